@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import msgspec
 import numpy as np
-from gemel.core.errors import GemelError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+
+from gemel.core.errors import GemelError
 
 Arrays = Mapping[str, NDArray[np.generic]]
 MAX_BYTES = 1 << 31
@@ -43,7 +44,9 @@ def pack_arrays(arrays: Arrays) -> bytes:
 
 
 def unpack_arrays(content: bytes, declared: Mapping[str, ArraySpec]) -> dict[str, NDArray[np.generic]]:
-    """Decode and check safetensors bytes. Raises GEM403 for anything else than what was declared."""
+    """Decode and check safetensors bytes; no bytes stand for no arrays. Raises GEM403 for anything not declared."""
+    if not content and not declared:
+        return {}
     if len(content) > MAX_BYTES:
         raise GemelError("GEM403", f"The payload has {len(content)} bytes.")
     try:

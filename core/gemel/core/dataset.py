@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gemel.core.canonical import canonical_bytes
-from gemel.core.errors import GemelError
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+
+from gemel.core.canonical import canonical_bytes
+from gemel.core.errors import GemelError
 
 PREVALENT = -1
 CENSORED = 0
@@ -54,7 +55,8 @@ class Dataset:
     def snapshot(self) -> str:
         """SHA-256 over programme, columns, patients and values: equal for equal content on any machine."""
         digest = hashlib.sha256(canonical_bytes(self._header()))
-        for array in (self.values, self.time_years, self.event):
+        arrays: tuple[NDArray[Any], ...] = (self.values, self.time_years, self.event)
+        for array in arrays:
             little_endian = array.astype(array.dtype.newbyteorder("<"))
             # One NaN pattern, one zero: the hash must not depend on how "missing" was produced.
             if little_endian.dtype.kind == "f":

@@ -132,6 +132,16 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "The export has patients, but none meets the programme's cohort definition.",
         "Read the exclusions by reason; check index event, dates and codes.",
     ),
+    "GEM213": CatalogueEntry(
+        "Resources of another FHIR version",
+        "The line has the shape of FHIR STU3 or R5. Read as R4 it would lose elements in silence.",
+        "Export as FHIR R4 (4.0.1) or R4B, or convert the export first.",
+    ),
+    "GEM214": CatalogueEntry(
+        "An element has another type than FHIR R4 says",
+        "A text stands where a number belongs, a single value where a list belongs, or the like.",
+        "Correct the export; the rejects table names the line and the path.",
+    ),
     # --- GEM3xx: privacy -------------------------------------------------------------------------
     "GEM301": CatalogueEntry(
         "The privacy budget would be exceeded",
@@ -278,6 +288,11 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "Fit from released, charged marginals and a twin trained under DP.",
         ExitCode.REFUSED,
     ),
+    "GEM703": CatalogueEntry(
+        "A virtual record fails its checks",
+        "A FHIR resource of the virtual cohort is incomplete, unmarked, or refers to nothing. Nothing was written.",
+        "This is a defect in the software, or the programme declares no usable code: report it.",
+    ),
     # --- GEM8xx: command line and demo -----------------------------------------------------------
     "GEM801": CatalogueEntry(
         "The demo's open data are not installed",
@@ -289,6 +304,12 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "An error code is not known",
         "`gemel explain` knows the codes of the closed list.",
         "See docs/errors.md for the list.",
+        ExitCode.USAGE,
+    ),
+    "GEM803": CatalogueEntry(
+        "The demo's folder is in use",
+        "The demo makes its folder anew, and does so only with an empty one or one of an earlier demo.",
+        "Name another folder: gemel demo --out DIR.",
         ExitCode.USAGE,
     ),
 }

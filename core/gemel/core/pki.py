@@ -80,7 +80,7 @@ def create_tls(folder: Path, *, hosts: Sequence[str], days: int = 365) -> None:
 
 
 def create_transport_key(folder: Path) -> None:
-    """Write `transport.key` and `transport.pub` (EC P-384, OpenSSH form): a node's identity to Flower."""
+    """Write `transport.key` (OpenSSH) and `transport.pub` (PEM), EC P-384: a node's identity to Flower."""
     key = ec.generate_private_key(ec.SECP384R1())
     _write_private(
         folder / "transport.key",
@@ -91,7 +91,9 @@ def create_transport_key(folder: Path) -> None:
         ),
     )
     (folder / "transport.pub").write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
     )
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+
 from gemel.core.canonical import document_hash
 from gemel.core.errors import GemelError
 
@@ -79,8 +80,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def to_payload(self) -> dict[str, Any]:
         """The JSON form that is signed and hashed."""
-        payload = msgspec.to_builtins(self)
-        assert isinstance(payload, dict)
+        payload: dict[str, Any] = msgspec.to_builtins(self)
         return payload
 
     @property

@@ -1,0 +1,72 @@
+"""The demo's result on stdout: what each model foresees, what each hospital spent, and where everything is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+MODELS = {
+    "federated_dp": "joint twin, private",
+    "pooled": "same twin, pooled, not private",
+    "local": "each hospital alone (mean)",
+    "cox": "Cox on age and sex, pooled",
+}
+OUTCOMES = {"death": "death", "cardiovascular": "heart and circulation"}
+FILES = (
+    ("report", "report.html"),
+    ("summary", "summary.json"),
+    ("certificate", "certificate.json"),
+    ("ledgers", "ledgers"),
+    ("virtual cohort", "virtual_cohort"),
+)
+
+
+def show(summary: dict[str, Any], out: Path) -> None:
+    """Print the result of a demo."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console.print(_metrics(summary["metrics"]))
+    console.print(_hospitals(summary))
+    for what, name in FILES:
+        console.print(f"{what + ':':<16}{out / name}")
+    console.print(f"\n{summary['rounds']} rounds, {summary['seconds']:.0f} s. Check what was signed:")
+    console.print(f"  gemel verify {out / 'certificate.json'}")
+
+
+def _metrics(metrics: dict[str, Any]) -> Table:
+    table = Table(title="Foresight on held-out patients (AUC: higher is better; IBS: lower)", box=None)
+    table.add_column("model")
+    for outcome in OUTCOMES.values():
+        for heading in (f"{outcome}\nAUC 5 y", "\nAUC 10 y", "\nIBS"):
+            table.add_column(heading, justify="right")
+    for key, title in MODELS.items():
+        row = [metrics[key][outcome] for outcome in OUTCOMES]
+        table.add_row(title, *(_figure(r[name]) for r in row for name in ("auc_5y", "auc_10y", "ibs")))
+    released = metrics.get("released", {})
+    cells = []
+    for outcome in OUTCOMES:
+        for name in ("auc_5y", "auc_10y"):
+            score = released[outcome][name]
+            cells.append(f"{score['value']:.3f} ± {score['standard_error']:.3f}")
+        cells.append("")
+    table.add_row("joint twin, as the hospitals released it", *cells)
+    return table
+
+
+def _hospitals(summary: dict[str, Any]) -> Table:
+    table = Table(title="\nWhat each hospital's patients spent, everything included", box=None)
+    for heading in ("hospital", "people", "ε spent", "ε cap", "left the hospital"):
+        table.add_column(heading, justify="left" if heading == "hospital" else "right")
+    for site in summary["sites"]:
+        left = sum(item["bytes"] for item in site["left"])
+        spent = f"{site['epsilon_spent']:.4f}"
+        row = (site["title"], f"{site['patients']:,}", spent, f"{site['epsilon_cap']:g}", f"{left:,} bytes")
+        table.add_row(*row)
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,177 @@
+"""From what a run left behind to the demo's summary: releases, ledgers, metrics, what-if, virtual cohort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gemel.cli.demo.federation import Federation
+from gemel.cli.demo.screen import describe
+from gemel.core.dataset import Dataset
+from gemel.core.programme import Programme
+from gemel.core.study import Study
+from gemel.privacy.accounting import epsilon
+from gemel.server.home import RunFolder
+from gemel.synthetic.cohort import VirtualCohort
+from gemel.synthetic.comparison import Comparison
+from gemel.synthetic.releases import declared_release
+from gemel.twins.hazard import HazardTwin
+
+# A patient of no hospital: the what-if of the report. Weight loss of 10 % lowers BMI by 10 %.
+PATIENT = {
+    "age_years": 52.0,
+    "male": 1.0,
+    "body_mass_index_kg_m2": 36.0,
+    "systolic_blood_pressure_mmhg": 138.0,
+    "hdl_cholesterol_mg_dl": 39.0,
+    "fatty_liver": 1.0,
+    "hypertension": 1.0,
+    "dyslipidaemia": 1.0,
+    "diabetes_history": 0.0,
+    "ischaemic_heart_disease": 0.0,
+    "cardiovascular_history": 0.0,
+}
+WEIGHT_LOSS = 0.10
+
+
+def datasets(federation: Federation, programme: Programme) -> dict[str, Dataset]:
+    """Each node's data set. The demo may read them because its people's data are open."""
+    name = f"{programme.name}-{programme.version}.safetensors"
+    return {site: Dataset.load(home.folder / "data" / name) for site, home in federation.nodes.items()}
+
+
+def final_twin(run: RunFolder, study: Study, programme: Programme) -> HazardTwin:
+    """The global twin after the last round."""
+    twin = HazardTwin(programme)
+    twin.load_arrays(run.load_model(f"model-{study.training.rounds:04d}", twin.array_specs()))
+    return twin
+
+
+def last_site_twins(run: RunFolder, study: Study, programme: Programme) -> list[HazardTwin]:
+    """The twins that the hospitals released in the last round, as far as they took part."""
+    task = f"train/{study.training.rounds}"
+    twins = []
+    for site in study.sites:
+        if (run.folder / "releases" / task / f"{site}.safetensors").exists():
+            twin = HazardTwin(programme)
+            twin.load_arrays(run.load_release(task, site, twin.array_specs()))
+            twins.append(twin)
+    return twins
+
+
+def summed_release(
+    run: RunFolder, task: str, study: Study, programme: Programme
+) -> tuple[dict[str, np.ndarray[Any, np.dtype[np.int64]]], int]:
+    """The sum of the sites' noisy tables of a task, and how many sites are in it."""
+    declared = declared_release(task, programme)
+    folder = run.folder / "releases" / task
+    sites = [site for site in study.sites if (folder / f"{site}.safetensors").exists()]
+    releases = [run.load_release(task, site, declared) for site in sites]
+    return {name: np.sum([r[name] for r in releases], axis=0) for name in declared}, len(sites)
+
+
+def export_ledgers(federation: Federation, out: Path) -> list[dict[str, Any]]:
+    """Write each hospital's signed ledger, and list what a person had spent after each task."""
+    (out / "ledgers").mkdir(exist_ok=True)
+    lines = []
+    for site, home in federation.nodes.items():
+        with home.open_ledger() as ledger:
+            document = ledger.export()
+            entries = [
+                {"task": entry.task, "epsilon_after": entry.epsilon_after}
+                for entry in ledger.entries()
+                if entry.mechanisms
+            ]
+        path = out / "ledgers" / f"{site}.json"
+        path.write_bytes(document.to_bytes())
+        lines.append({"site": site, "file": str(path.relative_to(out)), "entries": entries})
+    return lines
+
+
+def site_lines(
+    federation: Federation, sizes: dict[str, int], titles: dict[str, str], run: RunFolder
+) -> list[dict[str, Any]]:
+    """For each hospital: people, what each spent of the cap, and what left, in bytes by kind."""
+    lines = []
+    for site, home in federation.nodes.items():
+        with home.open_ledger() as ledger:
+            spent, cap = ledger.epsilon_spent(), ledger.epsilon_cap
+        left: dict[str, int] = {}
+        for _, event in run.events():
+            if event["event"] == "release" and event["site"] == site:
+                kind = describe(event["task"].split("/")[0]).replace("train", "model updates")
+                left[kind] = left.get(kind, 0) + event["bytes"]
+        lines.append(
+            {
+                "name": site,
+                "title": titles[site],
+                "patients": sizes[site],
+                "epsilon_spent": spent,
+                "epsilon_cap": cap,
+                "left": [{"what": what, "bytes": size} for what, size in left.items()],
+            }
+        )
+    return lines
+
+
+def round_lines(run: RunFolder) -> list[dict[str, Any]]:
+    """What the certificate says of each training round."""
+    certificate = run.certificate
+    tasks = certificate.payload["tasks"] if certificate is not None else []
+    return [
+        {
+            "round": int(task["task"].removeprefix("train/")),
+            "sites": [c["site"] for c in task["contributions"]],
+            "missing": task["missing"],
+            "seconds": task["seconds"],
+            "bytes": task["bytes"],
+        }
+        for task in tasks
+        if task["task"].startswith("train/")
+    ]
+
+
+def statement(study: Study, task_prefix: str) -> dict[str, Any]:
+    """The privacy statement of the tasks whose names start so ("" for the whole study)."""
+    mechanisms = [m for task in study.tasks if task.startswith(task_prefix) for m in study.mechanisms(task)]
+    return {
+        "epsilon": epsilon(mechanisms, delta=study.privacy.delta),
+        "delta": study.privacy.delta,
+        "mechanisms": [
+            {
+                "kind": str(m.kind),
+                "noise_multiplier": m.noise_multiplier,
+                "sample_rate": m.sample_rate,
+                "count": m.count,
+            }
+            for m in mechanisms
+        ],
+        "unit": "patient",
+        "neighbouring": "add or remove one patient",
+        "noise": "secure",
+    }
+
+
+def synthetic_lines(
+    cohort: VirtualCohort, comparison: Comparison, files: list[Path], report: list[Path], out: Path
+) -> dict[str, Any]:
+    """The virtual cohort in the summary: size, files, survival beside the real one, distances."""
+    death = next(curve for curve in comparison.curves if curve.outcome == "death")
+    near = comparison.neighbours
+    return {
+        "patients": len(cohort),
+        "files": [str(path.relative_to(out)) for path in files],
+        "survival": {
+            "years": list(death.years),
+            "real": list(death.real),
+            "virtual": list(death.virtual),
+        },
+        "marginal_distance": {f.feature: f.virtual for f in comparison.features},
+        "nearest_neighbour": {
+            "virtual to real (median)": near.median_virtual_to_real,
+            "real hold-out to real (median)": near.median_holdout_to_real,
+        },
+        "report": str(next(path for path in report if path.suffix == ".html").relative_to(out)),
+    }

@@ -1,0 +1,88 @@
+"""The entry point of `gemel`: one group per noun, and the verbs of daily use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gemel.cli import data, doctor, explain, ledger, verify
+from gemel.cli.output import report
+from gemel.core.errors import GemelError
+
+app = typer.Typer(
+    name="gemel",
+    help="Train one virtual human twin across hospitals without moving a patient record.",
+    epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by policy or budget, "
+    "4 cannot reach a peer, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help: it is quoted in docs/commands.md, and it needs no import of rich.
+    rich_markup_mode=None,
+    # Rich tracebacks would print local variables, which may hold patients' values.
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"gemel {version('gemel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def gemel(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and stop.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Train one virtual human twin across hospitals without moving a patient record."""
+
+
+@app.command()
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the report and all files.")] = Path("out/demo"),
+    hospitals: Annotated[int, typer.Option(min=2, max=5, help="Hospitals to split the cohort into.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds of training.")] = 6,
+    epsilon: Annotated[
+        float, typer.Option(min=0.1, max=100, help="Budget of each patient, everything included.")
+    ] = 3.0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the virtual cohort.")] = 1,
+) -> None:
+    """Run the whole walk on this machine, over real Flower.
+
+    Hospitals made from open data, a signed study, private training, evaluation, a virtual cohort, one report.
+    """
+    from gemel.cli.demo.run import run_demo
+
+    run_demo(out, hospitals=hospitals, rounds=rounds, epsilon=epsilon, seed=seed)
+
+
+app.command("doctor")(doctor.doctor)
+app.add_typer(data.app, name="data")
+app.add_typer(ledger.app, name="ledger")
+app.command("verify")(verify.verify)
+app.command("explain")(explain.explain)
+
+
+def run() -> None:
+    """Run the command line; expected failures become a code, a message and an exit status."""
+    # No telemetry, no update check: a hospital's firewall would rightly raise an alarm.
+    os.environ.update(doctor.QUIET_ENVIRONMENT)
+    try:
+        app()
+    except GemelError as error:
+        report(error)
+        sys.exit(int(error.exit_code))
+
+
+if __name__ == "__main__":
+    run()

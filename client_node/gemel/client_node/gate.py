@@ -1,0 +1,60 @@
+"""The one door out of a node: nothing leaves that this module did not admit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gemel.client_node.approvals import Approval, Decision
+from gemel.client_node.home import NodeConfig
+from gemel.core.arrays import Arrays, ArraySpec, check_arrays
+from gemel.core.errors import GemelError
+from gemel.core.study import Study
+from gemel.privacy.ledger import LedgerEntry
+
+
+def admit_study(study: Study, config: NodeConfig, *, node_public_key: str) -> None:
+    """Refuse a study that does not name this node (GEM404) or whose programme is not allowed here (GEM104)."""
+    if study.sites.get(config.site) != node_public_key:
+        raise GemelError("GEM404", f"The study does not name {config.site} with this node's key.")
+    if f"{study.programme}@{study.programme_version}" not in config.programmes:
+        raise GemelError("GEM104", f"{study.programme}@{study.programme_version} is not allowed here.")
+    if study.privacy.delta > config.delta:
+        raise GemelError(
+            "GEM301", f"The study's δ {study.privacy.delta} exceeds the hospital's {config.delta}."
+        )
+
+
+def admit_people(study: Study, config: NodeConfig, *, patients: int) -> None:
+    """Refuse (GEM402) below the floor. A study can raise the hospital's floor, never lower it."""
+    floor = max(config.minimum_patients, study.minimum_patients)
+    if patients < floor:
+        raise GemelError("GEM402", f"{patients} people, fewer than the floor of {floor}.")
+
+
+def admit_task(study_sha256: str, approval: Approval | None, *, snapshot: str) -> None:
+    """Refuse a task that no steward approved (GEM401), or whose data changed since (GEM405)."""
+    if approval is None or approval.decision is not Decision.APPROVED:
+        raise GemelError("GEM401", f"Study {study_sha256} is not approved.")
+    if approval.snapshot != snapshot:
+        raise GemelError("GEM405", "The data set differs from the one that the steward approved.")
+
+
+def admit_release(
+    arrays: Arrays,
+    declared: Mapping[str, ArraySpec],
+    *,
+    charge: LedgerEntry | None,
+    study: Study,
+    task: str,
+    request_sha256: str,
+) -> None:
+    """Refuse a payload that was not charged for (GEM307) or is not what the task may release (GEM403)."""
+    if (
+        charge is None
+        or charge.study_sha256 != study.sha256
+        or charge.task != task
+        or charge.request_sha256 != request_sha256
+        or tuple(charge.mechanisms) != study.mechanisms(task)
+    ):
+        raise GemelError("GEM307", f"No ledger entry covers {task}.")
+    check_arrays(arrays, declared)

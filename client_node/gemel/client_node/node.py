@@ -1,0 +1,184 @@
+"""The one path by which a request is answered: verify, approve, charge, compute, gate, keep, send."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gemel.client_node import approvals, gate, outbox, patients, tasks
+from gemel.client_node.approvals import Decision
+from gemel.client_node.home import NodeHome
+from gemel.core.arrays import pack_arrays, unpack_arrays
+from gemel.core.canonical import sha256_hex
+from gemel.core.errors import GemelError
+from gemel.core.messages import HELLO, Envelope, Reply, Request, Status, read_request, sign_reply
+from gemel.core.programme import Programme
+from gemel.core.signing import SignedDocument, read_signed, signed_by
+from gemel.core.study import Study, parse_study
+from gemel.privacy.ledger import Ledger
+from gemel.privacy.noise import NoiseSource
+from gemel.synthetic.releases import declared_inputs, declared_release
+from gemel.twins.installed import find
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One verified request with all that is needed to answer it."""
+
+    request: Request
+    request_sha256: str
+    study: Study
+    study_document: SignedDocument
+    programme: Programme
+
+
+def answer(
+    home: NodeHome, envelope: Envelope, *, noise: Callable[[], NoiseSource] = NoiseSource.secure
+) -> Envelope:
+    """Answer one request, one at a time. A fault becomes a code; its text stays in the hospital's log.
+
+    Raises only when there is no ledger to answer from (GEM302): then nothing can be said that is true.
+    """
+    with home.locked():
+        return _answer(home, home.open_ledger(), envelope, noise)
+
+
+def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope, noise: Callable[[], NoiseSource]) -> Envelope:
+    request, request_sha256 = Request(study_sha256="", task="", inputs_sha256=""), ""
+    try:
+        request, document = read_request(envelope.document)
+        request_sha256 = document.payload_sha256
+        work = _verify(home, request, document, envelope)
+        if request.task == HELLO:
+            status, code, payload = _hello(home, work), "", b""
+        else:
+            return _release(home, ledger, work, envelope, noise=noise)
+    except GemelError as error:
+        logger.warning("%s refused: %s", request.task, error)
+        status, code, payload = Status.REFUSED, error.code, b""
+    except Exception:
+        logger.exception("task %s failed", request.task)
+        status, code, payload = Status.FAILED, "GEM406", b""
+    return _reply(home, ledger, request, request_sha256, status=status, code=code, payload=payload)
+
+
+def _verify(home: NodeHome, request: Request, document: SignedDocument, envelope: Envelope) -> Work:
+    config = home.config
+    if not signed_by(document, config.coordinator_public_key):
+        raise GemelError("GEM102", "The request is not signed by this node's coordinator.")
+    study_document = read_signed(envelope.study, kind="study")
+    if study_document.payload_sha256 != request.study_sha256:
+        raise GemelError("GEM103", "The request names another study than the one it brings.")
+    study = parse_study(study_document.payload)
+    gate.admit_study(study, config, node_public_key=home.key.public_hex)
+    if sha256_hex(envelope.payload) != request.inputs_sha256:
+        raise GemelError("GEM103", "The inputs differ from the hash in the request.")
+    programme = find(study.programme, study.programme_version)
+    return Work(request, document.payload_sha256, study, study_document, programme)
+
+
+def _hello(home: NodeHome, work: Work) -> Status:
+    """Put the study before the stewards, with the data that it would touch; say how far it got."""
+    dataset = patients.load(home, work.programme)
+    gate.admit_people(work.study, home.config, patients=len(dataset))
+    approvals.propose(home, work.study_document, snapshot=dataset.snapshot, patients=len(dataset))
+    approval = approvals.find(home, work.request.study_sha256)
+    if approval is None:
+        return Status.PENDING
+    gate.admit_task(work.request.study_sha256, approval, snapshot=dataset.snapshot)
+    return Status.APPROVED if approval.decision is Decision.APPROVED else Status.REFUSED
+
+
+def _release(
+    home: NodeHome,
+    ledger: Ledger,
+    work: Work,
+    envelope: Envelope,
+    *,
+    noise: Callable[[], NoiseSource],
+) -> Envelope:
+    """Charge, compute, pass the gate, make durable. The same request again gets the same bytes at no cost."""
+    request, study = work.request, work.study
+    approval = approvals.find(home, request.study_sha256)
+    if (kept := outbox.get(home, work.request_sha256)) is not None:
+        charge = ledger.charged(request.study_sha256, request.task)
+        if charge is None:
+            raise GemelError("GEM307", "A stored release has no ledger entry.")
+        ledger.record_release(charge, release_sha256=sha256_hex(kept.payload))
+        return kept
+    dataset = patients.load(home, work.programme)
+    gate.admit_task(request.study_sha256, approval, snapshot=dataset.snapshot)
+    gate.admit_people(study, home.config, patients=len(dataset))
+    inputs = unpack_arrays(envelope.payload, declared_inputs(request.task, work.programme))
+    noisy_patients = _own_count(home, ledger, study) if request.task.startswith("train/") else 0.0
+    charge = ledger.reserve(
+        study_sha256=request.study_sha256,
+        programme=f"{study.programme}@{study.programme_version}",
+        task=request.task,
+        request_sha256=work.request_sha256,
+        snapshot=dataset.snapshot,
+        patients=len(dataset),
+        mechanisms=study.mechanisms(request.task),
+    )
+    arrays = tasks.compute(
+        request.task,
+        study,
+        work.programme,
+        dataset=dataset,
+        inputs=inputs,
+        noisy_patients=noisy_patients,
+        noise=noise(),
+    )
+    gate.admit_release(
+        arrays,
+        declared_release(request.task, work.programme),
+        charge=charge,
+        study=study,
+        task=request.task,
+        request_sha256=work.request_sha256,
+    )
+    payload = pack_arrays(arrays)
+    reply = _reply(
+        home, ledger, request, work.request_sha256, status=Status.RELEASED, code="", payload=payload
+    )
+    outbox.put(home, work.request_sha256, reply)
+    ledger.record_release(charge, release_sha256=sha256_hex(payload))
+    return reply
+
+
+def _own_count(home: NodeHome, ledger: Ledger, study: Study) -> float:
+    """The noisy count that this node released for the study; GEM404 when training comes before it."""
+    charge = ledger.charged(study.sha256, "count")
+    kept = outbox.get(home, charge.request_sha256) if charge is not None else None
+    if kept is None:
+        raise GemelError("GEM404", "Training was asked for before the count.")
+    programme = find(study.programme, study.programme_version)
+    count = unpack_arrays(kept.payload, declared_release("count", programme))["patients"][0]
+    return max(float(count), float(study.minimum_patients))
+
+
+def _reply(
+    home: NodeHome,
+    ledger: Ledger,
+    request: Request,
+    request_sha256: str,
+    *,
+    status: Status,
+    code: str,
+    payload: bytes,
+) -> Envelope:
+    reply = Reply(
+        site=home.config.site,
+        study_sha256=request.study_sha256,
+        task=request.task,
+        request_sha256=request_sha256,
+        status=status,
+        code=code,
+        payload_sha256=sha256_hex(payload) if payload else "",
+        epsilon_spent=ledger.epsilon_spent(),
+        ledger_head=ledger.head,
+    )
+    return Envelope(document=sign_reply(reply, home.key).to_bytes(), payload=payload)

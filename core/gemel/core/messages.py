@@ -1,0 +1,92 @@
+"""What coordinator and node say to each other: a signed request, a signed reply, typed arrays beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from gemel.core.errors import GemelError
+from gemel.core.signing import SignedDocument, SigningKey, read_signed, sign_document
+
+HELLO = "hello"
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One task of one study, with the hash of the arrays that go in (of no bytes when there are none)."""
+
+    study_sha256: str
+    task: str
+    inputs_sha256: str
+
+
+class Status(StrEnum):
+    """How a node answers."""
+
+    PENDING = "pending"  # the study waits for a steward
+    APPROVED = "approved"
+    RELEASED = "released"
+    REFUSED = "refused"  # by policy, with a code of the closed list
+    FAILED = "failed"  # by a fault, with a code of the closed list
+
+
+class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A node's answer. Nothing here depends on patients except the arrays that `payload_sha256` names."""
+
+    site: str
+    study_sha256: str
+    task: str
+    request_sha256: str
+    status: Status
+    code: str  # "" or a key of the error catalogue
+    payload_sha256: str  # "" when nothing was released
+    epsilon_spent: float  # of the hospital's ledger, after this task
+    ledger_head: str
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The bytes that travel in either direction: a signed document, the signed study, safetensors."""
+
+    document: bytes
+    study: bytes = b""
+    payload: bytes = b""
+
+
+Message = TypeVar("Message", Request, Reply)
+
+
+def sign_request(request: Request, key: SigningKey) -> SignedDocument:
+    """Sign a request as the coordinator."""
+    return sign_document("request", _payload(request), key, role="coordinator")
+
+
+def sign_reply(reply: Reply, key: SigningKey) -> SignedDocument:
+    """Sign a reply as the node."""
+    return sign_document("reply", _payload(reply), key, role="node")
+
+
+def read_request(content: bytes) -> tuple[Request, SignedDocument]:
+    """Parse and verify a request. Raises GEM101, GEM102 or GEM103."""
+    document = read_signed(content, kind="request")
+    return _convert(document, Request), document
+
+
+def read_reply(content: bytes) -> tuple[Reply, SignedDocument]:
+    """Parse and verify a reply. Raises GEM101, GEM102 or GEM103."""
+    document = read_signed(content, kind="reply")
+    return _convert(document, Reply), document
+
+
+def _payload(message: Request | Reply) -> dict[str, Any]:
+    payload: dict[str, Any] = msgspec.to_builtins(message)
+    return payload
+
+
+def _convert(document: SignedDocument, kind: type[Message]) -> Message:
+    try:
+        return msgspec.convert(document.payload, kind)
+    except msgspec.ValidationError as error:
+        raise GemelError("GEM101", f"The {document.kind} is malformed: {error}.") from error

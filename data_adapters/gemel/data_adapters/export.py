@@ -1,0 +1,118 @@
+"""An export: a folder of FHIR NDJSON files, plain or gzipped, read in blocks of lines."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from isal import igzip, isal_zlib
+
+from gemel.core.errors import GemelError
+
+_SUFFIXES = (".ndjson", ".ndjson.gz")
+_BLOCK_BYTES = 1 << 23
+_MAX_LINE_BYTES = 1 << 28
+# isal's own error; its type stub says too little.
+_ISAL_ERROR = cast("type[Exception]", isal_zlib.error)
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class ExportFile:
+    """One NDJSON file; `name` is how reports call it."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file, without their line ends; `first_line` counts from 1. Blank lines stay, as b""."""
+
+    first_line: int
+    lines: list[bytes]
+    is_utf8: bool
+
+
+def open_export(path: Path) -> tuple[ExportFile, ...]:
+    """The NDJSON files of an export (a folder, or one file), in the order of their names.
+
+    Raises:
+        GemelError: GEM208 when the path is missing, holds no NDJSON file, or a link leads out of the folder.
+    """
+    if path.is_file():
+        if not path.name.endswith(_SUFFIXES):
+            raise GemelError("GEM208", f"{path.name} is no .ndjson or .ndjson.gz file.")
+        return (ExportFile(path.name, path),)
+    if not path.is_dir():
+        raise GemelError("GEM208", f"There is no export at {path}.")
+    folder = path.resolve()
+    files = []
+    for entry in sorted(path.iterdir()):
+        if not entry.name.endswith(_SUFFIXES):
+            continue
+        if not entry.resolve().is_relative_to(folder):
+            raise GemelError("GEM208", f"{entry.name} leads out of the export's folder.")
+        if not entry.is_file():
+            raise GemelError("GEM208", f"{entry.name} is no file.")
+        files.append(ExportFile(entry.name, entry))
+    if not files:
+        raise GemelError("GEM208", f"{path} holds no .ndjson or .ndjson.gz file.")
+    return tuple(files)
+
+
+def read_blocks(file: ExportFile) -> Iterator[Block]:
+    """The file's lines in blocks of a few megabytes. A byte order mark and CR before LF are dropped.
+
+    Raises:
+        GemelError: GEM208 when the file cannot be read, or its gzip stream is damaged or ends early.
+    """
+    try:
+        with _open(file.path) as stream:
+            yield from _split(stream, file.name)
+    except (OSError, EOFError, zlib.error, _ISAL_ERROR) as error:
+        raise GemelError("GEM208", f"{file.name} cannot be read to its end: {error}.") from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.name.endswith(".gz"):
+        return cast("IO[bytes]", igzip.IGzipFile(path, "rb"))  # type: ignore[no-untyped-call]
+    return path.open("rb")
+
+
+def _split(stream: IO[bytes], name: str) -> Iterator[Block]:
+    first_line, rest, start = 1, b"", True
+    while data := stream.read(_BLOCK_BYTES):
+        if start:
+            data, start = data.removeprefix(_BOM), False
+        data = rest + data
+        end = data.rfind(b"\n") + 1
+        rest = data[end:]
+        if len(rest) > _MAX_LINE_BYTES:
+            raise GemelError("GEM208", f"{name} has a line of more than {_MAX_LINE_BYTES} bytes.")
+        if end:
+            block = _block(first_line, data[: end - 1])
+            first_line += len(block.lines)
+            yield block
+    if rest:
+        yield _block(first_line, rest)
+
+
+def _block(first_line: int, data: bytes) -> Block:
+    lines = data.split(b"\n")
+    if b"\r" in data:
+        lines = [line.removesuffix(b"\r") for line in lines]
+    return Block(first_line, [b"" if line.isspace() else line for line in lines], _is_utf8(data))
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,149 @@
+"""Taking lines in: each non-blank line of an export is accepted or rejected, and a rejection says why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from gemel.data_adapters.export import Block, open_export, read_blocks
+
+MAX_REJECTS_LISTED = 1000
+
+
+class Fault(NamedTuple):
+    """Why a line is rejected: a GEM2xx code, the path of the element, and a text without patient data."""
+
+    code: str
+    path: str
+    reason: str
+
+
+class Coding(msgspec.Struct):
+    """FHIR Coding, as far as it is used."""
+
+    system: str | None = None
+    code: str | None = None
+
+
+class Meta(msgspec.Struct):
+    """FHIR Meta, as far as it is used."""
+
+    versionId: str | None = None
+    lastUpdated: str | None = None
+    security: list[Coding] | None = None
+
+
+class Header(msgspec.Struct):
+    """What every resource says about itself."""
+
+    resourceType: str
+    id: str | None = None
+    meta: Meta | None = None
+
+
+class AcceptedLine(NamedTuple):
+    """One line that passed, and where it stands."""
+
+    file: int  # index into the report's files
+    line: int
+    header: Header
+    content: bytes
+
+
+class FileCount(msgspec.Struct):
+    """What became of the lines of one file: read = accepted + rejected; blank lines do not count."""
+
+    file: str
+    read: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    types: dict[str, int] = {}
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """One rejected line."""
+
+    file: str
+    line: int
+    resource_type: str | None
+    path: str
+    reason: str
+    code: str
+
+
+class Intake:
+    """The account of one reading: files, rejects (listed up to a cap, all counted)."""
+
+    def __init__(self) -> None:
+        self.files: list[FileCount] = []
+        self.rejects: list[Reject] = []
+        self.by_code: Counter[str] = Counter()
+
+    def reject(self, file: int, line: int, resource_type: str | None, fault: Fault) -> None:
+        """Record a rejected line."""
+        count = self.files[file]
+        count.rejected += 1
+        self.by_code[fault.code] += 1
+        if len(self.rejects) < MAX_REJECTS_LISTED:
+            self.rejects.append(Reject(count.file, line, resource_type, fault.path, fault.reason, fault.code))
+
+    def take_back(self, line: AcceptedLine, fault: Fault) -> None:
+        """Reject a line that had been accepted (the engine could not read it after all)."""
+        count = self.files[line.file]
+        count.accepted -= 1
+        count.types[line.header.resourceType] -= 1
+        self.reject(line.file, line.line, line.header.resourceType, fault)
+
+    def read(self, export: Path, judge: Callable[[Header, bytes], Fault | None]) -> Iterator[AcceptedLine]:
+        """Read an export; `judge` says what is wrong with a line that is a resource. Raises GEM208."""
+        for index, file in enumerate(open_export(export)):
+            count = FileCount(file.name)
+            self.files.append(count)
+            for block in read_blocks(file):
+                for offset, content in enumerate(block.lines):
+                    if not content:
+                        continue
+                    count.read += 1
+                    header = _header(content, block)
+                    if isinstance(header, Fault):
+                        self.reject(index, block.first_line + offset, None, header)
+                        continue
+                    fault = judge(header, content)
+                    if fault is not None:
+                        self.reject(index, block.first_line + offset, header.resourceType, fault)
+                        continue
+                    count.accepted += 1
+                    count.types[header.resourceType] = count.types.get(header.resourceType, 0) + 1
+                    yield AcceptedLine(index, block.first_line + offset, header, content)
+
+
+_decode_header = msgspec.json.Decoder(Header).decode
+
+
+def _header(content: bytes, block: Block) -> Header | Fault:
+    if not block.is_utf8:
+        try:
+            content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return Fault("GEM201", "$", f"not UTF-8 at byte {error.start}")
+    try:
+        return _decode_header(content)
+    except msgspec.ValidationError as error:
+        return type_fault(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Fault("GEM201", "$", f"not JSON: {error}")
+
+
+def type_fault(error: msgspec.ValidationError) -> Fault:
+    """The fault of a line that is JSON but has an element missing or of a wrong type."""
+    reason, _, path = str(error).partition(" - at `")
+    path = path.rstrip("`") or "$"
+    if "missing required field" in reason:
+        return Fault("GEM207", path, reason)
+    if path == "$":
+        return Fault("GEM201", path, reason)
+    return Fault("GEM214", path, reason)

@@ -1,0 +1,163 @@
+"""SQL on FHIR v2 `ViewDefinition`: the document, checked field by field."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gemel.core.errors import GemelError
+from gemel.data_adapters.element_types import known_type
+
+_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
+# What may stand beside select, where and constant without changing any row.
+_DESCRIPTIVE = frozenset(
+    [
+        "resourceType",
+        "id",
+        "meta",
+        "implicitRules",
+        "language",
+        "text",
+        "contained",
+        "url",
+        "identifier",
+        "version",
+        "versionAlgorithmString",
+        "versionAlgorithmCoding",
+        "name",
+        "title",
+        "status",
+        "experimental",
+        "date",
+        "publisher",
+        "contact",
+        "description",
+        "useContext",
+        "jurisdiction",
+        "copyright",
+        "copyrightLabel",
+        "purpose",
+        "fhirVersion",
+        "profile",
+        "extension",
+    ]
+)
+
+
+class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One output column: a FHIRPath expression and a name."""
+
+    name: str
+    path: str
+    type: str | None = None
+    collection: bool = False
+    description: str | None = None
+    tag: list[dict[str, Any]] | None = None
+
+
+class Select(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Columns, nested selects and unions, once for each item of `forEach` when there is one."""
+
+    column: tuple[Column, ...] = ()
+    select: tuple[Select, ...] = ()
+    for_each: str | None = msgspec.field(name="forEach", default=None)
+    for_each_or_null: str | None = msgspec.field(name="forEachOrNull", default=None)
+    repeat: tuple[str, ...] | None = None
+    union_all: tuple[Select, ...] = msgspec.field(name="unionAll", default=())
+
+
+class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A filter: only resources for which the path is true."""
+
+    path: str
+    description: str | None = None
+
+
+class ViewConstant(msgspec.Struct, frozen=True):
+    """A named constant of a FHIR primitive type."""
+
+    name: str
+    type: str
+    value: str | float | int | bool
+
+
+class ViewDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked view over one resource type."""
+
+    name: str
+    resource: str
+    select: tuple[Select, ...]
+    where: tuple[Where, ...] = ()
+    constants: tuple[ViewConstant, ...] = ()
+
+
+def load_view(path: Path) -> ViewDefinition:
+    """Read a ViewDefinition file. Raises GEM209; a view without a name takes the file's."""
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise GemelError("GEM209", f"{path.name} is not a readable ViewDefinition: {error}.") from error
+    name = path.name.split(".")[0]
+    return parse_view(document, default_name=re.sub(r"\W", "_", name))
+
+
+def parse_view(document: object, *, default_name: str = "view") -> ViewDefinition:
+    """Check a ViewDefinition given as JSON values. Raises GEM209 naming what is wrong."""
+    if not isinstance(document, dict):
+        raise GemelError("GEM209", "A ViewDefinition is a JSON object.")
+    unknown = set(document) - _DESCRIPTIVE - {"resource", "select", "where", "constant"}
+    if unknown:
+        raise GemelError("GEM209", f"The view has unknown elements {sorted(map(str, unknown))}.")
+    if document.get("resourceType", "ViewDefinition") not in ("ViewDefinition",):
+        raise GemelError("GEM209", f"Expected a ViewDefinition, got {document['resourceType']!r}.")
+    core = {
+        "name": document.get("name") or default_name,
+        "resource": document.get("resource"),
+        "select": document.get("select"),
+        "where": document.get("where") or (),
+        "constants": [_constant(constant) for constant in document.get("constant") or ()],
+    }
+    try:
+        view = msgspec.convert(core, ViewDefinition)
+    except msgspec.ValidationError as error:
+        raise GemelError("GEM209", f"The ViewDefinition is malformed: {error}.") from error
+    if not _NAME.match(view.name):
+        raise GemelError("GEM209", f"{view.name!r} is no name for a view.")
+    if not known_type(view.resource):
+        raise GemelError("GEM209", f"{view.resource!r} is no FHIR R4 resource type.")
+    names = _column_names(view.select)
+    repeated = {name for name in names if names.count(name) > 1}
+    if not names or repeated:
+        raise GemelError("GEM209", f"Columns must be named, each once; repeated: {sorted(repeated)}.")
+    return view
+
+
+def _constant(constant: object) -> dict[str, Any]:
+    if not isinstance(constant, dict):
+        raise GemelError("GEM209", "A constant is a JSON object.")
+    values = [key for key in constant if key.startswith("value")]
+    if len(values) != 1 or not isinstance(constant.get("name"), str):
+        raise GemelError("GEM209", f"A constant has a name and one value[x]; got {sorted(constant)}.")
+    suffix = values[0].removeprefix("value")
+    type_name = suffix[:1].lower() + suffix[1:]
+    return {"name": constant["name"], "type": type_name, "value": constant[values[0]]}
+
+
+def _column_names(selects: tuple[Select, ...]) -> list[str]:
+    """Output columns in the order that the specification gives: column, select, unionAll."""
+    names: list[str] = []
+    for select in selects:
+        names += [column.name for column in select.column]
+        names += _column_names(select.select)
+        branches = [_column_names((branch,)) for branch in select.union_all]
+        for branch in branches[1:]:
+            if branch != branches[0]:
+                raise GemelError("GEM209", f"unionAll branches differ: {branches[0]} and {branch}.")
+        names += branches[0] if branches else []
+    for name in names:
+        if not _NAME.match(name):
+            raise GemelError("GEM209", f"{name!r} is no name for a column.")
+    return names

@@ -1,0 +1,1 @@
+"""Patient-level differential privacy: noise, accounting, planning, the ledger, noisy counts, the training engine."""

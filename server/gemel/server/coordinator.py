@@ -1,0 +1,308 @@
+"""One run of one study: wait for approval, do each task with a quorum, keep all, certify."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemel.core.arrays import Arrays, pack_arrays, unpack_arrays
+from gemel.core.canonical import sha256_hex
+from gemel.core.errors import GemelError
+from gemel.core.messages import (
+    HELLO,
+    Envelope,
+    Reply,
+    Request,
+    Status,
+    read_reply,
+    read_request,
+    sign_request,
+)
+from gemel.core.signing import signed_by
+from gemel.core.study import Study, parse_study
+from gemel.server.aggregate import weighted_mean
+from gemel.server.certificate import certify
+from gemel.server.home import CoordinatorHome, RunFolder
+from gemel.server.transport import Transport
+from gemel.synthetic.releases import declared_inputs, declared_release
+from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import find
+
+POLL_S = 0.1
+RESEND_S = 2.0
+APPROVAL_POLL_S = 1.0
+
+
+@dataclass
+class Collected:
+    """What one task brought: verified releases, and why the other sites are missing."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)
+    arrays: dict[str, Arrays] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+class Coordinator:
+    """Runs a study to its certificate; started again after a crash it goes on from the last completed task.
+
+    Args:
+        home: Where key and runs live.
+        study_sha256: A study that `home.admit` put on record.
+        transport: The way to the nodes.
+        approval_timeout_s: How long to wait for stewards.
+    """
+
+    def __init__(
+        self,
+        home: CoordinatorHome,
+        study_sha256: str,
+        transport: Transport,
+        *,
+        approval_timeout_s: float = 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._key = home.key
+        self._run: RunFolder = home.run(study_sha256)
+        self._transport = transport
+        self._approval_timeout_s = approval_timeout_s
+        self._clock, self._sleep = clock, sleep
+        self._document = self._run.study
+        self._study: Study = parse_study(self._document.payload)
+        self._programme = find(self._study.programme, self._study.programme_version)
+        self._node_of: dict[str, int] = {}
+        self._state: dict[str, Any] = self._run.load_state() or {"tasks": [], "sites": {}}
+
+    def run(self) -> None:
+        """Do every task that is not done yet, then certify. Raises GEM501 below quorum, after certifying that."""
+        self._run.event("started", study=self._study.sha256, tasks=len(self._study.tasks))
+        try:
+            self._wait_for_approval()
+            for task in self._study.tasks[len(self._state["tasks"]) :]:
+                self._do(task)
+        except GemelError as error:
+            self._finish(code=error.code)
+            raise
+        self._finish(code="")
+
+    def _do(self, task: str) -> None:
+        inputs = self._inputs(task)
+        self._run.event("task", task=task)
+        collected = self._collect(task, inputs)
+        entry: dict[str, Any] = {
+            "task": task,
+            "contributions": [
+                {
+                    "site": site,
+                    "request_sha256": collected.replies[site].request_sha256,
+                    "payload_sha256": collected.replies[site].payload_sha256,
+                }
+                for site in sorted(collected.replies)
+            ],
+            "missing": [{"site": s, "code": c} for s, c in sorted(collected.missing.items())],
+            "seconds": round(collected.seconds, 3),
+            "bytes": collected.bytes,
+        }
+        if len(collected.replies) < self._study.quorum:
+            self._state["stopped_in"] = entry
+            raise GemelError(
+                "GEM501", f"{task}: {len(collected.replies)} of {self._study.quorum} sites needed."
+            )
+        if task.startswith("train/"):
+            model = weighted_mean(collected.arrays, self._weights())
+            entry["model_sha256"] = sha256_hex(self._run.save_model(_model_name(task), model))
+        self._state["tasks"].append(entry)
+        self._state.pop("stopped_in", None)
+        self._run.save_state(self._state)
+        self._run.event("task_done", **entry, epsilon=self._epsilons())
+
+    def _inputs(self, task: str) -> dict[str, NDArray[np.generic]]:
+        declared = declared_inputs(task, self._programme)
+        if not declared:
+            return {}
+        trained = [t["task"] for t in self._state["tasks"] if t["task"].startswith("train/")]
+        if not trained:
+            return dict(HazardTwin(self._programme).to_arrays())
+        return self._run.load_model(_model_name(trained[-1]), declared)
+
+    def _weights(self) -> dict[str, float]:
+        """Weights from the released noisy counts; a site that released none counts as the study's floor."""
+        declared = declared_release("count", self._programme)
+        counted = {c["site"] for c in self._state["tasks"][0]["contributions"]}
+        floor = float(self._study.minimum_patients)
+        return {
+            site: max(floor, float(self._run.load_release("count", site, declared)["patients"][0]))
+            if site in counted
+            else floor
+            for site in self._study.sites
+        }
+
+    # --- talking to nodes ------------------------------------------------------------------------
+
+    def _envelope(self, task: str, inputs: Arrays) -> Envelope:
+        payload = pack_arrays(inputs) if inputs else b""
+        request = Request(study_sha256=self._study.sha256, task=task, inputs_sha256=sha256_hex(payload))
+        return Envelope(
+            document=sign_request(request, self._key).to_bytes(),
+            study=self._document.to_bytes(),
+            payload=payload,
+        )
+
+    def _wait_for_approval(self) -> None:
+        """Say hello until every site of the study is approved or refused, or time is up."""
+        deadline = self._clock() + self._approval_timeout_s
+        decided: dict[str, tuple[Status, str]] = {}
+        announced: dict[str, Status] = {}
+        while self._clock() < deadline:
+            self._hello(decided, announced)
+            if set(decided) == set(self._study.sites):
+                break
+            self._sleep(APPROVAL_POLL_S)
+        for site in self._study.sites:
+            status, code = decided.get(site, (Status.PENDING, "GEM401"))
+            self._state["sites"].setdefault(site, {})
+            self._state["sites"][site].update(status=str(status), code=code)
+        approved = [s for s, (status, _) in decided.items() if status is Status.APPROVED]
+        if len(approved) < self._study.quorum:
+            raise GemelError("GEM501", f"{len(approved)} sites approved, {self._study.quorum} needed.")
+
+    def _hello(self, decided: dict[str, tuple[Status, str]], announced: dict[str, Status]) -> None:
+        """Ask every node that is not decided yet, and learn which node is which site by its signature."""
+        known = {self._node_of[site] for site in decided}
+        envelope = self._envelope(HELLO, {})
+        asked = self._transport.nodes() - known
+        if not asked:
+            return
+        self._transport.send({node: envelope for node in asked})
+        waiting, deadline = set(asked), self._clock() + self._study.round_timeout_s
+        while waiting and self._clock() < deadline:
+            for answer in self._transport.receive():
+                waiting.discard(answer.node_id)
+                if answer.envelope is None:
+                    continue
+                try:
+                    reply = self._check(answer.envelope, envelope)
+                except GemelError as error:
+                    self._run.event("ignored", code=error.code)
+                    continue
+                self._node_of[reply.site] = answer.node_id
+                self._note(reply)
+                if announced.get(reply.site) is not reply.status:
+                    announced[reply.site] = reply.status
+                    self._run.event("site", site=reply.site, status=str(reply.status), code=reply.code)
+                if reply.status is not Status.PENDING:
+                    decided[reply.site] = (reply.status, reply.code)
+            self._sleep(POLL_S)
+
+    def _collect(self, task: str, inputs: Arrays) -> Collected:
+        """Ask every approved site, again when one comes back, until all answered or time is up."""
+        started = self._clock()
+        deadline = started + self._study.round_timeout_s
+        envelope = self._envelope(task, inputs)
+        result = Collected(missing=self._not_approved())
+        open_sites = {s: self._node_of.get(s) for s in self._study.sites if s not in result.missing}
+        away: dict[str, float] = {s: 0.0 for s in open_sites}
+        while open_sites and self._clock() < deadline:
+            self._send_due(envelope, open_sites, away)
+            for answer in self._transport.receive():
+                site = next((s for s, n in open_sites.items() if n == answer.node_id), None)
+                if site is None:
+                    continue
+                if answer.envelope is None:
+                    away[site] = self._clock() + RESEND_S
+                    self._run.event("away", task=task, site=site)
+                    continue
+                self._take(task, site, answer.envelope, envelope, result)
+                del open_sites[site]
+                away.pop(site, None)
+            self._sleep(POLL_S)
+        for site in open_sites:
+            result.missing[site] = "GEM502"
+            self._run.event("missing", task=task, site=site, code="GEM502")
+        result.seconds = self._clock() - started
+        return result
+
+    def _not_approved(self) -> dict[str, str]:
+        sites = self._state["sites"]
+        return {
+            site: sites.get(site, {}).get("code") or "GEM401"
+            for site in self._study.sites
+            if sites.get(site, {}).get("status") != Status.APPROVED
+        }
+
+    def _send_due(
+        self, envelope: Envelope, open_sites: Mapping[str, int | None], away: dict[str, float]
+    ) -> None:
+        """Send to each site that has not been sent to, or that was away and is connected again."""
+        due = [site for site, at in away.items() if at <= self._clock()]
+        if not due:
+            return
+        connected = self._transport.nodes()
+        ready = {}
+        for site in due:
+            node = open_sites[site]
+            if node is not None and node in connected:
+                ready[node] = envelope
+                del away[site]
+            else:
+                away[site] = self._clock() + RESEND_S
+        if ready:
+            self._transport.send(ready)
+
+    def _take(self, task: str, site: str, got: Envelope, asked: Envelope, result: Collected) -> None:
+        """Verify one reply; a bad one makes its site missing with the code that says why."""
+        try:
+            reply = self._check(got, asked)
+            if reply.site != site:
+                raise GemelError("GEM503", f"The reply of {site} is signed by {reply.site}.")
+            self._note(reply)
+            if reply.status is not Status.RELEASED:
+                raise GemelError(reply.code or "GEM406", f"{site} did not release {task}.")
+            if sha256_hex(got.payload) != reply.payload_sha256:
+                raise GemelError("GEM503", f"The payload of {site} differs from its hash.")
+            arrays = unpack_arrays(got.payload, declared_release(task, self._programme))
+        except GemelError as error:
+            result.missing[site] = error.code
+            self._run.event("missing", task=task, site=site, code=error.code)
+            return
+        self._run.save_release(task, site, got)
+        result.replies[site], result.arrays[site] = reply, arrays
+        result.bytes += len(got.payload) + len(got.document)
+        self._run.event("release", task=task, site=site, bytes=len(got.payload), epsilon=reply.epsilon_spent)
+
+    def _check(self, got: Envelope, asked: Envelope) -> Reply:
+        """Verify a reply's signature, its site's key, and that it answers what was asked (GEM503)."""
+        reply, document = read_reply(got.document)
+        if not signed_by(document, self._study.sites.get(reply.site, "")):
+            raise GemelError("GEM503", f"The reply is not signed with the key of {reply.site}.")
+        if reply.request_sha256 != sha256_of_request(asked):
+            raise GemelError("GEM503", f"{reply.site} answers another request.")
+        return reply
+
+    def _note(self, reply: Reply) -> None:
+        site = self._state["sites"].setdefault(reply.site, {})
+        site.update(epsilon_spent=reply.epsilon_spent, ledger_head=reply.ledger_head)
+
+    def _epsilons(self) -> dict[str, float]:
+        return {s: f["epsilon_spent"] for s, f in self._state["sites"].items() if "epsilon_spent" in f}
+
+    def _finish(self, *, code: str) -> None:
+        document = certify(self._study, self._state, self._key, code=code)
+        self._run.save_certificate(document)
+        self._run.event("finished", code=code, certificate=document.payload_sha256)
+
+
+def sha256_of_request(envelope: Envelope) -> str:
+    """The hash that names the request inside an envelope."""
+    return read_request(envelope.document)[1].payload_sha256
+
+
+def _model_name(task: str) -> str:
+    return f"model-{int(task.removeprefix('train/')):04d}"

@@ -1,0 +1,3 @@
+"""The only place where the coordinator touches Flower."""
+
+HOME_VARIABLE = "GEMEL_COORDINATOR_HOME"

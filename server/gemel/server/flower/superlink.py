@@ -1,0 +1,172 @@
+"""The SuperLink of a federation: how it is started, how nodes are admitted, how a run begins."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.cli.build import build_fab_from_files
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.retry import make_simple_http_retry_invoker
+
+from gemel.core.errors import GemelError
+from gemel.core.pki import create_tls
+from gemel.server.flower import HOME_VARIABLE
+from gemel.server.flower.internals import BUNDLE_ID, BUNDLE_VERSION
+from gemel.server.home import CoordinatorHome
+
+# Both are on by default in Flower: nothing of ours calls home.
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+_BUNDLE = f"""\
+[project]
+name = "{BUNDLE_ID.split("/")[1]}"
+version = "{BUNDLE_VERSION}"
+description = "Names a Gemel run. It holds no code: coordinator and nodes run what is installed there."
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "{BUNDLE_ID.split("/")[0]}"
+
+[tool.flwr.app.components]
+serverapp = "installed.at.coordinator:app"
+clientapp = "installed.at.node:app"
+
+[tool.flwr.app.config]
+study = ""
+approval-timeout-s = 3600.0
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process to supervise: its arguments and what it needs in its environment."""
+
+    name: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """A SuperLink on one host and port; Fleet, Control and Runtime APIs share the port, under TLS."""
+
+    home: CoordinatorHome
+    host: str
+    port: int
+
+    @property
+    def address(self) -> str:
+        """What nodes connect to."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The federation's CA, part of every node's start kit."""
+        return self.home.folder / "tls" / "ca.crt"
+
+    def prepare(self) -> None:
+        """Make certificates, the SuperExec secret and the launcher, once."""
+        tls = self.home.folder / "tls"
+        if not tls.exists():
+            create_tls(tls, hosts=("localhost", self.host))
+        secret = self.home.folder / "keys" / "superexec.secret"
+        if not secret.exists():
+            descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+        launcher = self.home.folder / "bin" / "flwr-serverapp"
+        launcher.parent.mkdir(exist_ok=True)
+        # Flower throws the launched process' output away: keep it.
+        log = self.home.folder / "serverapp.log"
+        launcher.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" -m gemel.server.flower.server_app "$@" >>"{log}" 2>&1\n'
+        )
+        launcher.chmod(0o755)
+
+    def commands(self) -> tuple[Command, Command]:
+        """The SuperLink, and the SuperExec that starts our ServerApp for each run."""
+        tls, keys = self.home.folder / "tls", self.home.folder / "keys"
+        scripts = Path(sys.executable).parent
+        environment = {
+            **QUIET,
+            "FLWR_HOME": str(self.home.folder / "flower"),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+            HOME_VARIABLE: str(self.home.folder),
+            "PATH": f"{self.home.folder / 'bin'}:{scripts}:{os.environ.get('PATH', '')}",
+        }
+        secret = ("--superexec-auth-secret-file", str(keys / "superexec.secret"))
+        superlink = (
+            str(scripts / "flower-superlink"),
+            *("--ssl-ca-certfile", str(tls / "ca.crt")),
+            *("--ssl-certfile", str(tls / "server.crt")),
+            *("--ssl-keyfile", str(tls / "server.key")),
+            "--enable-supernode-auth",
+            "--disable-runtime-dependency-installation",
+            *("--isolation", "process", *secret),
+            *("--database", str(self.home.folder / "superlink.db")),
+            *("--host", self.host, "--port", str(self.port)),
+        )
+        superexec = (
+            str(scripts / "flower-superexec"),
+            *("--runtime-api-address", self.address),
+            *("--root-certificates", str(tls / "ca.crt")),
+            *secret,
+        )
+        return (
+            Command("superlink", superlink, environment),
+            Command("superexec", superexec, environment),
+        )
+
+    def admit_node(self, public_key: bytes) -> int:
+        """Register a node's transport key (PEM); returns Flower's node id. Raises GEM505."""
+        with self._control() as control:
+            response = control.client.RegisterNode(RegisterNodeRequest(public_key=public_key))
+        if not response.node_id:
+            raise GemelError("GEM505", "The SuperLink did not admit the node.")
+        return int(response.node_id)
+
+    def start_run(self, study_sha256: str, *, approval_timeout_s: float) -> int:
+        """Begin a run of a study that is on record at the coordinator; returns Flower's run id."""
+        content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE.encode()})
+        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+        override = {"study": study_sha256, "approval-timeout-s": approval_timeout_s}
+        request = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(override))
+        with self._control() as control:
+            return int(control.client.StartRun(request).run_id)
+
+    def run_status(self, run_id: int) -> tuple[str, str]:
+        """(status, sub-status) of a run, in Flower's words."""
+        with self._control() as control:
+            runs = control.client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
+        status = runs[run_id].status
+        return str(status.status), str(status.sub_status)
+
+    def _control(self) -> _Control:
+        return _Control(self.address, self.ca_certificate.read_bytes())
+
+
+class _Control:
+    """Flower's Control API, open for one call."""
+
+    def __init__(self, address: str, root_certificates: bytes) -> None:
+        self.client = ControlHttpClient.from_server_address(
+            server_address=address,
+            insecure=False,
+            root_certificates=root_certificates,
+            interceptors=[],
+            retry_invoker=make_simple_http_retry_invoker(),
+        )
+
+    def __enter__(self) -> _Control:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.client.close()

@@ -1,0 +1,133 @@
+"""The coordinator's home: its key, and one folder for each run with all that a restart needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemel.core.arrays import Arrays, ArraySpec, pack_arrays, unpack_arrays
+from gemel.core.canonical import canonical_bytes
+from gemel.core.errors import GemelError
+from gemel.core.messages import Envelope
+from gemel.core.signing import SignedDocument, SigningKey, read_signed
+
+
+@dataclass(frozen=True)
+class CoordinatorHome:
+    """A folder with `keys/coordinator.key` and `runs/STUDY_SHA256/`."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path) -> CoordinatorHome:
+        """Make a home with a fresh signing key."""
+        (folder / "keys").mkdir(parents=True)
+        (folder / "keys").chmod(0o700)
+        (folder / "runs").mkdir()
+        SigningKey.generate().save(folder / "keys" / "coordinator.key")
+        return cls(folder)
+
+    @property
+    def key(self) -> SigningKey:
+        """The key that signs requests and certificates."""
+        return SigningKey.load(self.folder / "keys" / "coordinator.key")
+
+    def run(self, study_sha256: str) -> RunFolder:
+        """The folder of one study's run; GEM101 when the name is no hash."""
+        if len(study_sha256) != 64 or not set(study_sha256) <= set("0123456789abcdef"):
+            raise GemelError("GEM101", f"{study_sha256!r} is not a study hash.")
+        return RunFolder(self.folder / "runs" / study_sha256)
+
+    def admit(self, study: SignedDocument) -> RunFolder:
+        """Put a signed study on record, ready to run."""
+        run = self.run(study.payload_sha256)
+        (run.folder / "releases").mkdir(parents=True, exist_ok=True)
+        _replace(run.folder / "study.json", study.to_bytes())
+        return run
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Study, releases, models, state, events and certificate of one run."""
+
+    folder: Path
+
+    @property
+    def study(self) -> SignedDocument:
+        """The signed study."""
+        return read_signed((self.folder / "study.json").read_bytes(), kind="study")
+
+    def load_state(self) -> dict[str, Any]:
+        """The completed tasks so far; empty for a new run."""
+        path = self.folder / "state.json"
+        state: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+        return state
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace the state; it is the last file that a completed task writes."""
+        _replace(self.folder / "state.json", canonical_bytes(state))
+
+    def save_model(self, name: str, arrays: Arrays) -> bytes:
+        """Write one global twin and return its bytes."""
+        content = pack_arrays(arrays)
+        _replace(self.folder / f"{name}.safetensors", content)
+        return content
+
+    def load_model(self, name: str, declared: dict[str, ArraySpec]) -> dict[str, Any]:
+        """Read one global twin, checked."""
+        return unpack_arrays((self.folder / f"{name}.safetensors").read_bytes(), declared)
+
+    def save_release(self, task: str, site: str, envelope: Envelope) -> None:
+        """Keep a verified release."""
+        folder = self.folder / "releases" / task
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / f"{site}.safetensors", envelope.payload)
+        _replace(folder / f"{site}.json", envelope.document)
+
+    def load_release(self, task: str, site: str, declared: dict[str, ArraySpec]) -> dict[str, Any]:
+        """The arrays that a site released in a task."""
+        path = self.folder / "releases" / task / f"{site}.safetensors"
+        return unpack_arrays(path.read_bytes(), declared)
+
+    def event(self, kind: str, **facts: object) -> None:
+        """Append one line to `events.ndjson`, for whoever watches the run."""
+        line = canonical_bytes({"event": kind, "at": round(time.time(), 3), **facts}) + b"\n"
+        with (self.folder / "events.ndjson").open("ab") as file:
+            file.write(line)
+
+    def events(self, *, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Complete lines from a byte offset on, each with the offset after it."""
+        path = self.folder / "events.ndjson"
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                start += len(line)
+                yield start, json.loads(line)
+
+    def save_certificate(self, document: SignedDocument) -> None:
+        """Write `certificate.json`: the run has ended."""
+        _replace(self.folder / "certificate.json", document.to_bytes())
+
+    @property
+    def certificate(self) -> SignedDocument | None:
+        """The certificate, or None while the run goes on."""
+        path = self.folder / "certificate.json"
+        return read_signed(path.read_bytes(), kind="certificate") if path.exists() else None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

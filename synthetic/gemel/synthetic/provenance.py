@@ -1,0 +1,99 @@
+"""What a virtual cohort must be able to say of itself before it may exist: its sources and their privacy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from gemel.core.canonical import document_hash
+from gemel.core.errors import GemelError
+from gemel.core.study import Mechanism, MechanismKind
+
+
+class PrivacyStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The differential-privacy guarantee of one released source, for the patients of any one hospital.
+
+    `noise` says where randomness came from: "secure" (the operating system) or "test" (a seed; no guarantee).
+    """
+
+    epsilon: float
+    delta: float
+    mechanisms: tuple[Mechanism, ...]
+    unit: Literal["patient"]
+    neighbouring: Literal["add or remove one patient"]
+    noise: Literal["secure", "test"]
+
+
+class CohortProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a virtual cohort comes from. All of it is public.
+
+    `marginals` and `twin` are the two sources; `whole` composes both with everything else that the study
+    released (metrics, counts). `created` is an RFC 3339 instant. `certificate_sha256` names the run's
+    certificate where there is one.
+    """
+
+    study: str
+    study_sha256: str
+    programme: str
+    programme_version: str
+    sites: int
+    created: str
+    marginals: PrivacyStatement
+    twin: PrivacyStatement
+    whole: PrivacyStatement
+    certificate_sha256: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        document: dict[str, Any] = msgspec.to_builtins(self)
+        return document
+
+
+def read_provenance(document: Mapping[str, Any]) -> CohortProvenance:
+    """Check a provenance document. GEM702 unless both sources and the whole carry a privacy statement."""
+    try:
+        provenance = msgspec.convert(dict(document), CohortProvenance)
+    except msgspec.ValidationError as error:
+        raise GemelError("GEM702", f"The provenance is not complete: {error}.") from error
+    for source in ("marginals", "twin", "whole"):
+        statement: PrivacyStatement = getattr(provenance, source)
+        if not (0 < statement.epsilon < math.inf and 0 < statement.delta < 1 and statement.mechanisms):
+            raise GemelError("GEM702", f"The privacy statement of the {source} does not bound anything.")
+        if any(m.noise_multiplier <= 0 for m in statement.mechanisms):
+            raise GemelError("GEM702", f"A mechanism of the {source} adds no noise.")
+    parts = max(provenance.marginals.epsilon, provenance.twin.epsilon)
+    if provenance.whole.epsilon < parts * (1 - 1e-9):
+        raise GemelError("GEM702", "The whole study cannot have cost less than one of its parts.")
+    return provenance
+
+
+def check_covers(provenance: CohortProvenance, *, tables: int, noise_multiplier: float, sites: int) -> None:
+    """Refuse (GEM702) a statement that is not about these tables: their number, their noise, their sites."""
+    stated = sum(
+        m.count
+        for m in provenance.marginals.mechanisms
+        if m.kind is MechanismKind.DISCRETE_GAUSSIAN and math.isclose(m.noise_multiplier, noise_multiplier)
+    )
+    if stated < tables or provenance.sites != sites:
+        raise GemelError(
+            "GEM702",
+            f"The privacy statement covers {stated} tables with noise multiplier {noise_multiplier:g} at "
+            f"{provenance.sites} sites; the model was fitted from {tables} tables of {sites} sites.",
+        )
+
+
+def posterior_from_even_odds(epsilon: float) -> float:
+    """The most that an even suspicion ("is this person in?") can rise to: e^ε / (1 + e^ε).
+
+    >>> round(posterior_from_even_odds(3.0), 3)
+    0.953
+    """
+    return 1.0 / (1.0 + math.exp(-epsilon))
+
+
+def release_id(provenance: CohortProvenance, *, seed: int, patients: int) -> str:
+    """The name of one virtual cohort: equal for equal sources, seed and size, different otherwise."""
+    return document_hash({"study": provenance.study_sha256, "seed": seed, "patients": patients})[:16]

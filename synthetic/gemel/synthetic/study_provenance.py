@@ -1,0 +1,56 @@
+"""The provenance of a virtual cohort, read off the signed study: what it cost is computed, never typed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from gemel.core.study import Mechanism, Study
+from gemel.privacy.accounting import epsilon, merged
+from gemel.synthetic.provenance import CohortProvenance, PrivacyStatement
+
+
+def provenance_of_study(
+    study: Study,
+    *,
+    sites: int,
+    created: str,
+    noise: Literal["secure", "test"],
+    certificate_sha256: str | None = None,
+) -> dict[str, Any]:
+    """The provenance document that `cohort.sample` and `export.write` ask for.
+
+    Args:
+        study: The signed study; its tasks name every mechanism.
+        sites: How many hospitals' tables were summed.
+        created: RFC 3339 instant.
+        noise: Where the hospitals' randomness came from, as they reported it.
+        certificate_sha256: The run's certificate, where there is one.
+    """
+    training = [m for task in study.tasks if task.startswith("train/") for m in study.mechanisms(task)]
+    return CohortProvenance(
+        study=study.title,
+        study_sha256=study.sha256,
+        programme=study.programme,
+        programme_version=study.programme_version,
+        sites=sites,
+        created=created,
+        marginals=_statement(study.mechanisms("synthesise"), study, noise),
+        twin=_statement(training, study, noise),
+        whole=_statement(study.all_mechanisms(), study, noise),
+        certificate_sha256=certificate_sha256,
+    ).as_dict()
+
+
+def _statement(
+    mechanisms: Sequence[Mechanism], study: Study, noise: Literal["secure", "test"]
+) -> PrivacyStatement:
+    delta = study.privacy.delta
+    return PrivacyStatement(
+        epsilon=epsilon(mechanisms, delta=delta),
+        delta=delta,
+        mechanisms=merged(mechanisms),
+        unit="patient",
+        neighbouring="add or remove one patient",
+        noise=noise,
+    )

@@ -1,0 +1,154 @@
+"""`gemel data`: what a steward sees of an export, and what a script gets."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from gemel.cli.main import app
+
+RUNNER = CliRunner()
+PATIENTS = [
+    {"resourceType": "Patient", "id": f"p{i}", "gender": "female", "birthDate": "1950-01-01"}
+    for i in range(3)
+]
+VIEW = {
+    "resourceType": "ViewDefinition",
+    "name": "people",
+    "resource": "Patient",
+    "status": "active",
+    "select": [{"column": [{"name": "id", "path": "id"}, {"name": "gender", "path": "gender"}]}],
+}
+
+
+def _run(*arguments):
+    return RUNNER.invoke(app, [str(argument) for argument in arguments])
+
+
+def _observation(**changes):
+    return {
+        "resourceType": "Observation",
+        "id": "o1",
+        "status": "final",
+        "code": {"coding": [{"system": "http://loinc.org", "code": "39156-5"}]},
+        "subject": {"reference": "Patient/p0"},
+        "effectiveDateTime": "2010-01-01",
+        "valueQuantity": {"value": 31.0, "system": "http://unitsofmeasure.org", "code": "kg/m2"},
+        **changes,
+    }
+
+
+@pytest.fixture
+def export(tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "Patient.ndjson").write_text("".join(json.dumps(p) + "\n" for p in PATIENTS))
+    (folder / "Observation.ndjson").write_text(json.dumps(_observation()) + "\n")
+    return folder
+
+
+@pytest.fixture
+def view(tmp_path):
+    path = tmp_path / "people.json"
+    path.write_text(json.dumps(VIEW))
+    return path
+
+
+def test_check_counts_every_line_of_every_file(export):
+    result = _run("data", "check", export, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    counted = {f["file"]: (f["read"], f["accepted"], f["rejected"]) for f in answer["files"]}
+    assert counted == {"Patient.ndjson": (3, 3, 0), "Observation.ndjson": (1, 1, 0)}
+    assert answer["fhir_version"] == "R4"
+    assert answer["rejects"] == []
+    assert {"coverage", "rejects", "files", "fhir_version"} <= set(answer)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ('{"resourceType": "Observation", "id"', "GEM201"),
+        (json.dumps(_observation(valueQuantity={"value": 31.0})), "GEM202"),
+        (json.dumps({"resourceType": "Observation"}), "GEM207"),
+    ],
+)
+def test_a_bad_line_is_rejected_by_file_line_and_code_and_nothing_else_is_lost(export, line, code):
+    with (export / "Observation.ndjson").open("a") as file:
+        file.write(line + "\n")
+    result = _run("data", "check", export, "--programme", "fatty_liver", "--format", "json")
+    answer = json.loads(result.stdout)
+    reject = answer["rejects"][0]
+    assert (reject["file"], reject["line"], reject["code"]) == ("Observation.ndjson", 2, code)
+    assert (answer["accepted"], answer["rejected_total"]) == (4, 1)
+    shown = _run("data", "check", export, "--programme", "fatty_liver").stdout
+    assert "Observation.ndjson:2" in shown
+    assert code in shown
+
+
+def test_coverage_names_the_programmes_concepts(export):
+    answer = json.loads(
+        _run("data", "check", export, "--programme", "fatty_liver@1", "--format", "json").stdout
+    )
+    coverage = {concept["concept"]: concept["patients"] for concept in answer["coverage"]}
+    assert coverage["body_mass_index"] == 1
+    assert coverage["stroke"] == 0
+    assert "body_mass_index" in _run("data", "check", export, "--programme", "fatty_liver").stdout
+
+
+@pytest.mark.parametrize("name", ["no_such_programme", "fatty_liver@99"])
+def test_a_programme_that_is_not_installed_exits_with_three(export, name):
+    result = _run("data", "check", export, "--programme", name)
+    assert result.exit_code == 3
+    assert result.stderr.startswith("GEM104")
+    assert "fatty_liver" in result.stderr
+
+
+def test_an_export_without_patients_is_gem205_beside_its_account(export):
+    (export / "Patient.ndjson").unlink()
+    result = _run("data", "check", export, "--format", "json")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("GEM205")
+    assert json.loads(result.stdout)["patients"] == 0
+
+
+def test_a_path_that_is_no_export_exits_with_two_and_one_object(tmp_path):
+    result = _run("data", "check", tmp_path / "absent", "--format", "json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["code"] == "GEM208"
+
+
+def test_full_validation_names_what_the_fhir_models_refuse(export):
+    with (export / "Patient.ndjson").open("a") as file:
+        file.write(json.dumps({**PATIENTS[0], "id": "p9", "maritalStatus": "single"}) + "\n")
+    answer = json.loads(_run("data", "check", export, "--validate", "full", "--format", "json").stdout)
+    assert (answer["validation"]["checked"], answer["validation"]["failed"]) == (5, 1)
+    assert json.loads(_run("data", "check", export, "--validate", "off", "--format", "json").stdout)["validation"][
+        "checked"
+    ] == 0  # fmt: skip
+
+
+def test_a_view_becomes_a_parquet_file_of_its_name(export, view, tmp_path):
+    result = _run("data", "view", view, export, "-o", tmp_path / "tables", "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    written = json.loads(result.stdout)["files"]
+    assert [(file["view"], file["rows"]) for file in written] == [("people", 3)]
+    rows = pq.read_table(tmp_path / "tables" / "people.parquet").to_pylist()
+    assert rows[0] == {"id": "p0", "gender": "female"}
+
+
+def test_a_view_without_an_export_is_usage(view, tmp_path):
+    result = _run("data", "view", view, "-o", tmp_path / "tables")
+    assert result.exit_code == 2
+    assert "GEM209" in result.stderr
+
+
+@pytest.mark.parametrize("content", [None, "not json", "{}", json.dumps({**VIEW, "select": []})])
+def test_a_file_that_is_no_view_is_gem209(export, tmp_path, content):
+    path = tmp_path / "view.json"
+    if content is not None:
+        path.write_text(content)
+    result = _run("data", "view", path, export, "-o", tmp_path / "tables")
+    assert result.exit_code == 2, result.stderr
+    assert result.stderr.startswith("GEM209")

@@ -1,0 +1,159 @@
+import copy
+import json
+
+import pytest
+
+from gemel.core.errors import GemelError
+from gemel.core.study import SCHEMA, MechanismKind, parse_study
+
+PAYLOAD = {
+    "schema": SCHEMA,
+    "study_id": "nafld-1",
+    "title": "Cardiometabolic course in fatty liver",
+    "purpose": "test",
+    "programme": "fatty_liver",
+    "programme_version": "1",
+    "training": {
+        "rounds": 5,
+        "local_steps": 4,
+        "learning_rate": 0.5,
+        "momentum": 0.9,
+        "max_grad_norm": 1.0,
+        "sample_rate": 1.0,
+        "noise_multiplier": 8.0,
+    },
+    "privacy": {
+        "epsilon": 3.0,
+        "delta": 1e-5,
+        "count_noise_multiplier": 30.0,
+        "metrics_noise_multiplier": 20.0,
+        "marginals_noise_multiplier": 10.0,
+    },
+    "metrics_tables": 3,
+    "marginal_tables": 12,
+    "minimum_patients": 100,
+    "quorum": 2,
+    "round_timeout_s": 60.0,
+    "sites": {"north": "aa" * 32, "south": "bb" * 32},
+}
+
+
+def _leaves(value, path=()):
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, (*path, name))
+    else:
+        yield path
+
+
+def _set(path, value):
+    payload = copy.deepcopy(PAYLOAD)
+    target = payload
+    for name in path[:-1]:
+        target = target[name]
+    target[path[-1]] = value
+    return payload
+
+
+def _refusal(payload):
+    with pytest.raises(GemelError) as caught:
+        parse_study(payload)
+    assert caught.value.code == "GEM101"
+    return caught.value.message
+
+
+def test_a_study_survives_its_payload():
+    study = parse_study(PAYLOAD)
+    assert study.to_payload() == PAYLOAD
+    assert parse_study(json.loads(json.dumps(study.to_payload()))) == study
+
+
+# Any other schema or quorum is refused: see the ranges below.
+@pytest.mark.parametrize(
+    "path", [p for p in _leaves(PAYLOAD) if p[-1] not in {"schema", "quorum"}], ids=".".join
+)
+def test_the_hash_changes_when_any_field_changes(path):
+    value = PAYLOAD
+    for name in path:
+        value = value[name]
+    other = (
+        f"{value}-other" if isinstance(value, str) else value + 1 if isinstance(value, int) else value * 0.5
+    )
+    assert parse_study(_set(path, other)).sha256 != parse_study(PAYLOAD).sha256
+
+
+@pytest.mark.parametrize("path", [p for p in _leaves(PAYLOAD) if p[0] != "sites"], ids=".".join)
+def test_a_missing_field_is_refused_by_name(path):
+    payload = copy.deepcopy(PAYLOAD)
+    target = payload
+    for name in path[:-1]:
+        target = target[name]
+    del target[path[-1]]
+    assert path[-1] in _refusal(payload)
+
+
+@pytest.mark.parametrize("path", [("code",), ("training", "script"), ("privacy", "refund")], ids=".".join)
+def test_an_unknown_field_is_refused_by_name(path):
+    assert path[-1] in _refusal(_set(path, "x"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("schema",), "gemel/study/2"),
+        (("training", "rounds"), 0),
+        (("training", "rounds"), "5"),
+        (("training", "local_steps"), 0),
+        (("training", "learning_rate"), 0.0),
+        (("training", "learning_rate"), float("nan")),
+        (("training", "momentum"), 1.0),
+        (("training", "max_grad_norm"), -1.0),
+        (("training", "max_grad_norm"), float("inf")),
+        (("training", "sample_rate"), 0.0),
+        (("training", "sample_rate"), 1.01),
+        (("training", "noise_multiplier"), 0.0),
+        (("training", "noise_multiplier"), float("nan")),
+        (("privacy", "epsilon"), 0.0),
+        (("privacy", "epsilon"), 101.0),
+        (("privacy", "delta"), 0.0),
+        (("privacy", "delta"), 0.01),
+        (("privacy", "count_noise_multiplier"), -1.0),
+        (("privacy", "metrics_noise_multiplier"), 0.0),
+        (("privacy", "marginals_noise_multiplier"), 0.0),
+        (("metrics_tables",), 0),
+        (("marginal_tables",), 0),
+        (("minimum_patients",), 0),
+        (("quorum",), 0),
+        (("quorum",), 3),
+        (("round_timeout_s",), 0.0),
+        (("sites",), {}),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(path, value):
+    assert path[-1] in _refusal(_set(path, value)) or path == ("sites",)
+
+
+def test_tasks_are_count_rounds_evaluate_synthesise():
+    assert parse_study(PAYLOAD).tasks == (
+        "count", "train/1", "train/2", "train/3", "train/4", "train/5", "evaluate", "synthesise",
+    )  # fmt: skip
+
+
+def test_full_batches_cost_gaussians_and_sampled_ones_poisson_gaussians():
+    full = parse_study(PAYLOAD).mechanisms("train/1")[0]
+    sampled = parse_study(_set(("training", "sample_rate"), 0.1)).mechanisms("train/1")[0]
+    assert (full.kind, full.count) == (MechanismKind.GAUSSIAN, 4)
+    assert (sampled.kind, sampled.sample_rate) == (MechanismKind.POISSON_GAUSSIAN, 0.1)
+
+
+def test_every_table_of_metrics_and_marginals_is_paid_for():
+    study = parse_study(PAYLOAD)
+    assert [m.count for m in study.mechanisms("evaluate")] == [3]
+    assert [m.count for m in study.mechanisms("synthesise")] == [12]
+    assert sum(m.count for m in study.all_mechanisms()) == 1 + 5 * 4 + 3 + 12
+
+
+@pytest.mark.parametrize("task", ["train/6", "train/0", "train/01", "pickle", ""])
+def test_a_task_outside_the_study_is_refused(task):
+    with pytest.raises(GemelError, match="GEM404"):
+        parse_study(PAYLOAD).mechanisms(task)

@@ -1,0 +1,74 @@
+"""The Olmsted County fatty-liver cohort (R package survival, nafld1-3) as a Dataset, for claims tests."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from gemel.core.dataset import Dataset
+from gemel.twins.programmes.fatty_liver import PROGRAMME
+
+_FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "clinical" / "nafld"
+_DAYS_PER_YEAR = 365.25
+_WINDOW_DAYS = 1826
+# `chol` is a copy of `hdl`, `dbp` a copy of `sbp`, and `fib4` is left-truncated: only these two are used.
+_LABORATORY = {"hdl": "hdl_cholesterol_mg_dl", "sbp": "systolic_blood_pressure_mmhg"}
+_PLAUSIBLE = {"hdl": (5, 200), "sbp": (50, 270)}
+_HISTORY = {
+    "fatty_liver": ["nafld"],
+    "hypertension": ["htn"],
+    "dyslipidaemia": ["dyslipidemia"],
+    "diabetes_history": ["diabetes"],
+    "ischaemic_heart_disease": ["ang/isc"],
+    "cardiovascular_history": ["heart failure", "afib", "MI", "stroke"],
+}
+_INCIDENT = {"cardiovascular": _HISTORY["cardiovascular_history"], "diabetes": ["diabetes"]}
+
+
+def read_nafld(folder: Path = _FOLDER) -> Dataset:
+    """All 17,549 people, sorted by a stable pseudonym."""
+    people = pd.read_csv(folder / "nafld1.csv.gz").set_index("id").sort_index()
+    labs = pd.read_csv(folder / "nafld2.csv.gz")
+    events = pd.read_csv(folder / "nafld3.csv.gz")
+    columns = {"age_years": people["age"], "male": people["male"], "body_mass_index_kg_m2": people["bmi"]}
+    for test, name in _LABORATORY.items():
+        low, high = _PLAUSIBLE[test]
+        usable = labs[(labs["test"] == test) & labs["days"].between(-_WINDOW_DAYS, 0)]
+        usable = usable[usable["value"].between(low, high)].sort_values("days")
+        columns[name] = usable.groupby("id")["value"].last().reindex(people.index)
+    for name, kinds in _HISTORY.items():
+        before = events[events["event"].isin(kinds) & (events["days"] <= 0)]
+        columns[name] = pd.Series(people.index.isin(before["id"]), index=people.index, dtype=float)
+    follow_up = np.maximum(people["futime"].to_numpy(float), 1.0)
+    time, event = [follow_up], [people["status"].to_numpy(int)]
+    for kinds in _INCIDENT.values():
+        mine = events[events["event"].isin(kinds)]
+        prevalent = people.index.isin(mine.loc[mine["days"] <= 0, "id"])
+        first = mine[mine["days"] > 0].groupby("id")["days"].min().reindex(people.index).to_numpy(float)
+        occurred = ~prevalent & (first <= follow_up)
+        time.append(np.where(prevalent, 0.0, np.where(occurred, first, follow_up)))
+        event.append(np.where(prevalent, -1, occurred.astype(int)))
+    pseudonyms = np.array([hashlib.sha256(f"nafld:{i}".encode()).hexdigest() for i in people.index])
+    order = np.argsort(pseudonyms)
+    values = np.column_stack([columns[name].to_numpy(float) for name in PROGRAMME.feature_names])
+    return Dataset(
+        PROGRAMME.name,
+        PROGRAMME.version,
+        PROGRAMME.feature_names,
+        PROGRAMME.outcome_names,
+        tuple(pseudonyms[order].tolist()),
+        values[order].astype(np.float32),
+        (np.column_stack(time)[order] / _DAYS_PER_YEAR).astype(np.float32),
+        np.column_stack(event)[order].astype(np.int8),
+    )
+
+
+@pytest.fixture(scope="session")
+def nafld() -> Dataset:
+    """The real cohort; skips where the open data are absent."""
+    if not _FOLDER.is_dir():
+        pytest.skip("the open data of ../shared/data are not on this machine")
+    return read_nafld()

@@ -1,0 +1,130 @@
+"""From a patient's raw values to the inputs of a twin: public constants only, nothing fitted on patients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from gemel.core.errors import GemelError
+from gemel.core.programme import FeatureKind, Outcome, Programme
+from numpy.typing import NDArray
+
+# Chronic-disease events happen at about 10 years above the mean age of an adult cohort. Centring age there
+# parts the age slope from the level, which is what plain gradient steps need. Public; not fitted on patients.
+EVENT_AGE_SHIFT = 0.7
+# A fixed diagonal preconditioner. Clipping bounds the whole gradient of a patient, so columns with long tails
+# (measurements, squares, products with age) are shrunk: what they take of the bound the others cannot use.
+MEASURED_SCALE = 0.7
+PRODUCT_SCALE = 0.7
+AGE_SQUARED_SCALE = 0.5
+
+
+@dataclass(frozen=True)
+class Design:
+    """The columns of a twin's linear predictor, and what each outcome may use.
+
+    Attributes:
+        names: p column names: scaled features, missingness of measured ones, age squared, age times sex and
+            times the history of each outcome.
+        usable: bool (k, p); false where the column is the outcome's own history: who has it is not at risk.
+        history: for each outcome the index of the feature that says it was there at the start, or None.
+    """
+
+    programme: Programme
+    names: tuple[str, ...]
+    usable: NDArray[np.bool_]
+    history: tuple[int | None, ...]
+
+    def columns(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """float32 (n, p) from raw values (n, d): clipped to public bounds, scaled, missing set to 0."""
+        scaled, missing = scale(self.programme, values)
+        features = self.programme.features
+        measured = np.array([feature.kind is FeatureKind.LAST for feature in features])
+        parts = [scaled * np.where(measured, MEASURED_SCALE, 1), missing[:, measured]]
+        age = scaled[:, [feature.kind is FeatureKind.AGE for feature in features]]
+        if age.shape[1]:
+            flags = scaled[:, _modified_by_age(self.programme)]
+            parts += [AGE_SQUARED_SCALE * (age**2 - 1), PRODUCT_SCALE * age * flags]
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def age(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """float32 (n,): scaled age; zeros when the programme has no age feature."""
+        kinds = [feature.kind for feature in self.programme.features]
+        if FeatureKind.AGE not in kinds:
+            return np.zeros(len(values), dtype=np.float32)
+        scaled, _ = scale(self.programme, values)
+        return scaled[:, kinds.index(FeatureKind.AGE)]
+
+    def prevalent(self, values: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """bool (n, k): which outcomes the patient's history features say were there at the start."""
+        present = np.zeros((len(values), len(self.history)), dtype=bool)
+        for j, column in enumerate(self.history):
+            if column is not None:
+                present[:, j] = np.nan_to_num(values[:, column]) > 0.5
+        return present
+
+
+def design_of(programme: Programme) -> Design:
+    """The design that follows from a programme's declaration alone."""
+    features = programme.features
+    names = [feature.name for feature in features]
+    names += [f"{feature.name}:missing" for feature in features if feature.kind is FeatureKind.LAST]
+    if any(feature.kind is FeatureKind.AGE for feature in features):
+        names += ["age:squared", *(f"age:{features[i].name}" for i in _modified_by_age(programme))]
+    history = tuple(_history_of(programme, outcome) for outcome in programme.outcomes)
+    usable = np.ones((len(history), len(names)), dtype=bool)
+    for j, column in enumerate(history):
+        if column is not None:
+            own = (features[column].name, f"age:{features[column].name}")
+            usable[j] = [name not in own for name in names]
+    return Design(programme, tuple(names), usable, history)
+
+
+def scale(
+    programme: Programme, values: NDArray[np.floating]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(scaled, missing), both float32 (n, d): scaled is 0 where the value is missing."""
+    if values.ndim != 2 or values.shape[1] != len(programme.features):
+        raise GemelError("GEM601", f"Expected (n, {len(programme.features)}) values, got {values.shape}.")
+    low, high, centre, spread = (
+        np.array([getattr(feature, name) for feature in programme.features], dtype=np.float32)
+        for name in ("low", "high", "reference_mean", "scale")
+    )
+    # A sex flag is centred so that it does not move with the level; age is centred where events happen.
+    centre = centre + np.array(
+        [
+            0.5 if f.kind is FeatureKind.MALE else EVENT_AGE_SHIFT * f.scale * (f.kind is FeatureKind.AGE)
+            for f in programme.features
+        ],
+        dtype=np.float32,
+    )
+    missing = ~np.isfinite(values)
+    clipped = np.clip(np.where(missing, centre, values), low, high)
+    scaled = np.where(missing, 0, (clipped - centre) / spread)
+    return scaled.astype(np.float32), missing.astype(np.float32)
+
+
+def check_support(programme: Programme, values: NDArray[np.floating]) -> None:
+    """Refuse (GEM601, naming the feature) values outside the public bounds; a missing value is inside."""
+    for column, feature in enumerate(programme.features):
+        given = values[:, column]
+        outside = np.isfinite(given) & ((given < feature.low) | (given > feature.high)) | np.isinf(given)
+        if outside.any():
+            raise GemelError(
+                "GEM601",
+                f"{feature.name} = {given[outside][0]:g} {feature.unit} is outside {feature.low:g} to "
+                f"{feature.high:g}.",
+            )
+
+
+def _modified_by_age(programme: Programme) -> list[int]:
+    """Features whose effect may change with age: sex, and the histories of the outcomes."""
+    histories = {_history_of(programme, outcome) for outcome in programme.outcomes}
+    return [i for i, f in enumerate(programme.features) if f.kind is FeatureKind.MALE or i in histories]
+
+
+def _history_of(programme: Programme, outcome: Outcome) -> int | None:
+    for column, feature in enumerate(programme.features):
+        if feature.kind is FeatureKind.PRESENT and set(feature.concepts) == set(outcome.concepts):
+            return column
+    return None
