@@ -130,16 +130,24 @@ def test_another_input_for_a_task_already_charged_is_refused(asker: Asker) -> No
 
 
 def test_a_budget_that_would_be_exceeded_is_refused_before_anything_is_computed(
-    federation: Federation, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cheap = make_study()
-    privacy = msgspec.structs.replace(cheap.privacy, count_noise_multiplier=0.1)
-    asker = Asker(federation, make_study(privacy=privacy))
     asker.approve()
+    asker.home = NodeHome(
+        asker.home.folder, msgspec.structs.replace(asker.home.config, epsilon_cap=0.01)
+    )
     monkeypatch.setattr(tasks, "compute", lambda *_a, **_k: pytest.fail("patients were touched"))
     reply, got = asker.ask("count")
     assert (reply.status, reply.code, got.payload) == (Status.REFUSED, "GEM301", b"")
     assert asker.charged() == []
+
+
+def test_a_study_that_the_budget_cannot_carry_to_its_end_is_refused_at_the_door(
+    federation: Federation, make_study: MakeStudy
+) -> None:
+    privacy = msgspec.structs.replace(make_study().privacy, marginals_noise_multiplier=0.5)
+    reply, _ = Asker(federation, make_study(privacy=privacy)).ask(HELLO)
+    assert (reply.status, reply.code) == (Status.REFUSED, "GEM301")
 
 
 def test_a_hospital_below_the_minimum_takes_no_part_and_spends_nothing(

@@ -25,8 +25,8 @@ class Fhir:
         self._count += 1
         return f"{prefix}-{self._count}"
 
-    def patient(self, name: str, birth: str | None = "1960-01-01", gender: str = "male", **more: Any) -> Json:
-        resource: Json = {"resourceType": "Patient", "id": name, "gender": gender, **more}
+    def patient(self, key: str, birth: str | None = "1960-01-01", gender: str = "male", **more: Any) -> Json:
+        resource: Json = {"resourceType": "Patient", "id": key, "gender": gender, **more}
         return resource | ({"birthDate": birth} if birth else {})
 
     def encounter(

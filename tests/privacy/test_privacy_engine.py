@@ -227,6 +227,15 @@ def test_the_divisor_is_the_expected_number_and_not_the_true_one() -> None:
     assert relative(before - flat(model), 0.5 * total / 100) < 1e-5
 
 
+def test_a_sampled_step_is_the_sum_over_the_sample_by_the_expected_sample_size() -> None:
+    model, patients = Regression(), people(60)
+    taken = torch.from_numpy(NoiseSource.for_tests(3).bernoulli(0.25, 60))
+    total = one_by_one(Regression(), {name: tensor[taken] for name, tensor in patients.items()}, 0.7)
+    before = flat(model)
+    trainer(plan_of(sample_rate=0.25), expected=80.0).train(model, patients)
+    assert relative(before - flat(model), 0.5 * total / (80 * 0.25)) < 1e-5
+
+
 @given(
     values=st.lists(
         st.tuples(*[st.floats(-(2.0**100), 2.0**100, width=32)] * 4) | st.tuples(*[st.floats(width=32)] * 4),

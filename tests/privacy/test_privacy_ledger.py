@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import stat
 import subprocess
@@ -248,6 +249,28 @@ def test_an_exported_ledger_verifies_offline_and_recomputes_from_its_json(
         assert (
             epsilon_of_events_json(events, delta=DELTA) == payload["epsilon_spent"] == ledger.epsilon_spent()
         )
+
+
+def test_the_snippet_in_the_documentation_recomputes_an_exported_ledger(
+    tmp_path: Path, key: SigningKey
+) -> None:
+    """Written there independently of the accountant here, with dp-accounting and nothing of ours."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "privacy.md"
+    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert "gemel" not in snippet
+    sampled = Mechanism(kind=MechanismKind.POISSON_GAUSSIAN, noise_multiplier=3.0, sample_rate=0.1, count=10)
+    with open_ledger(tmp_path / "l.sqlite", key) as ledger:
+        for task, mechanisms in (("count", TABLES), ("train/1", STEPS), ("train/2", STEPS)):
+            reserve(ledger, task, mechanisms)
+        reserve(ledger, "train/3", (sampled, Mechanism(kind=MechanismKind.LAPLACE, noise_multiplier=30.0)))
+        (tmp_path / "ledger.json").write_bytes(ledger.export().to_bytes())
+        spent = ledger.epsilon_spent()
+    run = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    recomputed = float(run.stdout.split()[0])
+    assert recomputed - 1e-9 <= spent <= recomputed + 2e-6
 
 
 def test_an_exported_empty_ledger_verifies(tmp_path: Path, key: SigningKey) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gemel.core.canonical import canonical_bytes
 from gemel.core.errors import GemelError
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Mechanism, MechanismKind
@@ -153,7 +154,7 @@ def test_an_entry_changed_and_hashed_again_without_the_key_is_found(path: Path, 
     if field != "sha256":
         resealed = seal(forged, SigningKey.generate())
         forged = msgspec.structs.replace(resealed, signature=entry.signature)
-    text = json.dumps(msgspec.to_builtins(forged))
+    text = canonical_bytes(msgspec.to_builtins(forged)).decode()
     tamper(path, ("UPDATE entries SET content = ? WHERE seq = 4", (text,)))
     assert_damaged(path)
 
@@ -233,6 +234,15 @@ def test_even_its_owner_cannot_export_a_ledger_that_does_not_add_up(
     with pytest.raises(GemelError) as caught:
         verify_ledger_document(sign_document("ledger", forged, KEY, role="node"))
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("respell", [str.upper, lambda signature: f"{signature[:2]} {signature[2:]}"])
+def test_a_signature_spelled_in_another_way_is_found(path: Path, respell: Callable[[str], str]) -> None:
+    entry = msgspec.json.decode(content(path, 4), type=LedgerEntry)
+    forged = msgspec.structs.replace(entry, signature=respell(entry.signature))
+    text = canonical_bytes(msgspec.to_builtins(forged)).decode()
+    tamper(path, ("UPDATE entries SET content = ? WHERE seq = 4", (text,)))
+    assert_damaged(path)
 
 
 def test_an_entry_signed_by_another_key_is_found_in_an_export(path: Path) -> None:

@@ -92,7 +92,7 @@ def provenance_document(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def real() -> Dataset:
-    return population(6_000)
+    return population(6_137)
 
 
 @pytest.fixture(scope="session")

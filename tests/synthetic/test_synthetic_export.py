@@ -21,12 +21,6 @@ def everything(cohort):
     return list(resources(cohort))
 
 
-def read_ndjson(folder):
-    return [
-        json.loads(line) for path in sorted((folder / "fhir").glob("*.ndjson")) for line in path.open("rb")
-    ]
-
-
 def test_every_resource_is_marked_synthetic(everything):
     assert all(HTEST in r["meta"]["security"] for r in everything)
     assert all({"system": "urn:gemel:tag", "code": "synthetic"} in r["meta"]["tag"] for r in everything)
@@ -173,7 +167,7 @@ def test_without_its_marks_the_cohort_reads_back_as_it_was(cohort, provenance, t
     unmarked.mkdir()
     for path in (tmp_path / "fhir").glob("*.ndjson"):
         if path.stem != "Provenance":
-            lines = [json.loads(line) for line in path.open("rb")]
+            lines = [json.loads(line) for line in path.read_bytes().splitlines()]
             (unmarked / path.name).write_text(
                 "".join(json.dumps({k: v for k, v in r.items() if k != "meta"}) + "\n" for r in lines)
             )

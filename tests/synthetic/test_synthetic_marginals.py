@@ -198,5 +198,5 @@ def test_a_value_on_an_edge_stays_on_its_side_in_float32():
 
 def test_levels_of_the_toy_population_fill_the_declared_range(real):
     codes = encode(PROGRAMME, real.values)
-    assert all(0 <= codes[f.name].min() and codes[f.name].max() < levels(f) for f in PROGRAMME.features)
+    assert all(codes[f.name].min() >= 0 and codes[f.name].max() < levels(f) for f in PROGRAMME.features)
     assert table_name(("a", "b")) in {"marginal/a*b"}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+
 from gemel.core.dataset import Dataset
+from gemel.twins.hazard import HazardTwin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 _FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "clinical" / "nafld"
@@ -72,3 +75,48 @@ def nafld() -> Dataset:
     if not _FOLDER.is_dir():
         pytest.skip("the open data of ../shared/data are not on this machine")
     return read_nafld()
+
+
+@pytest.fixture(scope="session")
+def sick_twin() -> HazardTwin:
+    """A twin with plausible, hand-set parameters: age matters, diseases beget each other and death."""
+    twin = HazardTwin(PROGRAMME)
+    arrays = twin.to_arrays()
+    arrays["level"][:] = np.log([0.015, 0.02, 0.012])
+    arrays["slopes"][:] = [[0.3, 0.3, 0.05], [0.2, 0.1, 0.0], [0.1, 0.0, -0.05]]
+    arrays["weights"][:, 0] = [1.3, 1.0, 0.3]
+    arrays["weights"][:, 1] = [0.2, 0.3, 0.1]
+    arrays["weights"][:, 2] = [0.1, 0.2, 0.4]
+    arrays["couplings"][:] = [[0.9, 0.4], [0.0, 0.5], [0.3, 0.0]]
+    twin.load_arrays(arrays)
+    return twin
+
+
+@pytest.fixture(scope="session")
+def make_cohort(sick_twin: HazardTwin) -> Callable[..., Dataset]:
+    """make_cohort(patients, seed=…, censored=True): virtual patients whose courses `sick_twin` drew."""
+
+    def make(patients: int, *, seed: int, censored: bool = True) -> Dataset:
+        random = np.random.default_rng(seed)
+        values = np.zeros((patients, len(PROGRAMME.features)))
+        values[:, 0] = random.uniform(25, 90, patients)
+        values[:, 1] = random.random(patients) < 0.5
+        values[:, 2] = np.where(random.random(patients) < 0.3, np.nan, random.normal(29, 5, patients))
+        values[:, 3] = np.where(random.random(patients) < 0.6, np.nan, random.normal(132, 18, patients))
+        values[:, 4] = np.where(random.random(patients) < 0.3, np.nan, random.normal(50, 14, patients))
+        values[:, 5:] = random.random((patients, values.shape[1] - 5)) < 0.15
+        course = sick_twin.simulate(values, seed=seed)
+        ends = random.uniform(0.2, 18, patients)[:, None] if censored else np.full((patients, 1), 99.0)
+        gone = (course.event != -1) & (course.time_years > ends)
+        return Dataset(
+            PROGRAMME.name,
+            PROGRAMME.version,
+            PROGRAMME.feature_names,
+            PROGRAMME.outcome_names,
+            tuple(f"{i:064x}" for i in range(patients)),
+            values.astype(np.float32),
+            np.where(gone, ends, course.time_years).astype(np.float32),
+            np.where(gone, 0, course.event).astype(np.int8),
+        )
+
+    return make

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import typer.core
 
 from gemel.cli import data, doctor, explain, ledger, verify
-from gemel.cli.output import report
+from gemel.cli.output import Format, FormatOption, failures, report
 from gemel.core.errors import GemelError
+
+# typer 0.20 escapes the brackets of defaults for rich, and imports rich to do so, even where help is plain.
+typer.core.HAS_RICH = False
 
 app = typer.Typer(
     name="gemel",
@@ -56,21 +60,18 @@ def demo(
         float, typer.Option(min=0.1, max=100, help="Budget of each patient, everything included.")
     ] = 3.0,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the virtual cohort.")] = 1,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Run the whole walk on this machine, over real Flower.
 
     Hospitals made from open data, a signed study, private training, evaluation, a virtual cohort, one report.
     """
-    from gemel.cli.demo.run import run_demo
+    with failures(output):
+        from gemel.cli.demo.run import main
 
-    run_demo(out, hospitals=hospitals, rounds=rounds, epsilon=epsilon, seed=seed)
-
-
-app.command("doctor")(doctor.doctor)
-app.add_typer(data.app, name="data")
-app.add_typer(ledger.app, name="ledger")
-app.command("verify")(verify.verify)
-app.command("explain")(explain.explain)
+        main(
+            out, hospitals=hospitals, rounds=rounds, epsilon=epsilon, seed=seed, as_json=output is Format.JSON
+        )
 
 
 def run() -> None:

@@ -9,7 +9,8 @@ from gemel.client_node.home import NodeConfig
 from gemel.core.arrays import Arrays, ArraySpec, check_arrays
 from gemel.core.errors import GemelError
 from gemel.core.study import Study
-from gemel.privacy.ledger import LedgerEntry
+from gemel.privacy.accounting import epsilon
+from gemel.privacy.ledger import Ledger, LedgerEntry
 
 
 def admit_study(study: Study, config: NodeConfig, *, node_public_key: str) -> None:
@@ -29,6 +30,14 @@ def admit_people(study: Study, config: NodeConfig, *, patients: int) -> None:
     floor = max(config.minimum_patients, study.minimum_patients)
     if patients < floor:
         raise GemelError("GEM402", f"{patients} people, fewer than the floor of {floor}.")
+
+
+def admit_price(study: Study, ledger: Ledger) -> None:
+    """Refuse (GEM301) a study that the hospital's budget cannot carry to its end; each task is charged anew."""
+    others = [m for e in ledger.entries() if e.study_sha256 != study.sha256 for m in e.mechanisms]
+    price = epsilon([*others, *study.all_mechanisms()], delta=ledger.delta)
+    if price > ledger.epsilon_cap:
+        raise GemelError("GEM301", f"With this study ε would be {price}, the cap is {ledger.epsilon_cap}.")
 
 
 def admit_task(study_sha256: str, approval: Approval | None, *, snapshot: str) -> None:

@@ -61,7 +61,9 @@ class NodeHome:
         create_transport_key(folder / "keys")
         _write_secret(folder / "keys" / "pseudonym.key", pseudonym_key or secrets.token_bytes(32))
         (folder / "node.json").write_bytes(canonical_bytes(msgspec.to_builtins(config)))
-        return cls(folder, config)
+        home = cls(folder, config)
+        home.open_ledger().close()
+        return home
 
     @classmethod
     def open(cls, folder: Path) -> NodeHome:

@@ -53,7 +53,7 @@ def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope, noise: Callable[
         request_sha256 = document.payload_sha256
         work = _verify(home, request, document, envelope)
         if request.task == HELLO:
-            status, code, payload = _hello(home, work), "", b""
+            status, code, payload = _hello(home, ledger, work), "", b""
         else:
             return _release(home, ledger, work, envelope, noise=noise)
     except GemelError as error:
@@ -80,8 +80,9 @@ def _verify(home: NodeHome, request: Request, document: SignedDocument, envelope
     return Work(request, document.payload_sha256, study, study_document, programme)
 
 
-def _hello(home: NodeHome, work: Work) -> Status:
+def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:
     """Put the study before the stewards, with the data that it would touch; say how far it got."""
+    gate.admit_price(work.study, ledger)
     dataset = patients.load(home, work.programme)
     gate.admit_people(work.study, home.config, patients=len(dataset))
     approvals.propose(home, work.study_document, snapshot=dataset.snapshot, patients=len(dataset))
@@ -120,7 +121,7 @@ def _release(
         task=request.task,
         request_sha256=work.request_sha256,
         snapshot=dataset.snapshot,
-        patients=len(dataset),
+        patients=None,  # an exported ledger would show it, and no exact count leaves
         mechanisms=study.mechanisms(request.task),
     )
     arrays = tasks.compute(

@@ -13,7 +13,7 @@ import msgspec
 
 from gemel.core.programme import Programme
 from gemel.data_adapters.clinical import ClinicalRules
-from gemel.data_adapters.intake import AcceptedLine, Fault, FileCount, Header, Intake, Reject
+from gemel.data_adapters.intake import AcceptedLine, Fault, FileCount, Header, Intake, Reject, type_fault
 from gemel.data_adapters.store import line_check
 from gemel.data_adapters.units import COMMON_ALIASES
 from gemel.data_adapters.views import compile_views, standard_views
@@ -116,6 +116,8 @@ def check_export(
         # The typed decoders skip what no view reads; here every byte must be JSON.
         try:
             msgspec.json.decode(content)
+        except msgspec.ValidationError as error:  # A number out of range: JSON all the same.
+            return judge(header, content) or type_fault(error)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return Fault("GEM201", "$", f"not JSON: {error}")
         return judge(header, content)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from gemel.data_adapters.element_types import NUMBER_TYPES, PRIMITIVE_TYPES
+
+# FHIR's integers have 32 bits; a larger one would become NULL in DuckDB.
+_INTEGER = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 
 
 class Shape:
@@ -69,7 +72,7 @@ class Shape:
         elif self.type_name == "boolean":
             item = bool
         elif self.type_name in NUMBER_TYPES:
-            item = float if self.type_name == "decimal" else int
+            item = float if self.type_name == "decimal" else _INTEGER
         else:
             item = str
         return list[item | None] if self.repeats else item

@@ -285,6 +285,8 @@ class Ledger:
             ).fetchall()
             for seq, content in rows:
                 item = msgspec.json.decode(content, type=LedgerEntry)
+                if canonical_bytes(msgspec.to_builtins(item)).decode() != content:
+                    raise GemelError("GEM302", f"Row {seq} is not in its one canonical form.")
                 if seq != item.seq or (item.site, item.public_key) != self._owner:
                     raise GemelError(
                         "GEM302", f"Row {seq} is another entry's, another site's or another key's."

@@ -48,7 +48,7 @@ class CohortProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        document: dict[str, Any] = msgspec.to_builtins(self)
+        document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return document
 
 

@@ -40,7 +40,7 @@ class Prediction:
     @property
     def alive(self) -> Floats:
         """(n, horizon + 1): probability of being alive."""
-        return self.state.sum(axis=2)
+        return np.asarray(self.state.sum(axis=2), dtype=np.float64)
 
 
 @dataclass(frozen=True)

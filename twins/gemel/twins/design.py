@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from gemel.core.errors import GemelError
 from gemel.core.programme import FeatureKind, Outcome, Programme
-from numpy.typing import NDArray
 
 # Chronic-disease events happen at about 10 years above the mean age of an adult cohort. Centring age there
 # parts the age slope from the level, which is what plain gradient steps need. Public; not fitted on patients.
@@ -39,7 +40,7 @@ class Design:
         """float32 (n, p) from raw values (n, d): clipped to public bounds, scaled, missing set to 0."""
         scaled, missing = scale(self.programme, values)
         features = self.programme.features
-        measured = np.array([feature.kind is FeatureKind.LAST for feature in features])
+        measured = np.array([feature.kind is FeatureKind.LAST for feature in features], dtype=bool)
         parts = [scaled * np.where(measured, MEASURED_SCALE, 1), missing[:, measured]]
         age = scaled[:, [feature.kind is FeatureKind.AGE for feature in features]]
         if age.shape[1]:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from gemel.core.arrays import ArraySpec, check_arrays
 from gemel.core.dataset import OCCURRED, PREVALENT, Dataset
 from gemel.core.errors import GemelError
 from gemel.core.programme import Programme
 from gemel.twins.design import design_of
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from gemel.twins.course import Prediction, SimulatedCourse
@@ -39,6 +40,10 @@ class HazardTwin(nn.Module):
     Parameters (k outcomes, p design columns, m = k - 1 diseases): level (k,), slopes (k, 3), weights (k, p),
     couplings (k, m).
     """
+
+    time_basis: Tensor
+    usable: Tensor
+    coupled: Tensor
 
     def __init__(self, programme: Programme) -> None:
         super().__init__()

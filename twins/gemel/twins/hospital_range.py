@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
 from gemel.core.errors import GemelError
 from gemel.twins.course import predict
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from gemel.twins.hazard import HazardTwin

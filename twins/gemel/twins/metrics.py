@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
 from gemel.core.arrays import ArraySpec, check_arrays
 from gemel.core.dataset import CENSORED, OCCURRED, Dataset
 from gemel.core.programme import FeatureKind, Programme
 from gemel.twins.scores import at_risk
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from gemel.twins.hazard import HazardTwin
@@ -94,15 +95,16 @@ def metrics_from_tables(
     """
     check_arrays(dict(tables), metric_tables(twin.programme))
     scores: dict[str, ReleasedScores] = {}
-    for j, (name, table) in enumerate(tables.items()):
+    # By the programme's order: a dictionary read from a file is in the order of its names.
+    for j, name in enumerate(metric_tables(twin.programme)):
         expected = _expected_risk(twin, j)
-        counts = np.asarray(table, dtype=np.float64)
-        if j == 0:  # Nobody dies before death: what is in these cells is noise.
-            counts = counts * [not status.startswith("died_first") for status in STATUSES]
+        # Nobody dies before death: what is in those cells is noise, and known to be.
+        possible = np.array([j > 0 or not status.startswith("died_first") for status in STATUSES])
+        counts = np.asarray(tables[name], dtype=np.float64) * possible
         random = np.random.default_rng(0)
         replicas = random.poisson(_without_negatives(counts), (_DRAWS, *counts.shape))
         noise = noise_sigma * random.standard_normal(replicas.shape)
-        point, spread = _scores(counts, expected), _scores(replicas + noise * (counts != 0), expected)
+        point, spread = _scores(counts, expected), _scores(replicas + noise * possible, expected)
         scores[name] = ReleasedScores(
             **{key: Score(float(point[key]), float(np.std(spread[key]))) for key in point}
         )
@@ -152,18 +154,18 @@ def _scores(counts: Floats, expected: Floats) -> dict[str, Floats]:
 def _weights(totals: Floats, horizon: int) -> Floats:
     """What one patient of each status (..., statuses) counts at a horizon: 1 / P(still followed), or 0.
 
-    Leaving has a constant hazard within each interval, over person-years (who stops within it does so half-way).
+    P(still followed) falls in a straight line over each interval, by the share that left of those without an event;
+    events happen half-way.
     """
     weights = np.zeros_like(totals)
     followed = np.ones(totals.shape[:-1])
     for interval in range(horizon + 1):
-        stopped = totals[..., 3 * interval : 3 * interval + 3]
-        through = totals[..., 3 * interval + 3 :].sum(axis=-1)
-        person_years = INTERVAL_YEARS * np.maximum(through + stopped.sum(axis=-1) / 2, 1.0)
-        hazard = np.maximum(stopped[..., 2], 0) / person_years
-        half_way = followed * np.exp(-hazard * INTERVAL_YEARS / 2)
+        left = np.maximum(totals[..., 3 * interval + 2], 0)
+        through = np.maximum(totals[..., 3 * interval + 3 :].sum(axis=-1), 1.0)
+        still = followed * through / (through + left)
+        half_way = (followed + still) / 2
         weights[..., 3 * interval] = weights[..., 3 * interval + 1] = 1 / half_way
-        followed = followed * np.exp(-hazard * INTERVAL_YEARS)
+        followed = still
     weights[..., 3 * horizon + 3 :] = (1 / followed)[..., None]
     return weights
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from gemel.core.dataset import CENSORED, OCCURRED, PREVALENT, Dataset
 from numpy.typing import NDArray
+
+from gemel.core.dataset import CENSORED, OCCURRED, PREVALENT, Dataset
 
 Floats = NDArray[np.float64]
 INTEGRATION_YEARS = tuple(range(1, 11))
@@ -28,7 +29,7 @@ class Followed:
 
 def at_risk(dataset: Dataset, outcome: int) -> NDArray[np.bool_]:
     """bool (n,): who did not have the outcome at the start."""
-    return dataset.event[:, outcome] != PREVALENT
+    return np.not_equal(dataset.event[:, outcome], PREVALENT)
 
 
 def followed(dataset: Dataset, outcome: int, *, years: float) -> Followed:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
 from gemel.core.errors import GemelError
 from gemel.core.programme import FeatureKind
 from gemel.twins.course import Prediction, predict
 from gemel.twins.design import check_support
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from gemel.twins.hazard import HazardTwin
