@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gemel.core.errors import GemelError
@@ -37,3 +39,12 @@ def test_the_default_shares_divide_the_whole_budget():
     parts = plan.training_share + plan.metrics_share + plan.marginals_share + plan.count_share
     assert parts == pytest.approx(1)
     assert plan.rounds >= 5
+
+
+def test_the_page_on_programmes_names_every_feature_outcome_and_code():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "programmes.md").read_text(encoding="utf-8")
+    for programme in installed():
+        assert f"`{programme.name}` {programme.version}" in page
+        names = [*programme.feature_names, *programme.outcome_names]
+        codes = [code.code for concept in programme.concepts for code in concept.codes]
+        assert [missing for missing in (*names, *codes) if missing not in page] == []

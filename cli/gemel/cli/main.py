@@ -74,6 +74,13 @@ def demo(
         )
 
 
+app.command("doctor")(doctor.doctor)
+app.add_typer(data.app, name="data")
+app.add_typer(ledger.app, name="ledger")
+app.command("verify")(verify.verify)
+app.command("explain")(explain.explain)
+
+
 def run() -> None:
     """Run the command line; expected failures become a code, a message and an exit status."""
     # No telemetry, no update check: a hospital's firewall would rightly raise an alarm.

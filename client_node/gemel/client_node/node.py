@@ -42,8 +42,8 @@ def answer(
 
     Raises only when there is no ledger to answer from (GEM302): then nothing can be said that is true.
     """
-    with home.locked():
-        return _answer(home, home.open_ledger(), envelope, noise)
+    with home.locked(), home.open_ledger() as ledger:
+        return _answer(home, ledger, envelope, noise)
 
 
 def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope, noise: Callable[[], NoiseSource]) -> Envelope:

@@ -33,7 +33,7 @@ _STANDARD = ("patient", "observation", "condition", "encounter")
 
 def standard_views() -> tuple[ViewDefinition, ...]:
     """The views that cohorts and data sets are built on, shipped as ViewDefinition files."""
-    folder = resources.files(__package__).joinpath("views")
+    folder = resources.files(__package__).joinpath("standard_views")
     contents = [folder.joinpath(f"{name}.json").read_bytes() for name in _STANDARD]
     return tuple(parse_view(msgspec.json.decode(content)) for content in contents)
 
