@@ -7,16 +7,14 @@ import random
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from gemel.cli.demo.federation import Federation, create
-from gemel.core.study import SCHEMA as STUDY_SCHEMA
-from gemel.core.study import PrivacyPlan, Study, TrainingPlan
-from gemel.synthetic.marginals import marginal_specs
-from gemel.twins.metrics import metric_tables
-from gemel.twins.programmes.fatty_liver import PROGRAMME
+if TYPE_CHECKING:
+    from gemel.cli.demo.federation import Federation
+    from gemel.core.study import Study
 
 WriteExport = Callable[..., Path]
 
@@ -100,7 +98,12 @@ def _person(lines: dict[str, list[dict[str, object]]], name: str, rng: random.Ra
 def _conditions(
     lines: dict[str, list[dict[str, object]]], name: str, rng: random.Random, index: date, end: date
 ) -> None:
-    for code, before, after in (("K76.0", 0.4, 0.0), ("I10", 0.3, 0.1), ("E11", 0.1, 0.15), ("I50", 0.05, 0.2)):
+    for code, before, after in (
+        ("K76.0", 0.4, 0.0),
+        ("I10", 0.3, 0.1),
+        ("E11", 0.1, 0.15),
+        ("I50", 0.05, 0.2),
+    ):
         draw = rng.random()
         if draw < before:
             onset = index - timedelta(days=rng.randrange(1, 900))
@@ -133,6 +136,9 @@ def exports(write_export: WriteExport, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def federation(exports: dict[str, Path], tmp_path: Path) -> Federation:
     """A coordinator's and three nodes' homes with fresh keys; nothing runs."""
+    from gemel.cli.demo.federation import create
+    from gemel.twins.programmes.fatty_liver import PROGRAMME
+
     return create(
         tmp_path / "federation", exports, PROGRAMME, epsilon_cap=3.0, delta=1e-5, minimum_patients=50
     )
@@ -141,6 +147,10 @@ def federation(exports: dict[str, Path], tmp_path: Path) -> Federation:
 @pytest.fixture
 def make_study(federation: Federation) -> Callable[..., Study]:
     """A function that writes a small study for the federation; keyword arguments replace its fields."""
+    from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
+    from gemel.synthetic.marginals import marginal_specs
+    from gemel.twins.metrics import metric_tables
+    from gemel.twins.programmes.fatty_liver import PROGRAMME
 
     def make(**changes: object) -> Study:
         training = TrainingPlan(
@@ -153,7 +163,7 @@ def make_study(federation: Federation) -> Callable[..., Study]:
             noise_multiplier=10.0,
         )
         study = Study(
-            schema=STUDY_SCHEMA,
+            schema=SCHEMA,
             study_id="test",
             title="A test",
             purpose="to test",

@@ -81,7 +81,7 @@ def test_verify_as_json_is_one_object(certificate):
     assert answer["signatures"][0]["public_key"] == KEY.public_hex
 
 
-@pytest.mark.parametrize("key", [KEY.public_hex, fingerprint(KEY.public_hex)])
+@pytest.mark.parametrize("key", [KEY.public_hex, fingerprint(KEY.public_hex)], ids=["key", "fingerprint"])
 def test_the_wanted_signer_is_found_by_key_or_fingerprint(certificate, key):
     assert _run("verify", certificate, "--signer", key).exit_code == 0
 

@@ -38,9 +38,7 @@ class Asker:
         self.document = sign_document("study", study.to_payload(), SigningKey.generate(), role="proposer")
 
     def envelope(self, task: str, payload: bytes = b"") -> Envelope:
-        request = Request(
-            study_sha256=self.study.sha256, task=task, inputs_sha256=sha256_hex(payload)
-        )
+        request = Request(study_sha256=self.study.sha256, task=task, inputs_sha256=sha256_hex(payload))
         document = sign_request(request, self.key)
         return Envelope(document=document.to_bytes(), study=self.document.to_bytes(), payload=payload)
 
@@ -133,9 +131,7 @@ def test_a_budget_that_would_be_exceeded_is_refused_before_anything_is_computed(
     asker: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asker.approve()
-    asker.home = NodeHome(
-        asker.home.folder, msgspec.structs.replace(asker.home.config, epsilon_cap=0.01)
-    )
+    asker.home = NodeHome(asker.home.folder, msgspec.structs.replace(asker.home.config, epsilon_cap=0.01))
     monkeypatch.setattr(tasks, "compute", lambda *_a, **_k: pytest.fail("patients were touched"))
     reply, got = asker.ask("count")
     assert (reply.status, reply.code, got.payload) == (Status.REFUSED, "GEM301", b"")
@@ -159,9 +155,7 @@ def test_a_hospital_below_the_minimum_takes_no_part_and_spends_nothing(
     assert reply.epsilon_spent == 0
 
 
-def test_a_study_cannot_lower_the_hospitals_own_floor(
-    federation: Federation, make_study: MakeStudy
-) -> None:
+def test_a_study_cannot_lower_the_hospitals_own_floor(federation: Federation, make_study: MakeStudy) -> None:
     asker = Asker(federation, make_study(minimum_patients=1))
     config = msgspec.structs.replace(asker.home.config, minimum_patients=10_000)
     asker.home = NodeHome(asker.home.folder, config)
@@ -220,9 +214,7 @@ def test_the_gate_lets_out_only_what_the_task_declares(
     assert (reply.code, got.payload) == ("GEM403", b"")
 
 
-def test_the_gate_stops_a_value_that_is_not_finite(
-    asker: Asker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gate_stops_a_value_that_is_not_finite(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     asker.approve()
     asker.ask("count")
     arrays = {n: np.full_like(a, np.nan) for n, a in HazardTwin(PROGRAMME).to_arrays().items()}
@@ -239,9 +231,7 @@ def test_data_that_changed_since_approval_are_refused(asker: Asker, tmp_path: ob
         (copy / file.name).write_bytes(file.read_bytes())
     lines = (copy / "Patient.ndjson").read_text().splitlines()
     (copy / "Patient.ndjson").write_text("\n".join(lines[:-5]) + "\n")
-    asker.home = NodeHome(
-        asker.home.folder, msgspec.structs.replace(asker.home.config, export=str(copy))
-    )
+    asker.home = NodeHome(asker.home.folder, msgspec.structs.replace(asker.home.config, export=str(copy)))
     assert asker.ask("count")[0].code == "GEM405"
     assert asker.charged() == []
 
@@ -262,9 +252,7 @@ def test_a_study_changed_after_signing_is_refused(asker: Asker) -> None:
     assert reply.code == "GEM103"
 
 
-def test_a_study_other_than_the_one_requested_is_refused(
-    asker: Asker, make_study: MakeStudy
-) -> None:
+def test_a_study_other_than_the_one_requested_is_refused(asker: Asker, make_study: MakeStudy) -> None:
     other = Asker(asker.federation, make_study(study_id="other"))
     envelope = asker.envelope(HELLO)
     reply, _ = asker.send(Envelope(document=envelope.document, study=other.document.to_bytes()))

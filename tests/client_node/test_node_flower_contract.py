@@ -41,7 +41,9 @@ def test_the_serverapp_process_calls_what_we_replace(name: str) -> None:
 
 def test_nothing_else_in_the_clientapp_process_reads_the_bundle() -> None:
     source = inspect.getsource(runtime.run_clientapp)
-    uses = [line.strip() for line in source.splitlines() if "fab" in line and not line.strip().startswith("#")]
+    uses = [
+        line.strip() for line in source.splitlines() if "fab" in line and not line.strip().startswith("#")
+    ]
     reads = [line for line in uses if "fab.content" in line]
     assert reads == ["install_from_fab(fab.content, skip_prompt=True)"]
 

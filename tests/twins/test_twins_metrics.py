@@ -22,7 +22,7 @@ def counted(make_cohort, sick_twin):
 
 
 def test_the_tables_are_these_two():
-    spec = ArraySpec((8, 7), "int64")
+    spec = ArraySpec((5, 7), "int64")
     assert metric_tables(PROGRAMME) == {"death": spec, "cardiovascular": spec}
 
 
@@ -68,12 +68,9 @@ def test_without_noise_the_tables_give_nearly_the_exact_scores(counted, sick_twi
         mine, of = released[name], risk[:, :, j]
         for years in (5, 10):
             auc = getattr(mine, f"auc_{years}y").value
-            assert auc == pytest.approx(scores.auc(data, j, of[:, years], years=years), abs=0.02)
+            assert auc == pytest.approx(scores.auc(data, j, of[:, years], years=years), abs=0.03)
             brier = getattr(mine, f"brier_{years}y").value
             assert brier == pytest.approx(scores.brier(data, j, of[:, years], years=years), rel=0.08)
-            ratio = getattr(mine, f"observed_over_expected_{years}y").value
-            exact = scores.observed_over_expected(data, j, of[:, years], years=years)
-            assert ratio == pytest.approx(exact, abs=0.1)
         exact = scores.integrated_brier(data, j, of)
         assert mine.integrated_brier.value == pytest.approx(exact, rel=0.08)
 
@@ -103,7 +100,7 @@ def test_the_order_of_the_tables_does_not_matter(counted, sick_twin):
 
 def test_tables_of_nothing_but_noise_give_numbers_and_no_error(sick_twin):
     random = np.random.default_rng(0)
-    noise = {n: np.rint(random.normal(0, 9, (8, 7))).astype(np.int64) for n in metric_tables(PROGRAMME)}
+    noise = {n: np.rint(random.normal(0, 9, (5, 7))).astype(np.int64) for n in metric_tables(PROGRAMME)}
     for of in metrics_from_tables(sick_twin, noise, noise_sigma=9.0).values():
         assert all(np.isfinite([s.value, s.standard_error]).all() for s in (of.auc_5y, of.brier_10y))
 

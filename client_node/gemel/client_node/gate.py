@@ -10,7 +10,8 @@ from gemel.core.arrays import Arrays, ArraySpec, check_arrays
 from gemel.core.errors import GemelError
 from gemel.core.study import Study
 from gemel.privacy.accounting import epsilon
-from gemel.privacy.ledger import Ledger, LedgerEntry
+from gemel.privacy.ledger import Ledger
+from gemel.privacy.ledger_chain import LedgerEntry
 
 
 def admit_study(study: Study, config: NodeConfig, *, node_public_key: str) -> None:

@@ -125,7 +125,12 @@ def check_export(
     validator = _Validator(validate, intake)
     for line in intake.read(export, strict):
         validator.offer(line)
-    validation = validator.finish()
+    return _report(programme, rules, intake, validator.finish())
+
+
+def _report(
+    programme: Programme | None, rules: ClinicalRules, intake: Intake, validation: Validation
+) -> CheckReport:
     noted = {
         "GEM204": rules.unmapped.total(),
         "GEM206": rules.implausible.total(),

@@ -37,27 +37,27 @@ def show(summary: dict[str, Any], out: Path) -> None:
 
 
 def _metrics(metrics: dict[str, Any]) -> Table:
+    """One row for each model and outcome: eight narrow columns would wrap on a usual terminal."""
     table = Table(title="Foresight on held-out patients (AUC: higher is better; IBS: lower)", box=None)
-    table.add_column("model")
-    for outcome in OUTCOMES.values():
-        for heading in (f"{outcome}\nAUC 5 y", "\nAUC 10 y", "\nIBS"):
-            table.add_column(heading, justify="right")
-    for key, title in MODELS.items():
-        row = [metrics[key][outcome] for outcome in OUTCOMES]
-        table.add_row(title, *(_figure(r[name]) for r in row for name in ("auc_5y", "auc_10y", "ibs")))
-    released = metrics.get("released", {})
-    cells = []
-    for outcome in OUTCOMES:
-        for name in ("auc_5y", "auc_10y"):
-            score = released[outcome][name]
-            cells.append(f"{score['value']:.3f} ± {score['standard_error']:.3f}")
-        cells.append("")
-    table.add_row("joint twin, as the hospitals released it", *cells)
+    table.title_justify = "left"
+    for heading in ("", "model", "AUC 5 years", "AUC 10 years", "IBS"):
+        table.add_column(heading, justify="left" if heading in ("", "model") else "right")
+    for outcome, title in OUTCOMES.items():
+        for number, (key, model) in enumerate(MODELS.items()):
+            score = metrics[key][outcome]
+            figures = (_figure(score[name]) for name in ("auc_5y", "auc_10y", "ibs"))
+            table.add_row("" if number else title, model, *figures)
+        released = metrics["released"][outcome]
+        noisy = (
+            f"{released[n]['value']:.2f} ± {released[n]['standard_error']:.2f}" for n in ("auc_5y", "auc_10y")
+        )
+        table.add_row("", "joint twin, as the hospitals released it", *noisy, "")
     return table
 
 
 def _hospitals(summary: dict[str, Any]) -> Table:
     table = Table(title="\nWhat each hospital's patients spent, everything included", box=None)
+    table.title_justify = "left"
     for heading in ("hospital", "people", "ε spent", "ε cap", "left the hospital"):
         table.add_column(heading, justify="left" if heading == "hospital" else "right")
     for site in summary["sites"]:

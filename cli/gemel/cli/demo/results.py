@@ -12,7 +12,6 @@ from gemel.cli.demo.screen import describe
 from gemel.core.dataset import Dataset
 from gemel.core.programme import Programme
 from gemel.core.study import Study
-from gemel.privacy.accounting import epsilon
 from gemel.server.home import RunFolder
 from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.comparison import Comparison
@@ -61,15 +60,14 @@ def last_site_twins(run: RunFolder, study: Study, programme: Programme) -> list[
     return twins
 
 
-def summed_release(
+def releases(
     run: RunFolder, task: str, study: Study, programme: Programme
-) -> tuple[dict[str, np.ndarray[Any, np.dtype[np.int64]]], int]:
-    """The sum of the sites' noisy tables of a task, and how many sites are in it."""
+) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """The noisy tables of a task, one set for each site that released them."""
     declared = declared_release(task, programme)
     folder = run.folder / "releases" / task
     sites = [site for site in study.sites if (folder / f"{site}.safetensors").exists()]
-    releases = [run.load_release(task, site, declared) for site in sites]
-    return {name: np.sum([r[name] for r in releases], axis=0) for name in declared}, len(sites)
+    return [run.load_release(task, site, declared) for site in sites]
 
 
 def export_ledgers(federation: Federation, out: Path) -> list[dict[str, Any]]:
@@ -131,27 +129,6 @@ def round_lines(run: RunFolder) -> list[dict[str, Any]]:
         for task in tasks
         if task["task"].startswith("train/")
     ]
-
-
-def statement(study: Study, task_prefix: str) -> dict[str, Any]:
-    """The privacy statement of the tasks whose names start so ("" for the whole study)."""
-    mechanisms = [m for task in study.tasks if task.startswith(task_prefix) for m in study.mechanisms(task)]
-    return {
-        "epsilon": epsilon(mechanisms, delta=study.privacy.delta),
-        "delta": study.privacy.delta,
-        "mechanisms": [
-            {
-                "kind": str(m.kind),
-                "noise_multiplier": m.noise_multiplier,
-                "sample_rate": m.sample_rate,
-                "count": m.count,
-            }
-            for m in mechanisms
-        ],
-        "unit": "patient",
-        "neighbouring": "add or remove one patient",
-        "noise": "secure",
-    }
 
 
 def synthetic_lines(

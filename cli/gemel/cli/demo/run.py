@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import shutil
 import sys
 import time
@@ -30,7 +31,9 @@ from gemel.server.home import RunFolder
 from gemel.synthetic.cohort import fit, sample
 from gemel.synthetic.comparison import compare as compare_cohort
 from gemel.synthetic.export import write as write_cohort
+from gemel.synthetic.marginals import sum_sites
 from gemel.synthetic.report import write_report as write_cohort_report
+from gemel.synthetic.study_provenance import provenance_of_study
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.hospital_range import predict_range
 from gemel.twins.metrics import metrics_from_tables
@@ -145,9 +148,10 @@ def _train(
 
 def _released(run: RunFolder, study: Study, twin: HazardTwin) -> dict[str, Any]:
     """The metrics that the hospitals themselves let out, with their standard errors."""
-    tables, sites = results.summed_release(run, "evaluate", study, PROGRAMME)
-    sigma = study.privacy.metrics_noise_multiplier * np.sqrt(sites)
-    scores = metrics_from_tables(twin, tables, noise_sigma=float(sigma))
+    tables = results.releases(run, "evaluate", study, PROGRAMME)
+    summed = {name: np.sum([table[name] for table in tables], axis=0) for name in tables[0]}
+    sigma = study.privacy.metrics_noise_multiplier * math.sqrt(len(tables))
+    scores = metrics_from_tables(twin, summed, noise_sigma=sigma)
     return {
         outcome: {
             name: {"value": score.value, "standard_error": score.standard_error}
@@ -160,22 +164,21 @@ def _released(run: RunFolder, study: Study, twin: HazardTwin) -> dict[str, Any]:
 def _virtual_cohort(
     out: Path, run: RunFolder, study: Study, twin: HazardTwin, datasets: list[Any], *, seed: int
 ) -> dict[str, Any]:
-    tables, sites = results.summed_release(run, "synthesise", study, PROGRAMME)
-    noise_multiplier = study.privacy.marginals_noise_multiplier
-    model = fit(PROGRAMME, tables, noise_multiplier=noise_multiplier, sites=sites)
+    tables = results.releases(run, "synthesise", study, PROGRAMME)
+    model = fit(
+        PROGRAMME,
+        sum_sites(PROGRAMME, tables),
+        noise_multiplier=study.privacy.marginals_noise_multiplier,
+        sites=len(tables),
+    )
     certificate = run.certificate
-    provenance = {
-        "study": study.title,
-        "study_sha256": study.sha256,
-        "programme": study.programme,
-        "programme_version": study.programme_version,
-        "sites": sites,
-        "created": f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "marginals": results.statement(study, "synthesise"),
-        "twin": results.statement(study, "train/"),
-        "whole": results.statement(study, ""),
-        "certificate_sha256": certificate.payload_sha256 if certificate is not None else None,
-    }
+    provenance = provenance_of_study(
+        study,
+        sites=len(tables),
+        created=f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}",
+        noise="secure",
+        certificate_sha256=certificate.payload_sha256 if certificate is not None else None,
+    )
     cohort = sample(model, twin, patients=VIRTUAL_PATIENTS, seed=seed, provenance=provenance)
     folder = out / "virtual_cohort"
     files = write_cohort(cohort, folder, provenance=provenance)

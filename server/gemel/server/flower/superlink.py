@@ -137,7 +137,10 @@ class SuperLink:
         """Begin a run of a study that is on record at the coordinator; returns Flower's run id."""
         content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
-        override = {"study": study_sha256, "approval-timeout-s": approval_timeout_s}
+        override: dict[str, bool | float | int | str] = {
+            "study": study_sha256,
+            "approval-timeout-s": approval_timeout_s,
+        }
         request = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(override))
         with self._control() as control:
             return int(control.client.StartRun(request).run_id)

@@ -43,8 +43,8 @@ DEFAULT_TRAINING = DefaultTraining(
     momentum=0.6,
     max_grad_norm=4.0,
     sample_rate=1.0,
-    training_share=0.6,
-    metrics_share=0.15,
-    marginals_share=0.2,
-    count_share=0.05,
+    training_share=0.58,
+    metrics_share=0.25,
+    marginals_share=0.16,
+    count_share=0.01,
 )
