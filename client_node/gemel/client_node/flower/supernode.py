@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gemel.client_node.flower import HOME_VARIABLE
 from gemel.client_node.flower.worker import socket_path, write_launcher
 
 START_TIMEOUT_S = 120.0
+RESTART_S = 1.0
 
 
 def node_environment(folder: Path) -> dict[str, str]:
@@ -40,13 +42,10 @@ def run(folder: Path, *, superlink: str, ca_certificate: Path, port: int) -> Non
     """
     write_launcher(folder)
     os.environ.update(node_environment(folder))
-    socket_path(folder).unlink(missing_ok=True)
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "gemel.client_node.flower.worker", str(folder), str(os.getpid())]
-    )
+    threading.Thread(target=_keep_worker, args=(folder,), daemon=True).start()
     deadline = time.monotonic() + START_TIMEOUT_S
     while not socket_path(folder).exists():
-        if worker.poll() is not None or time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             sys.exit(1)
         time.sleep(0.1)
     from gemel.client_node.flower.internals import run_supernode
@@ -59,6 +58,15 @@ def run(folder: Path, *, superlink: str, ca_certificate: Path, port: int) -> Non
             *("--host", "127.0.0.1", "--port", str(port)),
         ]
     )
+
+
+def _keep_worker(folder: Path) -> None:
+    """Start the worker, and start it again whenever it ends: without one the node would answer nothing."""
+    while True:
+        socket_path(folder).unlink(missing_ok=True)
+        command = [sys.executable, "-m", "gemel.client_node.flower.worker", str(folder), str(os.getpid())]
+        subprocess.run(command, check=False)
+        time.sleep(RESTART_S)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,14 @@ SOCKET = "worker.sock"
 
 LAUNCHER = """\
 #!{python} -IS
-import os, socket, sys
-connection = socket.socket(socket.AF_UNIX)
-connection.connect({path!r})
+import os, socket, sys, time
+for attempt in range(150):  # the worker may be starting
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect({path!r})
+        break
+    except OSError:
+        time.sleep(0.2)
 connection.sendall("\\0".join(sys.argv[1:]).encode() + b"\\n")
 sys.exit(int(connection.recv(16) or b"1"))
 """
