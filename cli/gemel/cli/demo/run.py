@@ -101,27 +101,37 @@ def _prepare(out: Path) -> None:
     (out / MARK).touch()
 
 
-def _study(federation: Federation, *, rounds: int, epsilon: float) -> tuple[Study, SignedDocument]:
-    sites, usual = federation.site_keys, DEFAULT_TRAINING
-    training = TrainingPlan(
+def training(rounds: int) -> TrainingPlan:
+    """The programme's usual training over some rounds; its noise is solved for by the plan."""
+    usual = DEFAULT_TRAINING
+    return TrainingPlan(
         rounds=rounds,
         local_steps=usual.local_steps,
         learning_rate=usual.learning_rate,
         momentum=usual.momentum,
         max_grad_norm=usual.max_grad_norm,
         sample_rate=usual.sample_rate,
-        noise_multiplier=0.0,  # solved for by the plan
+        noise_multiplier=0.0,
     )
-    shares = Shares(
+
+
+def shares() -> Shares:
+    """The programme's usual division of the budget."""
+    usual = DEFAULT_TRAINING
+    return Shares(
         training=usual.training_share,
         metrics=usual.metrics_share,
         marginals=usual.marginals_share,
         count=usual.count_share,
     )
+
+
+def _study(federation: Federation, *, rounds: int, epsilon: float) -> tuple[Study, SignedDocument]:
+    sites = federation.site_keys
     study = propose(
         PROGRAMME,
-        training,
-        shares,
+        training(rounds),
+        shares(),
         sites=sites,
         epsilon=epsilon,
         delta=DELTA,

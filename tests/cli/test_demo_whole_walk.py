@@ -1,0 +1,174 @@
+"""`gemel demo` as its user runs it: real people's data, a real Flower deployment, every artefact checked."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dp_accounting.pld import privacy_loss_distribution as pld
+from fhir.resources.R4B import get_fhir_model_class
+
+from gemel.core.dataset import Dataset
+from gemel.core.errors import GemelError
+from gemel.core.signing import read_signed
+from gemel.data_adapters.dataset import build
+from gemel.privacy.ledger_chain import verify_ledger_document
+from gemel.twins.programmes.fatty_liver import PROGRAMME
+
+ROUNDS = 5
+MODELS = ("federated_dp", "pooled", "local", "cox")
+GEMEL = [sys.executable, "-m", "gemel.cli.main"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One run of the demo: its folder, and the JSON object that it printed."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    done = subprocess.run(
+        [*GEMEL, "demo", "--out", str(out), "--rounds", str(ROUNDS), "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, json.loads(done.stdout)
+
+
+def test_it_prints_the_summary_that_it_wrote(demo: tuple[Path, dict[str, Any]]) -> None:
+    out, printed = demo
+    assert printed == json.loads((out / "summary.json").read_text())
+    assert printed["rounds"] == ROUNDS
+    assert [len(r["sites"]) for r in printed["rounds_detail"]] == [3] * ROUNDS
+    assert sum(site["patients"] for site in printed["sites"]) == 17_549
+    for model in MODELS:
+        for outcome in ("death", "cardiovascular"):
+            score = printed["metrics"][model][outcome]
+            assert 0.5 < score["auc_5y"] < 1
+            assert 0.5 < score["auc_10y"] < 1
+            assert 0 < score["ibs"] < 0.25
+
+
+def test_what_the_ledgers_show_is_what_the_summary_says_to_the_last_digit(
+    demo: tuple[Path, dict[str, Any]],
+) -> None:
+    out, summary = demo
+    for site in summary["sites"]:
+        document = read_signed((out / "ledgers" / f"{site['name']}.json").read_bytes(), kind="ledger")
+        entries = verify_ledger_document(document)
+        assert entries[-1].epsilon_after == site["epsilon_spent"] <= site["epsilon_cap"] == 3.0
+        assert document.payload["epsilon_spent"] == site["epsilon_spent"]
+        shown = subprocess.run(
+            [*GEMEL, "ledger", "show", str(out / "federation" / "nodes" / site["name"]), "--format", "json"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(shown.stdout)["epsilon_spent"] == site["epsilon_spent"]
+
+
+def test_the_spend_recomputes_with_dp_accounting_alone(demo: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = demo
+    exported = json.loads((out / "ledgers" / "north.json").read_text())["payload"]
+    runs: Counter[tuple[str, float]] = Counter()
+    for entry in exported["entries"]:
+        for event in entry["mechanisms"]:
+            assert event["sample_rate"] == 1
+            runs[event["kind"], event["noise_multiplier"]] += event["count"]
+    whole = pld.identity()
+    for (kind, z), count in runs.items():
+        if kind == "gaussian":  # k releases with noise z are one with noise z / sqrt(k)
+            one = pld.from_gaussian_mechanism(z / math.sqrt(count))
+        else:
+            assert kind == "discrete_gaussian"
+            one = pld.from_discrete_gaussian_mechanism(z, use_connect_dots=True).self_compose(count)
+        whole = whole.compose(one)
+    recomputed = whole.get_epsilon_for_delta(exported["delta"])
+    for site in summary["sites"]:
+        assert recomputed == pytest.approx(site["epsilon_spent"], abs=5e-6)
+
+
+def test_the_certificate_names_every_contribution_and_verifies(demo: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = demo
+    path = out / summary["certificate"]["file"]
+    certificate = read_signed(path.read_bytes(), kind="certificate")
+    assert certificate.payload_sha256 == summary["certificate"]["sha256"]
+    assert certificate.payload["status"] == "complete"
+    for site in summary["sites"]:
+        assert certificate.payload["sites"][site["name"]]["epsilon_spent"] == site["epsilon_spent"]
+    for task in certificate.payload["tasks"]:
+        assert len(task["contributions"]) == 3
+    for name in ("certificate.json", "study.json", "ledgers/lake.json"):
+        subprocess.run([*GEMEL, "verify", str(out / name)], capture_output=True, check=True)
+    forged = path.read_bytes().replace(b'"complete"', b'"entirely"')
+    (out / "forged.json").write_bytes(forged)
+    refused = subprocess.run([*GEMEL, "verify", str(out / "forged.json")], capture_output=True, check=False)
+    assert refused.returncode == 3
+
+
+def test_no_exact_count_and_no_patient_is_in_what_the_coordinator_holds(
+    demo: tuple[Path, dict[str, Any]],
+) -> None:
+    out, summary = demo
+    held = b"".join(
+        path.read_bytes()
+        for path in (out / "federation" / "coordinator" / "runs").rglob("*")
+        if path.is_file()
+    )
+    for site in summary["sites"]:
+        home = out / "federation" / "nodes" / site["name"]
+        dataset = Dataset.load(home / "data" / "fatty_liver-1.safetensors")
+        assert str(len(dataset)).encode() not in held
+        assert not any(name.encode() in held for name in dataset.patient_ids[:200])
+
+
+def test_the_virtual_cohort_is_valid_fhir_marked_as_such_and_may_not_train(
+    demo: tuple[Path, dict[str, Any]],
+) -> None:
+    out, summary = demo
+    assert summary["synthetic"]["patients"] == 1000
+    assert {Path(name).suffix for name in summary["synthetic"]["files"]} >= {".ndjson", ".parquet", ".csv"}
+    for name in summary["synthetic"]["files"]:
+        if name.endswith(".ndjson"):
+            lines = (out / name).read_text().splitlines()
+            for line in lines[:: max(1, len(lines) // 20)]:
+                resource = json.loads(line)
+                assert {"HTEST"} == {mark["code"] for mark in resource["meta"]["security"]}
+                get_fhir_model_class(resource["resourceType"]).model_validate(resource)
+    with pytest.raises(GemelError, match="GEM211"):
+        build(out / "virtual_cohort" / "fhir", PROGRAMME, pseudonym_key=bytes(32))
+
+
+def test_the_report_opens_offline_and_names_every_hospital(demo: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = demo
+    page = (out / "report.html").read_text()
+    for attribute in ('src="http', 'href="http', "url(http", "<script"):
+        assert attribute not in page
+    assert all(site["title"] in page for site in summary["sites"])
+    assert summary["certificate"]["sha256"][:12] in page
+    assert str(out) not in page
+
+
+def test_nothing_of_the_demo_runs_on(demo: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = demo
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        assert str(out).encode() not in line or folder.name == str(os.getpid())
+
+
+def test_another_folder_than_a_demos_is_never_emptied(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("keep me")
+    done = subprocess.run([*GEMEL, "demo", "--out", str(tmp_path)], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"GEM803" in done.stderr
+    assert (tmp_path / "precious.txt").read_text() == "keep me"
