@@ -85,8 +85,32 @@ def federated(study: Study, sites: dict[str, Dataset]) -> HazardTwin:
     return twin
 
 
+Taken = dict[tuple[str, str], list[float]]
+
+
+def take(study: Study, people: dict[str, Dataset], *, splits: int, draws: int) -> Taken:
+    """10-year AUC by (case, side) over the splits, of the federated twin over draws of noise in each."""
+    taken: Taken = {}
+    for number in range(splits):
+        sites = split_anew(people, number)
+        held_out = pool([dataset.split()[1] for dataset in sites.values()])
+        twins = [federated(study, sites) for _ in range(draws)]
+        others = compare(PROGRAMME, sites, twins[0])
+        for outcome in OUTCOMES:
+            for side in ("pooled", "local", "cox"):
+                taken.setdefault((outcome, side), []).append(others[side][outcome]["auc_10y"])
+        for twin in twins:
+            mine = {outcome: of["auc_10y"] for outcome, of in twin_scores(twin, held_out).items()}
+            for outcome in OUTCOMES:
+                taken.setdefault((outcome, "federated_dp"), []).append(mine[outcome])
+                for side in ("pooled", "cox"):
+                    gain = mine[outcome] - others[side][outcome]["auc_10y"]
+                    taken.setdefault((outcome, f"federated - {side}"), []).append(gain)
+    return taken
+
+
 def measure(*, splits: int, draws: int) -> dict[str, Any]:
-    """Scores of every model over the splits; of the federated twin over draws of noise in each."""
+    """The result of the benchmark, with its two bars."""
     torch.set_num_threads(1)
     people = hospitals()
     study = propose(
@@ -101,22 +125,7 @@ def measure(*, splits: int, draws: int) -> dict[str, Any]:
         round_timeout_s=60.0,
         study_id="benchmark",
     )
-    taken: dict[tuple[str, str], list[float]] = {}
-    below, above = [], []
-    for number in range(splits):
-        sites = split_anew(people, number)
-        held_out = pool([dataset.split()[1] for dataset in sites.values()])
-        twins = [federated(study, sites) for _ in range(draws)]
-        others = compare(PROGRAMME, sites, twins[0])
-        for outcome in OUTCOMES:
-            for side in ("pooled", "local", "cox"):
-                taken.setdefault((outcome, side), []).append(others[side][outcome]["auc_10y"])
-        for twin in twins:
-            mine = twin_scores(twin, held_out)
-            for outcome in OUTCOMES:
-                taken.setdefault((outcome, "federated_dp"), []).append(mine[outcome]["auc_10y"])
-            below.append(others["pooled"]["death"]["auc_10y"] - mine["death"]["auc_10y"])
-            above.append(mine["cardiovascular"]["auc_10y"] - others["cox"]["cardiovascular"]["auc_10y"])
+    taken = take(study, people, splits=splits, draws=draws)
     rows = [
         {
             "case": f"{outcome} AUC 10 y",
@@ -129,14 +138,8 @@ def measure(*, splits: int, draws: int) -> dict[str, Any]:
         }
         for (outcome, side), values in taken.items()
     ]
-    for case, values in (("death: pooled - federated", below), ("cardiovascular: federated - Cox", above)):
-        for side, value in (
-            ("mean", statistics.mean(values)),
-            ("lowest", min(values)),
-            ("highest", max(values)),
-        ):
-            rows.append({"case": case, "side": side, "value": round(value, 4), "unit": "AUC"})
-    death, heart = round(max(below), 4), round(statistics.mean(above), 4)
+    death = min(taken["death", "federated - pooled"])
+    heart = min(taken["cardiovascular", "federated - cox"])
     return {
         "name": "twin_accuracy",
         "machine": {
@@ -146,22 +149,16 @@ def measure(*, splits: int, draws: int) -> dict[str, Any]:
         },
         "rows": rows,
         "bars": [
-            {
-                "name": "death_auc_10y_pooled_minus_federated_worst",
-                "value": death,
-                "bar": MARGIN,
-                "direction": "max",
-                "ok": death <= MARGIN,
-            },
-            {
-                "name": "cardiovascular_auc_10y_federated_minus_cox_mean",
-                "value": heart,
-                "bar": 0.0,
-                "direction": "min",
-                "ok": heart >= 0.0,
-            },
+            bar("death: federated - pooled, worst run", death, -MARGIN),
+            bar("cardiovascular: federated - Cox, worst run", heart, 0.0),
         ],
     }
+
+
+def bar(name: str, value: float, least: float) -> dict[str, Any]:
+    """A bar that a value must at least reach."""
+    value = round(value, 4)
+    return {"name": name, "value": value, "bar": least, "direction": "min", "ok": value >= least}
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def demo(
     epsilon: Annotated[
         float, typer.Option(min=0.1, max=100, help="Budget of each patient, everything included.")
     ] = 3.0,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of the virtual cohort.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the virtual cohort.")] = 0,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Run the whole walk on this machine, over real Flower.

@@ -10,7 +10,7 @@ import numpy as np
 from gemel.cli.demo.federation import Federation
 from gemel.cli.demo.screen import describe
 from gemel.core.dataset import Dataset
-from gemel.core.programme import Programme
+from gemel.core.programme import FeatureKind, Programme
 from gemel.core.study import Study
 from gemel.server.home import RunFolder
 from gemel.synthetic.cohort import VirtualCohort
@@ -33,6 +33,18 @@ PATIENT = {
     "cardiovascular_history": 0.0,
 }
 WEIGHT_LOSS = 0.10
+
+
+def described_patient(programme: Programme) -> dict[str, float | str | bool]:
+    """The what-if's patient for readers: words where the twin sees 1 and 0."""
+    described: dict[str, float | str | bool] = {}
+    for feature in programme.features:
+        value = PATIENT[feature.name]
+        if feature.kind is FeatureKind.MALE:
+            described["sex"] = "male" if value else "female"
+        else:
+            described[feature.name] = bool(value) if feature.kind is FeatureKind.PRESENT else value
+    return described
 
 
 def datasets(federation: Federation, programme: Programme) -> dict[str, Dataset]:

@@ -211,7 +211,7 @@ def _what_if(run: RunFolder, study: Study, twin: HazardTwin) -> dict[str, Any]:
         "counterfactual": predict_range(twins, after[None]),
     }
     return {
-        "patient": results.PATIENT,
+        "patient": results.described_patient(PROGRAMME),
         "change": f"10 % less weight: body mass index {lighter:.1f} instead of 36.0 kg/m²",
         "years": list(range(PROGRAMME.horizon_years + 1)),
         "factual": _curves(PROGRAMME, pair.factual.cumulative_incidence[0]),
