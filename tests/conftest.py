@@ -179,7 +179,7 @@ def make_study(federation: Federation) -> Callable[..., Study]:
             ),
             metrics_tables=len(metric_tables(PROGRAMME)),
             marginal_tables=len(marginal_specs(PROGRAMME)),
-            minimum_patients=50,
+            minimum_patients=20,  # far below the smallest: what is compared with it has noise
             quorum=2,
             round_timeout_s=20.0,
             sites=federation.site_keys,

@@ -152,3 +152,105 @@ def test_a_file_that_is_no_view_is_gem209(export, tmp_path, content):
     result = _run("data", "view", path, export, "-o", tmp_path / "tables")
     assert result.exit_code == 2, result.stderr
     assert result.stderr.startswith("GEM209")
+
+
+def _write(folder, name, *resources):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("".join(json.dumps(resource) + "\n" for resource in resources))
+    return folder
+
+
+def test_check_says_what_to_do_about_unknown_codes_and_units(export):
+    local = {"coding": [{"system": "http://hospital.example/lab", "code": "BMI-7"}]}
+    stone = {"value": 5, "unit": "stone"}
+    more = [_observation(id=f"s{i}", valueQuantity=stone) for i in range(3)]
+    _write(
+        export,
+        "More.ndjson",
+        *more,
+        _observation(id="l", code=local),
+        _observation(id="n", valueQuantity={"value": 1}),
+    )
+    shown = _run("data", "check", export, "--programme", "fatty_liver").stdout
+    units, codes = (
+        shown.index("Units that cannot be used"),
+        shown.index("Codes that the programme does not know (1)"),
+    )
+    assert "stone" in shown[units:codes]
+    assert "More.ndjson:1" in shown[units:codes]
+    assert "write UCUM in valueQuantity.code" in shown[units:codes]
+    assert "BMI-7" in shown[codes:]
+    assert "http://hospital.example/lab" in shown[codes:]
+    assert "further coding beside the local one" in shown[codes:]
+
+
+def test_check_names_what_it_did_not_read_and_whose_patient_is_missing(export):
+    (export / "Labs.csv").write_text("a,b\n")
+    (export / "2023").mkdir()
+    _write(export, "More.ndjson", _observation(id="o", subject={"reference": "Patient/other"}))
+    result = _run("data", "check", export, "--programme", "fatty_liver")
+    assert result.exit_code == 0
+    assert "whose patient is not in the export: Observation 1" in result.stdout
+    assert "2023: a folder" in result.stdout
+    assert "Labs.csv: its name does not end in" in result.stdout
+    answer = json.loads(_run("data", "check", export, "--format", "json").stdout)
+    assert len(answer["unread"]) == 2
+
+
+@pytest.mark.parametrize("command", ["check", "view"])
+@pytest.mark.parametrize("kind", ["absent", "no NDJSON", "broken gzip", "long name", "text file", "link out"])
+def test_an_export_that_cannot_be_read_exits_with_two_and_gem208(command, kind, view, tmp_path):
+    export = tmp_path / ("x" * 300 if kind == "long name" else "bad")
+    if kind not in ("absent", "long name"):
+        export.mkdir()
+    if kind == "broken gzip":
+        (export / "a.ndjson.gz").write_bytes(b"nope")
+    if kind == "text file":
+        export = export / "notes.txt"
+        export.write_text("x")
+    if kind == "link out":
+        (tmp_path / "secret.ndjson").write_text("{}")
+        (export / "a.ndjson").symlink_to(tmp_path / "secret.ndjson")
+    arguments = [export] if command == "check" else [view, export, "-o", tmp_path / "out"]
+    result = _run("data", command, *arguments, "--format", "json")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("GEM208")
+    assert json.loads(result.stdout)["error"]["code"] == "GEM208"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_view_says_how_many_lines_it_left_out_and_why(export, view, tmp_path):
+    with (export / "Patient.ndjson").open("a") as file:
+        file.write(
+            '{"resourceType": "Patient", "id": "a", "id": "b"}\n{"resourceType": "Patient", "gender": 1}\n'
+        )
+    (export / "more.xml").write_text("<x/>")
+    result = _run("data", "view", view, export, "-o", tmp_path / "tables", "--format", "json")
+    assert result.exit_code == 0
+    answer = json.loads(result.stdout)
+    assert (answer["read"], answer["accepted"], answer["rejected"]) == (6, 4, 2)
+    assert answer["unread"][0].startswith("more.xml")
+    assert "2 of 6 lines were left out (GEM201 1, GEM214 1)" in result.stderr
+    assert "more.xml" in result.stderr
+
+
+def test_a_view_cannot_be_written_where_a_file_is(export, view, tmp_path):
+    (tmp_path / "taken").write_text("x")
+    result = _run("data", "view", view, export, "-o", tmp_path / "taken")
+    assert result.exit_code == 2
+    assert "is no folder" in result.stderr
+    assert (tmp_path / "taken").read_text() == "x"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--validate", "all"), ("--format", "xml"), ("--nothing",)])
+def test_a_wrong_call_of_check_exits_with_two(export, arguments):
+    given = [export] if arguments else []
+    assert _run("data", "check", *given, *arguments).exit_code == 2
+
+
+def test_the_result_of_a_long_view_is_json_alone(export, view, tmp_path):
+    # The engine draws a progress bar on stdout after two seconds unless it is told not to.
+    from gemel.data_adapters.store import Store
+
+    with Store() as store:
+        assert store.run("SELECT current_setting('enable_progress_bar')") == [(False,)]

@@ -147,9 +147,10 @@ def test_a_study_that_the_budget_cannot_carry_to_its_end_is_refused_at_the_door(
 
 
 def test_a_hospital_below_the_minimum_takes_no_part_and_spends_nothing(
-    federation: Federation, make_study: MakeStudy
+    asker: Asker,
 ) -> None:
-    asker = Asker(federation, make_study(minimum_patients=10_000))
+    config = msgspec.structs.replace(asker.home.config, minimum_patients=10_000)
+    asker.home = NodeHome(asker.home.folder, config)
     reply, got = asker.ask(HELLO)
     assert (reply.status, reply.code, got.payload) == (Status.REFUSED, "GEM402", b"")
     assert reply.epsilon_spent == 0

@@ -20,6 +20,8 @@ app = typer.Typer(help="FHIR exports: check them, and read them through views.",
 
 SHOWN_REJECTS = 20
 SHOWN_INVALID = 5
+SHOWN_CODES = 10
+COUNTS = ("read", "accepted", "rejected")
 Export = Annotated[
     Path,
     typer.Argument(
@@ -78,7 +80,7 @@ def check(
 def _render_check(console: Console, report: dict[str, Any]) -> None:
     made = table("File", ">Read", ">Accepted", ">Rejected", title=f"FHIR {report['fhir_version']}")
     for file in report["files"]:
-        made.add_row(file["file"], *(str(file[name]) for name in ("read", "accepted", "rejected")))
+        made.add_row(file["file"], *(str(file[name]) for name in COUNTS))
     made.add_row(
         "together", *(str(report[name]) for name in ("read", "accepted", "rejected_total")), style="bold"
     )
@@ -94,7 +96,41 @@ def _render_check(console: Console, report: dict[str, Any]) -> None:
         for reject in report["rejects"][:SHOWN_REJECTS]:
             made.add_row(f"{reject['file']}:{reject['line']}", reject["code"], _place(reject))
         console.print(made)
+    _render_units(console, report)
+    _render_codes(console, report)
     _render_remarks(console, report)
+
+
+def _render_units(console: Console, report: dict[str, Any]) -> None:
+    """Which units cannot be used, where to see one, and what to do."""
+    if not report["unit_examples"]:
+        return
+    made = table("Unit", "Of", ">Values", "Code", "For example", title="Units that cannot be used")
+    for problem in report["unit_examples"][:SHOWN_CODES]:
+        unit, concept = problem["unit"] or "none", problem["concept"] or "a code outside the programme"
+        made.add_row(unit, concept, str(problem["count"]), problem["code"], problem["example"])
+    console.print(made)
+    console.print(
+        "To do: write UCUM in valueQuantity.code at the source (system http://unitsofmeasure.org). "
+        "Until then these values are left out; none is guessed.",
+        markup=False,
+    )
+
+
+def _render_codes(console: Console, report: dict[str, Any]) -> None:
+    """Which codes the programme does not know, and what to do."""
+    if not report["unmapped"]:
+        return
+    total = report["unmapped_total"]
+    made = table(">Times", "Code", "System", title=f"Codes that the programme does not know ({total})")
+    for code in report["unmapped"][:SHOWN_CODES]:
+        made.add_row(str(code["count"]), code["code"] or "(none)", code["system"] or "(no system)")
+    console.print(made)
+    console.print(
+        "To do: nothing, if none of them means a concept above. Else export the standard code (LOINC, SNOMED CT or "
+        "ICD-10) as a further coding beside the local one; one that the programme lacks is for its authors to add.",
+        markup=False,
+    )
 
 
 def _render_remarks(console: Console, report: dict[str, Any]) -> None:
@@ -104,8 +140,10 @@ def _render_remarks(console: Console, report: dict[str, Any]) -> None:
         "rejected, by code": _counts(report["rejects_by_code"]),
         "left out, by reason": _counts(report["excluded"]),
         "synthetic": report["synthetic"] or "",
-        "codes that the programme does not know": report["unmapped_total"] or "",
-        "the most frequent of them": ", ".join(code["code"] for code in report["unmapped"][:5]),
+        "whose patient is not in the export": _counts(report["orphans"]),
+        "not read": "; ".join(report["unread"][:SHOWN_CODES]),
+        "dates without a day": _counts(report["partial_dates"]),
+        "implausible, for example": ", ".join(report["implausible_examples"][:SHOWN_INVALID]),
         "FHIR R4B models": f"{validation['checked']} lines, {validation['failed']} failed",
     }
     for name, value in remarks.items():
@@ -147,13 +185,23 @@ def view(
             raise GemelError("GEM209", "Name at least one view definition and then the export.")
         import pyarrow.parquet as pq
 
-        from gemel.data_adapters.views import load_view, write_views
+        from gemel.data_adapters.views import load_view, read_views, write_tables
 
         definitions, export = [load_view(path) for path in views[:-1]], views[-1]
+        if out.exists() and not out.is_dir():
+            raise typer.BadParameter(f"{out} is no folder", param_hint="--out")
+        tables, intake = read_views(definitions, export)
         written = [
             {"view": path.stem, "file": str(path), "rows": pq.read_metadata(path).num_rows}
-            for path in write_views(definitions, export, out)
+            for path in write_tables(tables, out)
         ]
+        lines = {name: sum(getattr(file, name) for file in intake.files) for name in COUNTS}
+        if lines["rejected"]:
+            left_out = _counts(dict(sorted(intake.by_code.items())))
+            say(f"{lines['rejected']} of {lines['read']} lines were left out ({left_out}).")
+            say("  `gemel data check` names them.")
+        if intake.unread:
+            say(f"Not read: {'; '.join(intake.unread[:SHOWN_CODES])}.")
 
         def render(console: Console) -> None:
             made = table("View", ">Rows", "File")
@@ -161,4 +209,4 @@ def view(
                 made.add_row(str(file["view"]), str(file["rows"]), str(file["file"]))
             console.print(made)
 
-        emit({"files": written}, output, render=render)
+        emit({"files": written, **lines, "unread": intake.unread}, output, render=render)

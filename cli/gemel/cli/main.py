@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from gemel.cli import data, doctor, explain, ledger, verify
-from gemel.cli.output import Format, FormatOption, failures, report
+from gemel.cli.output import Format, FormatOption, failures, report, say
 from gemel.core.errors import GemelError
 
 # typer 0.20 escapes the brackets of defaults for rich, and imports rich to do so, even where help is plain.
@@ -66,6 +66,7 @@ def demo(
 
     Hospitals made from open data, a signed study, private training, evaluation, a virtual cohort, one report.
     """
+    say("Loading torch, Flower and the FHIR models …")
     with failures(output):
         from gemel.cli.demo.run import main
 

@@ -95,6 +95,7 @@ def find(home: NodeHome, study_sha256: str) -> Approval | None:
     document = read_signed(path.read_bytes(), kind="approval")
     approval = msgspec.convert(document.payload, Approval)
     steward_key = home.config.stewards.get(approval.steward, "")
-    if not signed_by(document, steward_key) or approval.study_sha256 != study_sha256:
+    about = (approval.site, approval.study_sha256)
+    if not signed_by(document, steward_key) or about != (home.config.site, study_sha256):
         raise GemelError("GEM102", f"The approval of {study_sha256} is not by a steward on record.")
     return approval

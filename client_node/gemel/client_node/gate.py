@@ -26,25 +26,44 @@ def admit_study(study: Study, config: NodeConfig, *, node_public_key: str) -> No
         )
 
 
-def admit_people(study: Study, config: NodeConfig, *, patients: int) -> None:
-    """Refuse (GEM402) below the floor. A study can raise the hospital's floor, never lower it."""
-    floor = max(config.minimum_patients, study.minimum_patients)
-    if patients < floor:
-        raise GemelError("GEM402", f"{patients} people, fewer than the floor of {floor}.")
+def admit_people(config: NodeConfig, *, patients: int) -> None:
+    """Refuse (GEM402) below the hospital's floor.
+
+    The floor is the hospital's alone: with one that a study chooses, refusals would tell the exact count.
+    """
+    if patients < config.minimum_patients:
+        raise GemelError("GEM402", f"{patients} people, fewer than the floor of {config.minimum_patients}.")
+
+
+def admit_count(study: Study, *, noisy_patients: float) -> None:
+    """Refuse (GEM402) when the released, noisy count is below the study's floor. It cannot lower the hospital's."""
+    if noisy_patients < study.minimum_patients:
+        raise GemelError("GEM402", f"About {noisy_patients} people, the study's floor is higher.")
 
 
 def admit_price(study: Study, ledger: Ledger) -> None:
-    """Refuse (GEM301) a study that the hospital's budget cannot carry to its end; each task is charged anew."""
+    """Refuse a study that the hospital's budget cannot carry to its end (GEM301), or that understates its cost (GEM305).
+
+    Each task is charged anew.
+    """
     others = [m for e in ledger.entries() if e.study_sha256 != study.sha256 for m in e.mechanisms]
     price = epsilon([*others, *study.all_mechanisms()], delta=ledger.delta)
     if price > ledger.epsilon_cap:
         raise GemelError("GEM301", f"With this study ε would be {price}, the cap is {ledger.epsilon_cap}.")
+    own, stated = epsilon(study.all_mechanisms(), delta=study.privacy.delta), study.privacy.epsilon
+    if own > stated:
+        raise GemelError("GEM305", f"The study states ε {stated}, its mechanisms cost {own}.")
 
 
-def admit_task(study_sha256: str, approval: Approval | None, *, snapshot: str) -> None:
-    """Refuse a task that no steward approved (GEM401), or whose data changed since (GEM405)."""
+def admit_approved(study_sha256: str, approval: Approval | None) -> Approval:
+    """Refuse (GEM401) what no steward approved, or what one has refused since."""
     if approval is None or approval.decision is not Decision.APPROVED:
         raise GemelError("GEM401", f"Study {study_sha256} is not approved.")
+    return approval
+
+
+def admit_data(approval: Approval, *, snapshot: str) -> None:
+    """Refuse (GEM405) data that changed since the approval."""
     if approval.snapshot != snapshot:
         raise GemelError("GEM405", "The data set differs from the one that the steward approved.")
 

@@ -56,6 +56,7 @@ class NodeHome:
             raise GemelError("GEM407", f"{folder} already holds a node.")
         for name in ("keys", "data", "outbox", "studies"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # data, log and proposals tell of patients too
         (folder / "keys").chmod(0o700)
         SigningKey.generate().save(folder / "keys" / "node.key")
         create_transport_key(folder / "keys")

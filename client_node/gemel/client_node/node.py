@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from gemel.client_node import approvals, gate, outbox, patients, tasks
-from gemel.client_node.approvals import Decision
 from gemel.client_node.home import NodeHome
 from gemel.core.arrays import pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
@@ -35,18 +33,16 @@ class Work:
     programme: Programme
 
 
-def answer(
-    home: NodeHome, envelope: Envelope, *, noise: Callable[[], NoiseSource] = NoiseSource.secure
-) -> Envelope:
+def answer(home: NodeHome, envelope: Envelope) -> Envelope:
     """Answer one request, one at a time. A fault becomes a code; its text stays in the hospital's log.
 
     Raises only when there is no ledger to answer from (GEM302): then nothing can be said that is true.
     """
     with home.locked(), home.open_ledger() as ledger:
-        return _answer(home, ledger, envelope, noise)
+        return _answer(home, ledger, envelope)
 
 
-def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope, noise: Callable[[], NoiseSource]) -> Envelope:
+def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope) -> Envelope:
     request, request_sha256 = Request(study_sha256="", task="", inputs_sha256=""), ""
     try:
         request, document = read_request(envelope.document)
@@ -55,7 +51,7 @@ def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope, noise: Callable[
         if request.task == HELLO:
             status, code, payload = _hello(home, ledger, work), "", b""
         else:
-            return _release(home, ledger, work, envelope, noise=noise)
+            return _release(home, ledger, work, envelope)
     except GemelError as error:
         logger.warning("%s refused: %s", request.task, error)
         status, code, payload = Status.REFUSED, error.code, b""
@@ -84,37 +80,28 @@ def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:
     """Put the study before the stewards, with the data that it would touch; say how far it got."""
     gate.admit_price(work.study, ledger)
     dataset = patients.load(home, work.programme)
-    gate.admit_people(work.study, home.config, patients=len(dataset))
+    gate.admit_people(home.config, patients=len(dataset))
     approvals.propose(home, work.study_document, snapshot=dataset.snapshot, patients=len(dataset))
     approval = approvals.find(home, work.request.study_sha256)
     if approval is None:
         return Status.PENDING
-    gate.admit_task(work.request.study_sha256, approval, snapshot=dataset.snapshot)
-    return Status.APPROVED if approval.decision is Decision.APPROVED else Status.REFUSED
+    gate.admit_data(gate.admit_approved(work.request.study_sha256, approval), snapshot=dataset.snapshot)
+    return Status.APPROVED
 
 
-def _release(
-    home: NodeHome,
-    ledger: Ledger,
-    work: Work,
-    envelope: Envelope,
-    *,
-    noise: Callable[[], NoiseSource],
-) -> Envelope:
+def _release(home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope) -> Envelope:
     """Charge, compute, pass the gate, make durable. The same request again gets the same bytes at no cost."""
     request, study = work.request, work.study
-    approval = approvals.find(home, request.study_sha256)
+    approval = gate.admit_approved(request.study_sha256, approvals.find(home, request.study_sha256))
     if (kept := outbox.get(home, work.request_sha256)) is not None:
-        charge = ledger.charged(request.study_sha256, request.task)
-        if charge is None:
-            raise GemelError("GEM307", "A stored release has no ledger entry.")
-        ledger.record_release(charge, release_sha256=sha256_hex(kept.payload))
-        return kept
+        return _again(ledger, work, kept)
+    if ledger.released(request.study_sha256, request.task) is not None:
+        raise GemelError("GEM304", f"The release of {request.task} is on record but no longer kept here.")
     dataset = patients.load(home, work.programme)
-    gate.admit_task(request.study_sha256, approval, snapshot=dataset.snapshot)
-    gate.admit_people(study, home.config, patients=len(dataset))
+    gate.admit_data(approval, snapshot=dataset.snapshot)
+    gate.admit_people(home.config, patients=len(dataset))
     inputs = unpack_arrays(envelope.payload, declared_inputs(request.task, work.programme))
-    noisy_patients = _own_count(home, ledger, study) if request.task.startswith("train/") else 0.0
+    noisy_patients = _own_count(home, ledger, study) if request.task != "count" else 0.0
     charge = ledger.reserve(
         study_sha256=request.study_sha256,
         programme=f"{study.programme}@{study.programme_version}",
@@ -131,7 +118,7 @@ def _release(
         dataset=dataset,
         inputs=inputs,
         noisy_patients=noisy_patients,
-        noise=noise(),
+        noise=NoiseSource.secure(),
     )
     gate.admit_release(
         arrays,
@@ -150,15 +137,33 @@ def _release(
     return reply
 
 
+def _again(ledger: Ledger, work: Work, kept: Envelope) -> Envelope:
+    """What was made durable for this request, through the gate once more."""
+    declared = declared_release(work.request.task, work.programme)
+    charge = ledger.charged(work.request.study_sha256, work.request.task)
+    gate.admit_release(
+        unpack_arrays(kept.payload, declared),
+        declared,
+        charge=charge,
+        study=work.study,
+        task=work.request.task,
+        request_sha256=work.request_sha256,
+    )
+    if charge is not None:  # the gate saw to it
+        ledger.record_release(charge, release_sha256=sha256_hex(kept.payload))
+    return kept
+
+
 def _own_count(home: NodeHome, ledger: Ledger, study: Study) -> float:
-    """The noisy count that this node released for the study; GEM404 when training comes before it."""
+    """The noisy count that this node released for the study; GEM404 without one, GEM402 below the study's floor."""
     charge = ledger.charged(study.sha256, "count")
     kept = outbox.get(home, charge.request_sha256) if charge is not None else None
     if kept is None:
-        raise GemelError("GEM404", "Training was asked for before the count.")
+        raise GemelError("GEM404", "The count comes first.")
     programme = find(study.programme, study.programme_version)
-    count = unpack_arrays(kept.payload, declared_release("count", programme))["patients"][0]
-    return max(float(count), float(study.minimum_patients))
+    count = float(unpack_arrays(kept.payload, declared_release("count", programme))["patients"][0])
+    gate.admit_count(study, noisy_patients=count)
+    return count
 
 
 def _reply(

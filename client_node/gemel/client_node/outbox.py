@@ -11,6 +11,7 @@ from gemel.client_node.home import NodeHome
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope, read_reply
+from gemel.core.signing import signed_by
 
 
 def put(home: NodeHome, request_sha256: str, envelope: Envelope) -> None:
@@ -21,7 +22,7 @@ def put(home: NodeHome, request_sha256: str, envelope: Envelope) -> None:
 
 
 def get(home: NodeHome, request_sha256: str) -> Envelope | None:
-    """The release made for this very request, or None. Raises GEM103 when it is damaged."""
+    """The release that this node made for this very request, or None. Raises GEM103 when it is damaged."""
     folder = home.folder / "outbox"
     document = folder / f"{request_sha256}.json"
     if not document.exists():
@@ -30,7 +31,8 @@ def get(home: NodeHome, request_sha256: str) -> Envelope | None:
         document=document.read_bytes(),
         payload=(folder / f"{request_sha256}.safetensors").read_bytes(),
     )
-    reply, _ = read_reply(envelope.document)
-    if reply.payload_sha256 != sha256_hex(envelope.payload):
+    reply, signed = read_reply(envelope.document)
+    ours = signed_by(signed, home.key.public_hex) and reply.request_sha256 == request_sha256
+    if not ours or reply.payload_sha256 != sha256_hex(envelope.payload):
         raise GemelError("GEM103", f"The stored release {request_sha256} is damaged.")
     return envelope

@@ -38,7 +38,7 @@ def compute(
         task: One of `study.tasks`.
         study: The approved study: it alone says how much noise.
         programme: The installed programme.
-        dataset: All patients; training sees the training share, evaluation the held-out share.
+        dataset: All patients; training and marginals see the training share, evaluation the held-out share.
         inputs: The global twin's parameters, for training and evaluation.
         noisy_patients: The node's own released count (public), the denominator of its gradients.
         noise: Where the noise comes from.
@@ -54,7 +54,8 @@ def compute(
         tables = count_metric_tables(programme, prediction.cumulative_incidence, held_out)
         return _noised(_exactly(tables, study.metrics_tables), privacy.metrics_noise_multiplier, noise)
     if task == "synthesise":
-        tables = count_marginals(programme, dataset)
+        # The held-out patients stay out of the virtual cohort too: they are the control of its report.
+        tables = count_marginals(programme, training)
         return _noised(_exactly(tables, study.marginal_tables), privacy.marginals_noise_multiplier, noise)
     if task.startswith("train/"):
         twin = _twin(programme, inputs)

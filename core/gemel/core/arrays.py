@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -13,7 +14,7 @@ from safetensors.numpy import load, save
 from gemel.core.errors import GemelError
 
 Arrays = Mapping[str, NDArray[np.generic]]
-MAX_BYTES = 1 << 31
+MAX_HEADER_BYTES = 1 << 16
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,8 +48,9 @@ def unpack_arrays(content: bytes, declared: Mapping[str, ArraySpec]) -> dict[str
     """Decode and check safetensors bytes; no bytes stand for no arrays. Raises GEM403 for anything not declared."""
     if not content and not declared:
         return {}
-    if len(content) > MAX_BYTES:
-        raise GemelError("GEM403", f"The payload has {len(content)} bytes.")
+    expected = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in declared.values())
+    if len(content) > expected + MAX_HEADER_BYTES:
+        raise GemelError("GEM403", f"The payload has {len(content)} bytes, expected about {expected}.")
     try:
         arrays = load(content)
     except (SafetensorError, KeyError, ValueError) as error:

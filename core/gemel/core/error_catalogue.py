@@ -72,23 +72,25 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     # --- GEM2xx: data ----------------------------------------------------------------------------
     "GEM201": CatalogueEntry(
         "A line is not a JSON object",
-        "The line is truncated, merged with another, or not UTF-8 JSON. It was counted and rejected; the rest was read.",
+        "The line is truncated, merged with another, not UTF-8 JSON, or has a key twice in one object. It was counted "
+        "and rejected; the rest was read.",
         "Export the file again, or repair the line that the rejects table names.",
     ),
     "GEM202": CatalogueEntry(
         "A quantity has no unit",
         "A number without a unit may be wrong by a factor; it is never guessed.",
-        "Add the unit (UCUM) at the source, or a site mapping for this code.",
+        "Add the unit at the source: UCUM in valueQuantity.code.",
     ),
     "GEM203": CatalogueEntry(
         "A unit cannot be converted",
         "The unit is not known, or is of another dimension than the concept's.",
-        "Map the unit in the site's alias table, or correct it at the source.",
+        "Write the unit in UCUM at the source (valueQuantity.code), of the dimension that the message names.",
     ),
     "GEM204": CatalogueEntry(
         "A code is not known to the programme",
         "The resource is well formed but its code maps to none of the programme's concepts.",
-        "Nothing, if the concept is not needed; else add a mapping for the local code.",
+        "Nothing, if it means none of the programme's concepts; else export the standard code (LOINC, SNOMED CT or "
+        "ICD-10) as a further coding beside the local one.",
     ),
     "GEM205": CatalogueEntry(
         "An export holds no patients",
@@ -119,7 +121,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     ),
     "GEM210": CatalogueEntry(
         "A date cannot be used",
-        "The date is malformed, or lies before birth.",
+        "The date is malformed, a placeholder such as 9999-12-31, or a period ends before it starts.",
         "Correct the date at the source.",
     ),
     "GEM211": CatalogueEntry(
@@ -141,6 +143,11 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "An element has another type than FHIR R4 says",
         "A text stands where a number belongs, a single value where a list belongs, or the like.",
         "Correct the export; the rejects table names the line and the path.",
+    ),
+    "GEM215": CatalogueEntry(
+        "A resource that cannot be used as it stands",
+        "It is a Bundle that holds other resources, or a modifier extension may turn its meaning.",
+        "Write each resource on a line of its own; take out what the modifier extension marks, or the extension.",
     ),
     # --- GEM3xx: privacy -------------------------------------------------------------------------
     "GEM301": CatalogueEntry(

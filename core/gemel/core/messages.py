@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from gemel.core.error_catalogue import CATALOGUE
 from gemel.core.errors import GemelError
 from gemel.core.signing import SignedDocument, SigningKey, read_signed, sign_document
 
@@ -75,9 +76,12 @@ def read_request(content: bytes) -> tuple[Request, SignedDocument]:
 
 
 def read_reply(content: bytes) -> tuple[Reply, SignedDocument]:
-    """Parse and verify a reply. Raises GEM101, GEM102 or GEM103."""
+    """Parse and verify a reply. Raises GEM101 (also for a code outside the closed list), GEM102 or GEM103."""
     document = read_signed(content, kind="reply")
-    return _convert(document, Reply), document
+    reply = _convert(document, Reply)
+    if reply.code and reply.code not in CATALOGUE:
+        raise GemelError("GEM101", "The reply's code is not in the closed list.")
+    return reply, document
 
 
 def _payload(message: Request | Reply) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import msgspec
 LOINC = "http://loinc.org"
 SNOMED_CT = "http://snomed.info/sct"
 ICD_10 = "http://hl7.org/fhir/sid/icd-10"
+ICD_10_CM = "http://hl7.org/fhir/sid/icd-10-cm"
+ICD_10_GM = "http://fhir.de/CodeSystem/bfarm/icd-10-gm"
 
 
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

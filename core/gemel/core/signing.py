@@ -15,6 +15,7 @@ from gemel.core.canonical import canonical_bytes, document_hash, sha256_hex
 from gemel.core.errors import GemelError
 
 SCHEMA = "gemel/signed/1"
+MAX_BYTES = 1 << 26
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,15 +133,19 @@ def read_signed(content: bytes, *, kind: str | None = None) -> SignedDocument:
         GemelError: GEM101 not a signed document (of this kind), GEM103 hash, GEM102 signature.
     """
     try:
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"{len(content)} bytes")
         document = msgspec.json.decode(content, type=SignedDocument)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        digest = document_hash(document.payload)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        # What nests too deep, or holds a number too long to write, must not end whoever reads it.
         raise GemelError("GEM101", f"Not a signed document: {error}.") from error
     if document.schema != SCHEMA or (kind is not None and document.kind != kind):
         raise GemelError(
             "GEM101",
             f"Expected {SCHEMA} of kind {kind or 'any'}, got {document.schema} {document.kind}.",
         )
-    if document_hash(document.payload) != document.payload_sha256:
+    if digest != document.payload_sha256:
         raise GemelError("GEM103", f"The {document.kind}'s payload differs from its hash.")
     if not document.signatures:
         raise GemelError("GEM102", f"The {document.kind} carries no signature.")

@@ -13,7 +13,7 @@ import msgspec
 
 from gemel.core.programme import Programme
 from gemel.data_adapters.clinical import ClinicalRules
-from gemel.data_adapters.intake import AcceptedLine, Fault, FileCount, Header, Intake, Reject, type_fault
+from gemel.data_adapters.intake import AcceptedLine, FileCount, Intake, Reject
 from gemel.data_adapters.store import line_check
 from gemel.data_adapters.units import COMMON_ALIASES
 from gemel.data_adapters.views import compile_views, standard_views
@@ -44,6 +44,16 @@ class UnmappedCode(msgspec.Struct, frozen=True):
     count: int
 
 
+class UnitProblem(msgspec.Struct, frozen=True):
+    """Values that were rejected for their unit: GEM202 none, GEM203 not convertible; `example` is a file:line."""
+
+    code: str
+    concept: str
+    unit: str
+    count: int
+    example: str
+
+
 class Invalid(msgspec.Struct, frozen=True):
     """A line that `fhir.resources.R4B` does not accept. Its text holds no patient data."""
 
@@ -67,11 +77,13 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 
     For each file read = accepted + rejected. `rejects` lists the first 1000; `rejected_total` counts all.
     `noted` counts by code what was accepted and will not be used: GEM204 unknown codes, GEM206 implausible values,
-    GEM211 synthetic records.
+    GEM211 synthetic records. `orphans` counts accepted lines whose patient is not in the export. `unread` names the
+    entries of the folder that are no NDJSON.
     """
 
     fhir_version: str
     files: list[FileCount]
+    unread: list[str]
     read: int
     accepted: int
     rejected_total: int
@@ -82,7 +94,9 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     synthetic: int
     patients: int
     coverage: list[ConceptCoverage]
+    orphans: dict[str, int]
     unit_problems: dict[str, int]
+    unit_examples: list[UnitProblem]
     implausible_examples: list[str]
     unmapped: list[UnmappedCode]
     unmapped_total: int
@@ -111,19 +125,8 @@ def check_export(
     rules = ClinicalRules(programme, aliases=aliases)
     intake = Intake()
     judge = line_check(compile_views(standard_views())[1], rules.judge)
-
-    def strict(header: Header, content: bytes) -> Fault | None:
-        # The typed decoders skip what no view reads; here every byte must be JSON.
-        try:
-            msgspec.json.decode(content)
-        except msgspec.ValidationError as error:  # A number out of range: JSON all the same.
-            return judge(header, content) or type_fault(error)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return Fault("GEM201", "$", f"not JSON: {error}")
-        return judge(header, content)
-
     validator = _Validator(validate, intake)
-    for line in intake.read(export, strict):
+    for line in intake.read(export, judge):
         validator.offer(line)
     return _report(programme, rules, intake, validator.finish())
 
@@ -140,6 +143,7 @@ def _report(
     return CheckReport(
         fhir_version="+".join(sorted(rules.other_versions)) or "R4",
         files=intake.files,
+        unread=intake.unread,
         read=sum(file.read for file in intake.files),
         accepted=sum(file.accepted for file in intake.files),
         rejected_total=sum(file.rejected for file in intake.files),
@@ -150,6 +154,8 @@ def _report(
         synthetic=rules.synthetic,
         patients=sum(file.types.get("Patient", 0) for file in intake.files),
         coverage=_coverage(programme, rules),
+        orphans=rules.orphans(),
+        unit_examples=_unit_examples(rules, intake),
         unit_problems={code: intake.by_code[code] for code in unit_codes if intake.by_code[code]},
         implausible_examples=rules.examples,
         unmapped=[
@@ -173,6 +179,17 @@ def _coverage(programme: Programme | None, rules: ClinicalRules) -> list[Concept
             rules.absent[concept.name],
         )
         for concept in (programme.concepts if programme is not None else ())
+    ]
+
+
+def _unit_examples(rules: ClinicalRules, intake: Intake) -> list[UnitProblem]:
+    """The most frequent unit problems, each with the first line that has it among the rejects that are listed."""
+    first: dict[tuple[str, str], str] = {}
+    for reject in intake.rejects:
+        first.setdefault((reject.code, reject.reason), f"{reject.file}:{reject.line}")
+    return [
+        UnitProblem(code, concept, unit, count, first.get((code, reason), ""))
+        for (code, concept, unit, reason), count in rules.unit_problems.most_common(_MOST_FREQUENT)
     ]
 
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from gemel.core.programme import Concept, Programme
+from gemel.core.programme import ICD_10, LOINC, SNOMED_CT, Concept, Programme
+
+# The same code systems under the names that messages of HL7 v2 and CDA use.
+_SYSTEM_OF_OID = {
+    "urn:oid:2.16.840.1.113883.6.1": LOINC,
+    "urn:oid:2.16.840.1.113883.6.96": SNOMED_CT,
+    "urn:oid:2.16.840.1.113883.6.3": ICD_10,
+}
 
 
 class ConceptIndex:
@@ -16,6 +23,7 @@ class ConceptIndex:
         """The concepts of a code, in the programme's order; none when the programme does not know it."""
         key = (system, code)
         if key not in self._known:
+            system = _SYSTEM_OF_OID.get(system, system)
             matches = [
                 concept
                 for declared, concept in self._declared

@@ -21,7 +21,7 @@ from gemel.data_adapters.cohort import CohortCounts, select_cohort
 from gemel.data_adapters.concepts import ConceptIndex
 from gemel.data_adapters.intake import FileCount, Intake
 from gemel.data_adapters.store import Store, run
-from gemel.data_adapters.units import COMMON_ALIASES, find_conversion
+from gemel.data_adapters.units import COMMON_ALIASES, UCUM_SYSTEMS, find_conversion
 from gemel.data_adapters.views import load_views_into, standard_views
 
 DAYS_PER_YEAR = 365.25
@@ -42,6 +42,7 @@ class DatasetCard(msgspec.Struct, frozen=True, kw_only=True):
         values, implausible, comparators, absent: Numbers of values used or left out, by concept (in all lines).
         unmapped: The most frequent codes that the programme does not know, as "system|code"; all are in the total.
         partial_dates: Dates without a day, by element.
+        unread: Entries of the export's folder that are no NDJSON, as "name: reason".
     """
 
     programme: str
@@ -62,6 +63,7 @@ class DatasetCard(msgspec.Struct, frozen=True, kw_only=True):
     unmapped: dict[str, int]
     unmapped_total: int
     partial_dates: dict[str, int]
+    unread: list[str]
 
 
 def build(
@@ -108,7 +110,9 @@ def _refuse(intake: Intake, rules: ClinicalRules) -> None:
         raise GemelError("GEM211", f"{rules.synthetic} resources carry the HTEST label.")
     if not sum(file.types.get("Patient", 0) for file in intake.files):
         raise GemelError(
-            "GEM205", f"No Patient in {len(intake.files)} files; rejects: {dict(intake.by_code)}."
+            "GEM205",
+            f"No Patient in {len(intake.files)} files; rejects: {dict(intake.by_code)}; "
+            f"entries not read: {len(intake.unread)}.",
         )
 
 
@@ -127,15 +131,18 @@ def _map_codes(
         connection,
         """
         CREATE TABLE diagnosis AS
-        SELECT patient_id, concept, coalesce(fhir_day(onset), fhir_day(recorded)) AS day
+        SELECT patient_id, concept, coalesce(fhir_day(onset), fhir_day(onset_start), fhir_day(recorded)) AS day
         FROM view_condition JOIN code_map USING (system, code) WHERE NOT negated""",
     )
     usable = ", ".join(f"'{status}'" for status in USABLE_OBSERVATIONS)
+    ucum = ", ".join(f"'{system}'" for system in UCUM_SYSTEMS)
     run(
         connection,
         f"""
         CREATE TABLE recorded AS
-        SELECT id, patient_id, concept, value, coalesce(nullif(unit_code, ''), unit_text) AS unit,
+        SELECT id, patient_id, concept, value,
+            CASE WHEN unit_code <> '' AND coalesce(nullif(unit_system, '') IN ({ucum}), TRUE)
+                THEN unit_code ELSE coalesce(nullif(unit_text, ''), unit_code) END AS unit,
             coalesce(effective, effective_instant, effective_start) AS effective
         FROM view_observation JOIN code_map USING (system, code)
         WHERE status IN ({usable}) AND value IS NOT NULL AND comparator IS NULL""",
@@ -321,4 +328,5 @@ def _card(
         unmapped={f"{s}|{c}": n for (s, c), n in rules.unmapped.most_common(_MOST_FREQUENT)},
         unmapped_total=rules.unmapped.total(),
         partial_dates=dict(sorted(rules.partial_dates.items())),
+        unread=intake.unread,
     )

@@ -49,6 +49,21 @@ def known_type(name: str) -> bool:
     return name in _table()
 
 
+def is_resource(name: str) -> bool:
+    """True for FHIR's resource types.
+
+    >>> is_resource("Patient"), is_resource("Quantity"), is_resource("DomainResource")
+    (True, False, False)
+    """
+    return name in _resource_types()
+
+
+@functools.cache
+def _resource_types() -> frozenset[str]:
+    abstract = {"Resource", "DomainResource"}
+    return frozenset(name for name, elements in _table().items() if "implicitRules" in elements) - abstract
+
+
 def find_element(type_name: str, element: str) -> Element | None:
     """The element of a type, or None when the type has no such element.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from isal import igzip, isal_zlib
 
 from gemel.core.errors import GemelError
 
-_SUFFIXES = (".ndjson", ".ndjson.gz")
+_NDJSON_NAME = re.compile(r"\.(ndjson|jsonl|json)(\.gz)?$", flags=re.IGNORECASE)
+_NAMES = ".ndjson, .jsonl or .json, plain or .gz"
 _BLOCK_BYTES = 1 << 23
 _MAX_LINE_BYTES = 1 << 28
 # isal's own error; its type stub says too little.
@@ -43,25 +45,70 @@ def open_export(path: Path) -> tuple[ExportFile, ...]:
     Raises:
         GemelError: GEM208 when the path is missing, holds no NDJSON file, or a link leads out of the folder.
     """
-    if path.is_file():
-        if not path.name.endswith(_SUFFIXES):
-            raise GemelError("GEM208", f"{path.name} is no .ndjson or .ndjson.gz file.")
-        return (ExportFile(path.name, path),)
-    if not path.is_dir():
-        raise GemelError("GEM208", f"There is no export at {path}.")
-    folder = path.resolve()
-    files = []
-    for entry in sorted(path.iterdir()):
-        if not entry.name.endswith(_SUFFIXES):
-            continue
-        if not entry.resolve().is_relative_to(folder):
-            raise GemelError("GEM208", f"{entry.name} leads out of the export's folder.")
-        if not entry.is_file():
-            raise GemelError("GEM208", f"{entry.name} is no file.")
-        files.append(ExportFile(entry.name, entry))
+    files, unread = _entries(path)
     if not files:
-        raise GemelError("GEM208", f"{path} holds no .ndjson or .ndjson.gz file.")
-    return tuple(files)
+        raise GemelError("GEM208", f"{path} holds no NDJSON file ({_NAMES}). Not read: {_some(unread)}.")
+    return files
+
+
+def list_unread(path: Path) -> list[str]:
+    """What of an export's folder `open_export` leaves out, as "name: reason"; hidden entries are not named."""
+    return _entries(path)[1]
+
+
+def _entries(path: Path) -> tuple[tuple[ExportFile, ...], list[str]]:
+    try:
+        if path.is_file():
+            reason = _not_ndjson(path)
+            return (
+                ((ExportFile(path.name, path),), []) if reason is None else ((), [f"{path.name}: {reason}"])
+            )
+        if not path.is_dir():
+            raise GemelError("GEM208", f"There is no export at {path}.")
+        folder = path.resolve()
+        files, unread = [], []
+        for entry in sorted(path.iterdir()):
+            if entry.name.startswith("."):
+                continue
+            reason = _not_ndjson(entry, folder=folder)
+            if reason is None:
+                files.append(ExportFile(entry.name, entry))
+            else:
+                unread.append(f"{entry.name}: {reason}")
+    # RuntimeError: a link that leads to itself.
+    except (OSError, RuntimeError) as error:
+        raise GemelError("GEM208", f"{path.name} cannot be read: {error}.") from error
+    return tuple(files), unread
+
+
+def _not_ndjson(entry: Path, *, folder: Path | None = None) -> str | None:
+    """Why an entry is not read, or None. Raises GEM208 for one that is named as NDJSON and must not be read."""
+    if entry.is_dir():
+        return "a folder"
+    if not _NDJSON_NAME.search(entry.name):
+        return f"its name does not end in {_NAMES}"
+    if folder is not None and not entry.resolve().is_relative_to(folder):
+        raise GemelError("GEM208", f"{entry.name} leads out of the export's folder.")
+    if not entry.is_file():
+        raise GemelError("GEM208", f"{entry.name} is no file.")
+    if ".json" in entry.name[-8:].lower() and _is_document(ExportFile(entry.name, entry)):
+        return "one JSON document over many lines, or an array; NDJSON has one resource a line"
+    return None
+
+
+def _is_document(file: ExportFile) -> bool:
+    """True when the first line of text is no whole object, but the start of something longer."""
+    for block in read_blocks(file):
+        for line in block.lines:
+            if line:
+                return line.lstrip().startswith(b"[") or not line.rstrip().endswith(b"}")
+    return False
+
+
+def _some(names: list[str]) -> str:
+    """The first of them, and how many more."""
+    shown = "; ".join(names[:5]) or "nothing is there"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def read_blocks(file: ExportFile) -> Iterator[Block]:
@@ -78,7 +125,7 @@ def read_blocks(file: ExportFile) -> Iterator[Block]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    if path.name.endswith(".gz"):
+    if path.name.lower().endswith(".gz"):
         return cast("IO[bytes]", igzip.IGzipFile(path, "rb"))  # type: ignore[no-untyped-call]
     return path.open("rb")
 

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from gemel.data_adapters.export import Block, open_export, read_blocks
+from gemel.data_adapters.element_types import is_resource
+from gemel.data_adapters.export import Block, list_unread, open_export, read_blocks
+from gemel.data_adapters.json_line import NOT_JSON, RepeatedKeyError, check_line, infinite_number
 
 MAX_REJECTS_LISTED = 1000
 
@@ -43,6 +45,7 @@ class Header(msgspec.Struct):
     resourceType: str
     id: str | None = None
     meta: Meta | None = None
+    modifierExtension: list[msgspec.Raw] | None = None
 
 
 class AcceptedLine(NamedTuple):
@@ -76,10 +79,11 @@ class Reject(msgspec.Struct, frozen=True):
 
 
 class Intake:
-    """The account of one reading: files, rejects (listed up to a cap, all counted)."""
+    """The account of one reading: files, rejects (listed up to a cap, all counted), entries that were not read."""
 
     def __init__(self) -> None:
         self.files: list[FileCount] = []
+        self.unread: list[str] = []
         self.rejects: list[Reject] = []
         self.by_code: Counter[str] = Counter()
 
@@ -92,14 +96,15 @@ class Intake:
             self.rejects.append(Reject(count.file, line, resource_type, fault.path, fault.reason, fault.code))
 
     def take_back(self, line: AcceptedLine, fault: Fault) -> None:
-        """Reject a line that had been accepted (the engine could not read it after all)."""
+        """Reject a line that had been accepted (an element that a view reads has another type)."""
         count = self.files[line.file]
         count.accepted -= 1
         count.types[line.header.resourceType] -= 1
         self.reject(line.file, line.line, line.header.resourceType, fault)
 
-    def read(self, export: Path, judge: Callable[[Header, bytes], Fault | None]) -> Iterator[AcceptedLine]:
+    def read(self, export: Path, judge: Judge | None = None) -> Iterator[AcceptedLine]:
         """Read an export; `judge` says what is wrong with a line that is a resource. Raises GEM208."""
+        self.unread = list_unread(export)
         for index, file in enumerate(open_export(export)):
             count = FileCount(file.name)
             self.files.append(count)
@@ -112,7 +117,9 @@ class Intake:
                     if isinstance(header, Fault):
                         self.reject(index, block.first_line + offset, None, header)
                         continue
-                    fault = judge(header, content)
+                    fault = line_fault(content)
+                    if fault is None and judge is not None:
+                        fault = judge(header, content)
                     if fault is not None:
                         self.reject(index, block.first_line + offset, header.resourceType, fault)
                         continue
@@ -120,6 +127,8 @@ class Intake:
                     count.types[header.resourceType] = count.types.get(header.resourceType, 0) + 1
                     yield AcceptedLine(index, block.first_line + offset, header, content)
 
+
+Judge = Callable[[Header, bytes], Fault | None]
 
 _decode_header = msgspec.json.Decoder(Header).decode
 
@@ -131,11 +140,29 @@ def _header(content: bytes, block: Block) -> Header | Fault:
         except UnicodeDecodeError as error:
             return Fault("GEM201", "$", f"not UTF-8 at byte {error.start}")
     try:
-        return _decode_header(content)
+        header = _decode_header(content)
     except msgspec.ValidationError as error:
         return type_fault(error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         return Fault("GEM201", "$", f"not JSON: {error}")
+    if header.resourceType == "Bundle":
+        return Fault("GEM215", "$.entry", "a Bundle: write each of its resources on a line of its own")
+    if not is_resource(header.resourceType):
+        return Fault("GEM214", "$.resourceType", "no resource type of FHIR R4")
+    return header
+
+
+def line_fault(content: bytes) -> Fault | None:
+    """What is wrong with a line as JSON, or None."""
+    try:
+        check_line(content)
+    except msgspec.ValidationError as error:
+        return Fault("GEM214", infinite_number(content), str(error).partition(" - at `")[0])
+    except RepeatedKeyError as error:
+        return Fault("GEM201", "$", str(error))
+    except NOT_JSON as error:
+        return Fault("GEM201", "$", f"not JSON: {error}")
+    return None
 
 
 def type_fault(error: msgspec.ValidationError) -> Fault:

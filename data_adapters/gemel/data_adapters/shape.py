@@ -66,7 +66,7 @@ class Shape:
                 (f"f{i}", child.line_type() | None, msgspec.field(name=name, default=None))
                 for i, (name, child) in enumerate(sorted(self.children.items()))
             ]
-            item = msgspec.defstruct(f"{self.type_name}Line", fields)
+            item = msgspec.defstruct(f"{self.type_name}Line", fields, omit_defaults=True)
         elif self.type_name not in PRIMITIVE_TYPES:
             item = dict[str, msgspec.Raw]
         elif self.type_name == "boolean":

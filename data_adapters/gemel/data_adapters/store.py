@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,12 +14,11 @@ import pyarrow as pa
 
 from gemel.core.errors import GemelError
 from gemel.data_adapters.expressions import MACROS
-from gemel.data_adapters.intake import AcceptedLine, Fault, Header, Intake, type_fault
+from gemel.data_adapters.intake import Fault, Header, Intake, Judge, type_fault
+from gemel.data_adapters.json_line import NOT_JSON
 from gemel.data_adapters.shape import Shape, quote_name, quote_text
 
 _BATCH_LINES = 16_384
-
-Judge = Callable[[Header, bytes], Fault | None]
 
 
 def run(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
@@ -36,23 +35,33 @@ def line_check(shapes: Mapping[str, Shape], judge: Judge | None = None) -> Judge
         fault = judge(header, content) if judge is not None else None
         decoder = decoders.get(header.resourceType)
         if fault is None and decoder is not None:
-            try:
-                decoder.decode(content)
-            except msgspec.ValidationError as error:
-                return type_fault(error)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                return Fault("GEM201", "$", f"not JSON: {error}")
+            checked = _decode(decoder, content)
+            return checked if isinstance(checked, Fault) else None
         return fault
 
     return check
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], content: bytes) -> Any:
+    """The elements of a line that views read, or the `Fault` when they have not their types."""
+    try:
+        return decoder.decode(content)
+    except msgspec.ValidationError as error:
+        return type_fault(error)
+    except NOT_JSON as error:
+        return Fault("GEM201", "$", f"not JSON: {error}")
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Store:
     """A DuckDB database in memory that can reach neither files nor the network.
 
     Lines are pushed in with an explicit schema (`from_json` over Arrow batches, so that nothing is written to a disk
-    and each row keeps its place). DuckDB turns an ill-typed element into NULL without a word; therefore each line is
-    first decoded by msgspec against the same schema, and what DuckDB still refuses is found by halving the batch.
+    and each row keeps its place). DuckDB turns an ill-typed element into NULL without a word, and reads odd JSON in
+    its own way; therefore msgspec decodes each line against the same schema, and DuckDB is given only what msgspec
+    read, written again. That is also shorter, so faster.
     """
 
     def __init__(self) -> None:
@@ -60,6 +69,7 @@ class Store:
         self._spill = tempfile.TemporaryDirectory(prefix="gemel-")
         self.connection = duckdb.connect(":memory:")
         self.run("SET TimeZone = 'UTC'")
+        self.run("SET enable_progress_bar = false")  # It would be drawn into a command's result.
         for macro in MACROS:
             self.run(macro)
         self.run(f"SET temp_directory = {quote_text(self._spill.name)}")
@@ -92,41 +102,35 @@ class Store:
             GemelError: GEM208 when the export cannot be read.
         """
         intake = Intake()
-        check = line_check(shapes, judge)
+        decoders = {name: msgspec.json.Decoder(shape.line_type()) for name, shape in shapes.items()}
         for name, shape in shapes.items():
             self.run(f"CREATE TABLE {quote_name(name)} (r {shape.duckdb_type()})")
-        waiting: dict[str, list[AcceptedLine]] = {name: [] for name in shapes}
-        for line in intake.read(export, check):
-            batch = waiting.get(line.header.resourceType)
-            if batch is not None:
-                batch.append(line)
-                if len(batch) == _BATCH_LINES:
-                    self._insert(line.header.resourceType, shapes, batch, intake)
-                    batch.clear()
+        waiting: dict[str, list[bytes]] = {name: [] for name in shapes}
+        for line in intake.read(export, judge):
+            name = line.header.resourceType
+            if name not in decoders:
+                continue
+            read = _decode(decoders[name], line.content)
+            if isinstance(read, Fault):
+                intake.take_back(line, read)
+                continue
+            batch = waiting[name]
+            batch.append(_encode(read))
+            if len(batch) == _BATCH_LINES:
+                self._insert(name, shapes[name], batch)
+                batch.clear()
         for name, batch in waiting.items():
-            self._insert(name, shapes, batch, intake)
+            self._insert(name, shapes[name], batch)
             self._verify(name, intake)
             self._keep_newest(name)
         return intake
 
-    def _insert(
-        self, name: str, shapes: Mapping[str, Shape], batch: list[AcceptedLine], intake: Intake
-    ) -> None:
-        if not batch:
-            return
-        structure = quote_text(msgspec.json.encode(shapes[name].duckdb_structure()).decode())
-        lines = pa.table({"line": pa.array([line.content for line in batch], pa.binary()).cast(pa.string())})
+    def _insert(self, name: str, shape: Shape, batch: list[bytes]) -> None:
+        structure = quote_text(msgspec.json.encode(shape.duckdb_structure()).decode())
+        lines = pa.table({"line": pa.array(batch, pa.binary()).cast(pa.string())})
         self.connection.register("gemel_batch", lines)
         try:
             self.run(f"INSERT INTO {quote_name(name)} SELECT from_json(line, {structure}) FROM gemel_batch")
-        except duckdb.InvalidInputException as error:
-            if len(batch) == 1:
-                reason = str(error).splitlines()[0].partition("  Input:")[0]
-                intake.take_back(batch[0], Fault("GEM201", "$", f"not readable: {reason}"))
-                return
-            half = len(batch) // 2
-            self._insert(name, shapes, batch[:half], intake)
-            self._insert(name, shapes, batch[half:], intake)
         finally:
             self.connection.unregister("gemel_batch")
 

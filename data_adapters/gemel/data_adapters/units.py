@@ -24,16 +24,34 @@ class Conversion(NamedTuple):
 
 IDENTITY = Conversion(1.0, 0.0)
 
+UCUM_SYSTEMS = ("http://unitsofmeasure.org", "urn:oid:2.16.840.1.113883.6.8")
+
 # Spellings that hospitals write where UCUM belongs and that can mean only one thing. A site adds its own.
 COMMON_ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "mmHg": "mm[Hg]",
         "mm Hg": "mm[Hg]",
+        "mmhg": "mm[Hg]",
+        "MMHG": "mm[Hg]",
+        "MM[HG]": "mm[Hg]",
         "kg/m²": "kg/m2",
         "kg/m^2": "kg/m2",
+        "Kg/m2": "kg/m2",
+        "Kg/m²": "kg/m2",
+        "KG/M2": "kg/m2",
         "mg/dl": "mg/dL",
+        "MG/DL": "mg/dL",
         "mmol/l": "mmol/L",
+        "MMOL/L": "mmol/L",
+        "µmol/l": "umol/L",  # micro sign
+        "µmol/L": "umol/L",
+        "μmol/l": "umol/L",  # Greek mu
+        "μmol/L": "umol/L",
+        "UMOL/L": "umol/L",
         "g/l": "g/L",
+        "G/L": "g/L",
+        "g/dl": "g/dL",
+        "G/DL": "g/dL",
         "bpm": "/min",
         "years": "a",
         "°C": "Cel",
@@ -53,6 +71,7 @@ def find_conversion(
     """
     if concept.unit is None:
         return None
+    unit = unit.strip()
     return _convert(aliases.get(unit, unit), concept.unit, concept.molar_mass_g_mol)
 
 

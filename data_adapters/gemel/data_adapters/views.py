@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from gemel.core.errors import GemelError
 from gemel.data_adapters.compiler import compile_view
-from gemel.data_adapters.intake import Intake
+from gemel.data_adapters.intake import Intake, Judge
 from gemel.data_adapters.shape import Shape, quote_name
-from gemel.data_adapters.store import Judge, Store
+from gemel.data_adapters.store import Store
 from gemel.data_adapters.view_definition import ViewDefinition, load_view, parse_view
 
 __all__ = [
@@ -23,8 +23,10 @@ __all__ = [
     "compile_views",
     "load_view",
     "load_views_into",
+    "read_views",
     "run_views",
     "standard_views",
+    "write_tables",
     "write_views",
 ]
 
@@ -71,21 +73,31 @@ def load_views_into(
 def run_views(views: Sequence[ViewDefinition], export: Path) -> dict[str, pa.Table]:
     """Run views over an export: an Arrow table for each, by the view's name.
 
-    Lines that are not resources, or whose elements have wrong types, are left out: `check_export` names them.
+    Lines that are not resources, or whose elements have wrong types, are left out: `read_views` counts them too.
 
     Raises:
         GemelError: GEM208, GEM209 as `load_views_into`.
     """
+    return read_views(views, export)[0]
+
+
+def read_views(views: Sequence[ViewDefinition], export: Path) -> tuple[dict[str, pa.Table], Intake]:
+    """Run views over an export, and give the account of its lines beside the tables. Raises as `run_views`."""
     with Store() as store:
-        load_views_into(store, views, export)
-        return {view.name: _arrow(store, view.name) for view in views}
+        intake = load_views_into(store, views, export)
+        return {view.name: _arrow(store, view.name) for view in views}, intake
 
 
 def write_views(views: Sequence[ViewDefinition], export: Path, folder: Path) -> list[Path]:
     """Run views and write `folder/NAME.parquet` for each. Raises as `run_views`."""
+    return write_tables(run_views(views, export), folder)
+
+
+def write_tables(tables: Mapping[str, pa.Table], folder: Path) -> list[Path]:
+    """Write `folder/NAME.parquet` for each table."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, table in run_views(views, export).items():
+    for name, table in tables.items():
         paths.append(folder / f"{name}.parquet")
         pq.write_table(table, paths[-1], compression="zstd")
     return paths

@@ -36,6 +36,7 @@ from gemel.twins.installed import find
 POLL_S = 0.1
 RESEND_S = 2.0
 APPROVAL_POLL_S = 1.0
+LAST_WORD_S = 10.0
 
 
 @dataclass
@@ -78,22 +79,34 @@ class Coordinator:
         self._study: Study = parse_study(self._document.payload)
         self._programme = find(self._study.programme, self._study.programme_version)
         self._node_of: dict[str, int] = {}
-        self._state: dict[str, Any] = self._run.load_state() or {"tasks": [], "sites": {}}
+        self._state: dict[str, Any] = {"tasks": [], "sites": {}}
+        self._token = ""
+        self._at = (
+            ""  # the task that nodes were asked last: what they report from then on is spending after it
+        )
 
     def run(self) -> None:
-        """Do every task that is not done yet, then certify. Raises GEM501 below quorum, after certifying that."""
+        """Do every task that is not done yet, then certify.
+
+        Raises GEM501 below quorum, after certifying that; GEM504 when the study was started anew meanwhile.
+        """
+        self._token = self._run.take_over()
+        self._state = self._run.load_state() or self._state
+        self._at = self._state["tasks"][-1]["task"] if self._state["tasks"] else ""
         self._run.event("started", study=self._study.sha256, tasks=len(self._study.tasks))
         try:
             self._wait_for_approval()
             for task in self._study.tasks[len(self._state["tasks"]) :]:
                 self._do(task)
         except GemelError as error:
-            self._finish(code=error.code)
+            if error.code != "GEM504":
+                self._finish(code=error.code)
             raise
         self._finish(code="")
 
     def _do(self, task: str) -> None:
         inputs = self._inputs(task)
+        self._at = task
         self._run.event("task", task=task)
         collected = self._collect(task, inputs)
         entry: dict[str, Any] = {
@@ -110,6 +123,7 @@ class Coordinator:
             "seconds": round(collected.seconds, 3),
             "bytes": collected.bytes,
         }
+        self._still_ours()
         if len(collected.replies) < self._study.quorum:
             self._state["stopped_in"] = entry
             raise GemelError(
@@ -122,6 +136,11 @@ class Coordinator:
         self._state.pop("stopped_in", None)
         self._run.save_state(self._state)
         self._run.event("task_done", **entry, epsilon=self._epsilons())
+
+    def _still_ours(self) -> None:
+        """Refuse (GEM504) to write what another run of the same study writes too."""
+        if not self._run.still_run_by(self._token):
+            raise GemelError("GEM504", "The study was started anew; this run gives way.")
 
     def _inputs(self, task: str) -> dict[str, NDArray[np.generic]]:
         declared = declared_inputs(task, self._programme)
@@ -156,24 +175,31 @@ class Coordinator:
         )
 
     def _wait_for_approval(self) -> None:
-        """Say hello until every site of the study is approved or refused, or time is up."""
-        deadline = self._clock() + self._approval_timeout_s
+        """Say hello until every site of the study is approved or refused, or time is up.
+
+        A run that goes on after a crash has its stewards' answers: it waits for nodes, as long as a round does.
+        """
+        resumed = bool(self._state["tasks"])
+        patience_s = self._study.round_timeout_s if resumed else self._approval_timeout_s
+        deadline = self._clock() + min(patience_s, self._approval_timeout_s)
         decided: dict[str, tuple[Status, str]] = {}
         announced: dict[str, Status] = {}
         while self._clock() < deadline:
-            self._hello(decided, announced)
+            self._hello(decided, announced, patience_s=self._study.round_timeout_s)
             if set(decided) == set(self._study.sites):
                 break
             self._sleep(APPROVAL_POLL_S)
         for site in self._study.sites:
-            status, code = decided.get(site, (Status.PENDING, "GEM401"))
+            status, code = decided.get(site, (Status.PENDING, "GEM502" if resumed else "GEM401"))
             self._state["sites"].setdefault(site, {})
             self._state["sites"][site].update(status=str(status), code=code)
         approved = [s for s, (status, _) in decided.items() if status is Status.APPROVED]
         if len(approved) < self._study.quorum:
             raise GemelError("GEM501", f"{len(approved)} sites approved, {self._study.quorum} needed.")
 
-    def _hello(self, decided: dict[str, tuple[Status, str]], announced: dict[str, Status]) -> None:
+    def _hello(
+        self, decided: dict[str, tuple[Status, str]], announced: dict[str, Status], *, patience_s: float
+    ) -> None:
         """Ask every node that is not decided yet, and learn which node is which site by its signature."""
         known = {self._node_of[site] for site in decided}
         envelope = self._envelope(HELLO, {})
@@ -181,7 +207,7 @@ class Coordinator:
         if not asked:
             return
         self._transport.send({node: envelope for node in asked})
-        waiting, deadline = set(asked), self._clock() + self._study.round_timeout_s
+        waiting, deadline = set(asked), self._clock() + patience_s
         while waiting and self._clock() < deadline:
             for answer in self._transport.receive():
                 waiting.discard(answer.node_id)
@@ -287,13 +313,26 @@ class Coordinator:
         return reply
 
     def _note(self, reply: Reply) -> None:
+        """Keep what a site says that it spent. Spending never falls: a lower number is an older one, from an outbox."""
         site = self._state["sites"].setdefault(reply.site, {})
-        site.update(epsilon_spent=reply.epsilon_spent, ledger_head=reply.ledger_head)
+        if reply.epsilon_spent >= site.get("epsilon_spent", 0.0):
+            site.update(epsilon_spent=reply.epsilon_spent, ledger_head=reply.ledger_head)
+            site["reported_after"] = self._at
 
     def _epsilons(self) -> dict[str, float]:
         return {s: f["epsilon_spent"] for s, f in self._state["sites"].items() if "epsilon_spent" in f}
 
+    def _hear_last_word(self) -> None:
+        """Ask sites whose last answer was lost what they have spent: it counts all the same."""
+        heard = {s: f for s, f in self._state["sites"].items() if f.get("reported_after") == self._at}
+        if self._at and set(heard) != set(self._study.sites):
+            known = {s: (Status.APPROVED, "") for s in heard if s in self._node_of}
+            announced = {s: Status.APPROVED for s in self._study.sites}
+            self._hello(known, announced, patience_s=LAST_WORD_S)
+
     def _finish(self, *, code: str) -> None:
+        self._hear_last_word()
+        self._still_ours()
         document = certify(self._study, self._state, self._key, code=code)
         self._run.save_certificate(document)
         self._run.event("finished", code=code, certificate=document.payload_sha256)

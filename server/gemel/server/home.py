@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,14 +95,35 @@ class RunFolder:
         path = self.folder / "releases" / task / f"{site}.safetensors"
         return unpack_arrays(path.read_bytes(), declared)
 
+    def contributors(self, task: str) -> list[str]:
+        """The sites whose releases a completed task used; a file of another site is a leftover of a crash."""
+        for entry in self.load_state().get("tasks", []):
+            if entry["task"] == task:
+                return [contribution["site"] for contribution in entry["contributions"]]
+        return []
+
+    def take_over(self) -> str:
+        """Make the caller the only one who runs this study; returns the token that says so."""
+        token = secrets.token_hex(16)
+        _replace(self.folder / "runner", token.encode())
+        return token
+
+    def still_run_by(self, token: str) -> bool:
+        """False once another has taken over."""
+        return (self.folder / "runner").read_bytes() == token.encode()
+
     def event(self, kind: str, **facts: object) -> None:
         """Append one line to `events.ndjson`, for whoever watches the run."""
         line = canonical_bytes({"event": kind, "at": round(time.time(), 3), **facts}) + b"\n"
-        with (self.folder / "events.ndjson").open("ab") as file:
+        with (self.folder / "events.ndjson").open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line  # a crash tore the last one
             file.write(line)
 
     def events(self, *, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Complete lines from a byte offset on, each with the offset after it."""
+        """Complete lines from a byte offset on, each with the offset after it; a torn one is passed over."""
         path = self.folder / "events.ndjson"
         if not path.exists():
             return
@@ -111,7 +133,11 @@ class RunFolder:
                 if not line.endswith(b"\n"):
                     return
                 start += len(line)
-                yield start, json.loads(line)
+                try:
+                    event = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                yield start, event
 
     def save_certificate(self, document: SignedDocument) -> None:
         """Write `certificate.json`: the run has ended."""
@@ -131,3 +157,8 @@ def _replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # names reach the disk in the order in which they were given
+    finally:
+        os.close(descriptor)

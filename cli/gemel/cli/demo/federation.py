@@ -150,7 +150,7 @@ def run_study(
     """
     run = federation.coordinator.admit(study)
     deadline = time.monotonic() + timeout_s
-    offset = 0
+    offset = max((end for end, _ in run.events()), default=0)  # an earlier run's end is not this one's
     for _ in range(1 + MAX_RESUMES):
         run_id = federation.superlink.start_run(study.payload_sha256, approval_timeout_s=timeout_s)
         status = ""

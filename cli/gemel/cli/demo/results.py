@@ -64,22 +64,17 @@ def last_site_twins(run: RunFolder, study: Study, programme: Programme) -> list[
     """The twins that the hospitals released in the last round, as far as they took part."""
     task = f"train/{study.training.rounds}"
     twins = []
-    for site in study.sites:
-        if (run.folder / "releases" / task / f"{site}.safetensors").exists():
-            twin = HazardTwin(programme)
-            twin.load_arrays(run.load_release(task, site, twin.array_specs()))
-            twins.append(twin)
+    for site in run.contributors(task):
+        twin = HazardTwin(programme)
+        twin.load_arrays(run.load_release(task, site, twin.array_specs()))
+        twins.append(twin)
     return twins
 
 
-def releases(
-    run: RunFolder, task: str, study: Study, programme: Programme
-) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """The noisy tables of a task, one set for each site that released them."""
+def releases(run: RunFolder, task: str, programme: Programme) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """The noisy tables of a task, one set for each site that contributed to it."""
     declared = declared_release(task, programme)
-    folder = run.folder / "releases" / task
-    sites = [site for site in study.sites if (folder / f"{site}.safetensors").exists()]
-    return [run.load_release(task, site, declared) for site in sites]
+    return [run.load_release(task, site, declared) for site in run.contributors(task)]
 
 
 def export_ledgers(federation: Federation, out: Path) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ def run_demo(out: Path, *, hospitals: int, rounds: int, epsilon: float, seed: in
 
 
 def _prepare(out: Path) -> None:
-    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+    if out.exists() and not ((out / MARK).exists() or (out.is_dir() and not any(out.iterdir()))):
         raise GemelError("GEM803", f"{out} exists and is not an earlier demo's folder.")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -158,7 +158,7 @@ def _train(
 
 def _released(run: RunFolder, study: Study, twin: HazardTwin) -> dict[str, Any]:
     """The metrics that the hospitals themselves let out, with their standard errors."""
-    tables = results.releases(run, "evaluate", study, PROGRAMME)
+    tables = results.releases(run, "evaluate", PROGRAMME)
     summed = {name: np.sum([table[name] for table in tables], axis=0) for name in tables[0]}
     sigma = study.privacy.metrics_noise_multiplier * math.sqrt(len(tables))
     scores = metrics_from_tables(twin, summed, noise_sigma=sigma)
@@ -174,7 +174,7 @@ def _released(run: RunFolder, study: Study, twin: HazardTwin) -> dict[str, Any]:
 def _virtual_cohort(
     out: Path, run: RunFolder, study: Study, twin: HazardTwin, datasets: list[Any], *, seed: int
 ) -> dict[str, Any]:
-    tables = results.releases(run, "synthesise", study, PROGRAMME)
+    tables = results.releases(run, "synthesise", PROGRAMME)
     model = fit(
         PROGRAMME,
         sum_sites(PROGRAMME, tables),

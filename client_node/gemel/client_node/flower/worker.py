@@ -21,9 +21,11 @@ from gemel.core.errors import GemelError
 
 SOCKET = "worker.sock"
 
+# A shebang line takes no space and is cut off when long: the shell starts Python, to which its line is a string.
 LAUNCHER = """\
-#!{python} -IS
-import os, socket, sys, time
+#!/bin/sh
+"exec" {python} "-IS" "$0" "$@"
+import socket, sys, time
 for attempt in range(150):  # the worker may be starting
     connection = socket.socket(socket.AF_UNIX)
     try:
@@ -40,7 +42,8 @@ def write_launcher(folder: Path) -> Path:
     """Write `bin/flwr-clientapp`; returns the folder to put first on the SuperNode's PATH."""
     launcher = folder / "bin" / "flwr-clientapp"
     launcher.parent.mkdir(exist_ok=True)
-    launcher.write_text(LAUNCHER.format(python=sys.executable, path=str(socket_path(folder))))
+    python = "'" + sys.executable.replace("'", "'\"'\"'") + "'"  # one text to the shell and to Python
+    launcher.write_text(LAUNCHER.format(python=python, path=str(socket_path(folder))))
     launcher.chmod(0o755)
     return launcher.parent
 

@@ -27,6 +27,7 @@ class GridTransport(Transport):
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._node_of_message: dict[str, int] = {}
+        self._not_taken: list[int] = []
 
     def nodes(self) -> frozenset[int]:
         """The SuperNodes that are online."""
@@ -49,12 +50,15 @@ class GridTransport(Transport):
         for message_id, node in zip(self._grid.push_messages(messages), nodes, strict=True):
             if message_id:
                 self._node_of_message[message_id] = node
+            else:
+                self._not_taken.append(node)
 
     def receive(self) -> Sequence[Answer]:
         """Pull the replies that have come; an error of Flower's own means that the node is away."""
+        answers = [Answer(node, None) for node in self._not_taken]
+        self._not_taken = []
         if not self._node_of_message:
-            return []
-        answers = []
+            return answers
         for message in self._grid.pull_messages(list(self._node_of_message)):
             node = self._node_of_message.pop(message.metadata.reply_to_message_id, None)
             if node is None:

@@ -1,0 +1,244 @@
+"""The door of a node, each condition alone; and that what passes it is noised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from gemel.cli.demo.federation import STEWARD, Federation
+from gemel.client_node import approvals, gate, patients, tasks
+from gemel.client_node.approvals import Decision
+from gemel.client_node.home import NodeHome
+from gemel.client_node.node import answer
+from gemel.core.arrays import ArraySpec, pack_arrays, unpack_arrays
+from gemel.core.canonical import sha256_hex
+from gemel.core.errors import GemelError
+from gemel.core.messages import HELLO, Envelope, Reply, Request, read_reply, sign_request
+from gemel.core.signing import SigningKey, sign_document
+from gemel.core.study import Mechanism, MechanismKind, Study
+from gemel.privacy.ledger_chain import EntryKind, LedgerEntry
+from gemel.synthetic.marginals import count_marginals
+from gemel.synthetic.releases import declared_release
+from gemel.twins.hazard import HazardTwin
+from gemel.twins.metrics import count_metric_tables
+from gemel.twins.programmes.fatty_liver import PROGRAMME
+
+MakeStudy = Callable[..., Study]
+SITE = "beta"
+TWIN = pack_arrays(HazardTwin(PROGRAMME).to_arrays())
+
+
+def _ask(
+    federation: Federation,
+    study: Study,
+    task: str,
+    payload: bytes = b"",
+    *,
+    hashed: bytes | None = None,
+    **config: Any,
+) -> tuple[Reply, Envelope]:
+    """Ask the node about a study; `config` replaces fields of its configuration."""
+    home = federation.nodes[SITE]
+    home = NodeHome(home.folder, msgspec.structs.replace(home.config, **config))
+    request = Request(
+        study_sha256=study.sha256,
+        task=task,
+        inputs_sha256=sha256_hex(payload if hashed is None else hashed),
+    )
+    document = sign_document("study", study.to_payload(), SigningKey.generate(), role="proposer")
+    signed = sign_request(request, federation.coordinator.key)
+    got = answer(home, Envelope(document=signed.to_bytes(), study=document.to_bytes(), payload=payload))
+    return read_reply(got.document)[0], got
+
+
+def _approve(federation: Federation, study: Study) -> None:
+    _ask(federation, study, HELLO)
+    federation.approve(SITE, study.sha256)
+
+
+def _charged(federation: Federation) -> list[str]:
+    with federation.nodes[SITE].open_ledger() as ledger:
+        return [entry.task for entry in ledger.entries() if entry.mechanisms]
+
+
+# --- the gate's own conditions -------------------------------------------------------------------
+
+
+def _charge(study: Study, **changes: Any) -> LedgerEntry:
+    entry = LedgerEntry(
+        seq=2,
+        kind=EntryKind.RESERVED,
+        previous="",
+        written_at="",
+        site=SITE,
+        public_key="",
+        epsilon_cap=3.0,
+        delta=1e-5,
+        epsilon_after=1.0,
+        study_sha256=study.sha256,
+        task="count",
+        request_sha256="aa" * 32,
+        mechanisms=study.mechanisms("count"),
+    )
+    return msgspec.structs.replace(entry, **changes)
+
+
+def _through(study: Study, charge: LedgerEntry | None) -> None:
+    gate.admit_release(
+        {"patients": np.array([1], dtype=np.int64)},
+        {"patients": ArraySpec((1,), "int64")},
+        charge=charge,
+        study=study,
+        task="count",
+        request_sha256="aa" * 32,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        None,
+        {"study_sha256": "bb" * 32},
+        {"task": "evaluate"},
+        {"request_sha256": "bb" * 32},
+        {"mechanisms": ()},
+        {"mechanisms": (Mechanism(kind=MechanismKind.DISCRETE_GAUSSIAN, noise_multiplier=1000.0),)},
+    ],
+    ids=["no charge", "study", "task", "request", "nothing paid", "less paid"],
+)
+def test_nothing_passes_the_gate_that_its_charge_does_not_cover(
+    make_study: MakeStudy, changes: dict[str, Any] | None
+) -> None:
+    study = make_study()
+    _through(study, _charge(study))
+    with pytest.raises(GemelError, match="GEM307"):
+        _through(study, None if changes is None else _charge(study, **changes))
+
+
+def test_a_floor_that_the_hospital_raised_after_approval_holds(
+    federation: Federation, make_study: MakeStudy
+) -> None:
+    study = make_study()
+    _approve(federation, study)
+    assert _ask(federation, study, "count", minimum_patients=10_000)[0].code == "GEM402"
+    assert _charged(federation) == []
+
+
+def test_an_installed_programme_that_the_hospital_does_not_allow_is_refused(
+    federation: Federation, make_study: MakeStudy
+) -> None:
+    assert _ask(federation, make_study(), HELLO, programmes=())[0].code == "GEM104"
+
+
+def test_a_study_with_a_larger_delta_than_the_hospitals_is_refused(
+    federation: Federation, make_study: MakeStudy
+) -> None:
+    assert _ask(federation, make_study(), HELLO, delta=1e-6)[0].code == "GEM301"
+
+
+def test_inputs_that_the_request_does_not_name_are_refused_uncharged(
+    federation: Federation, make_study: MakeStudy
+) -> None:
+    study = make_study()
+    _approve(federation, study)
+    _ask(federation, study, "count")
+    reply, got = _ask(federation, study, "train/1", TWIN, hashed=b"other")
+    assert (reply.code, got.payload) == ("GEM103", b"")
+    assert _charged(federation) == ["count"]
+
+
+def test_nobody_but_a_steward_on_record_decides(federation: Federation, make_study: MakeStudy) -> None:
+    study = make_study()
+    _ask(federation, study, HELLO)
+    with pytest.raises(GemelError, match="GEM401"):
+        approvals.decide(
+            federation.nodes[SITE],
+            study.sha256,
+            Decision.APPROVED,
+            steward=STEWARD,
+            key=SigningKey.generate(),
+            reason="forged",
+        )
+    assert approvals.find(federation.nodes[SITE], study.sha256) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "field"), [("evaluate", "metrics_tables"), ("synthesise", "marginal_tables")]
+)
+def test_more_tables_than_were_paid_for_do_not_leave(
+    federation: Federation, make_study: MakeStudy, task: str, field: str
+) -> None:
+    study = make_study(**{field: getattr(make_study(), field) - 1})
+    _approve(federation, study)
+    _ask(federation, study, "count")
+    reply, got = _ask(federation, study, task, TWIN if task == "evaluate" else b"")
+    assert (reply.code, got.payload) == ("GEM307", b"")
+
+
+# --- noise ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["evaluate", "synthesise"])
+def test_every_released_table_carries_the_noise_that_was_paid_for(
+    federation: Federation, make_study: MakeStudy, task: str
+) -> None:
+    study = make_study()
+    _approve(federation, study)
+    _ask(federation, study, "count")
+    _, got = _ask(federation, study, task, TWIN if task == "evaluate" else b"")
+    released = unpack_arrays(got.payload, declared_release(task, PROGRAMME))
+    dataset = patients.load(federation.nodes[SITE], PROGRAMME)
+    if task == "evaluate":
+        _, held_out = dataset.split()
+        risk = HazardTwin(PROGRAMME).predict(held_out.values).cumulative_incidence
+        exact, sigma = count_metric_tables(PROGRAMME, risk, held_out), study.privacy.metrics_noise_multiplier
+    else:
+        exact, sigma = count_marginals(PROGRAMME, dataset), study.privacy.marginals_noise_multiplier
+    for name, table in exact.items():
+        if table.size >= 20:
+            assert 0.4 * sigma < np.std(released[name] - table) < 1.8 * sigma, name
+        assert released[name].tobytes() != table.tobytes() or table.size < 4, name
+
+
+def test_two_rounds_on_the_same_people_and_twin_differ_by_their_noise(
+    federation: Federation, make_study: MakeStudy
+) -> None:
+    said = []
+    for study_id in ("first", "second"):
+        training = msgspec.structs.replace(make_study().training, noise_multiplier=50.0)
+        study = make_study(study_id=study_id, training=training)
+        study = msgspec.structs.replace(
+            study,
+            privacy=msgspec.structs.replace(
+                study.privacy, metrics_noise_multiplier=100.0, marginals_noise_multiplier=100.0
+            ),
+        )
+        _approve(federation, study)
+        assert _ask(federation, study, "count")[0].code == ""
+        said.append(_ask(federation, study, "train/1", TWIN)[1].payload)
+    assert said[0] != said[1]
+    first, second = (unpack_arrays(s, declared_release("train/1", PROGRAMME)) for s in said)
+    assert all((first[name] != second[name]).any() for name in first)
+
+
+def test_the_gradients_are_divided_by_the_released_count_and_never_the_exact_one(
+    federation: Federation, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study()
+    _approve(federation, study)
+    _, got = _ask(federation, study, "count")
+    released = unpack_arrays(got.payload, declared_release("count", PROGRAMME))["patients"][0]
+    seen: list[float] = []
+    trainer = tasks.DpTrainer
+
+    def spy(*args: Any, expected_patients: float, **named: Any) -> Any:
+        seen.append(expected_patients)
+        return trainer(*args, expected_patients=expected_patients, **named)
+
+    monkeypatch.setattr(tasks, "DpTrainer", spy)
+    assert _ask(federation, study, "train/1", TWIN)[0].code == ""
+    assert seen == [pytest.approx(0.8 * float(released))]
