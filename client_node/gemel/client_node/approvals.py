@@ -7,10 +7,10 @@ from enum import StrEnum
 
 import msgspec
 
-from gemel.client_node.files import write_durably
 from gemel.client_node.home import NodeHome
 from gemel.core.canonical import canonical_bytes
 from gemel.core.errors import GemelError
+from gemel.core.files import write_durably
 from gemel.core.signing import SignedDocument, SigningKey, read_signed, sign_document, signed_by
 
 

@@ -6,10 +6,10 @@ node that dies after computing sends what it computed, and one that dies before 
 
 from __future__ import annotations
 
-from gemel.client_node.files import write_durably
 from gemel.client_node.home import NodeHome
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
+from gemel.core.files import write_durably
 from gemel.core.messages import Envelope, read_reply
 from gemel.core.signing import signed_by
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from gemel.client_node.files import write_durably
 from gemel.client_node.home import NodeHome
 from gemel.core.canonical import document_hash
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
+from gemel.core.files import write_durably
 from gemel.core.programme import Programme
 
 

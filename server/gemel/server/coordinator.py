@@ -81,9 +81,8 @@ class Coordinator:
         self._node_of: dict[str, int] = {}
         self._state: dict[str, Any] = {"tasks": [], "sites": {}}
         self._token = ""
-        self._at = (
-            ""  # the task that nodes were asked last: what they report from then on is spending after it
-        )
+        # The task that nodes were asked last: what they report from then on is spending after it.
+        self._at = ""
 
     def run(self) -> None:
         """Do every task that is not done yet, then certify.

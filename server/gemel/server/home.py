@@ -14,6 +14,7 @@ from typing import Any
 from gemel.core.arrays import Arrays, ArraySpec, pack_arrays, unpack_arrays
 from gemel.core.canonical import canonical_bytes
 from gemel.core.errors import GemelError
+from gemel.core.files import write_durably
 from gemel.core.messages import Envelope
 from gemel.core.signing import SignedDocument, SigningKey, read_signed
 
@@ -48,7 +49,7 @@ class CoordinatorHome:
         """Put a signed study on record, ready to run."""
         run = self.run(study.payload_sha256)
         (run.folder / "releases").mkdir(parents=True, exist_ok=True)
-        _replace(run.folder / "study.json", study.to_bytes())
+        write_durably(run.folder / "study.json", study.to_bytes())
         return run
 
 
@@ -71,12 +72,12 @@ class RunFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the state; it is the last file that a completed task writes."""
-        _replace(self.folder / "state.json", canonical_bytes(state))
+        write_durably(self.folder / "state.json", canonical_bytes(state))
 
     def save_model(self, name: str, arrays: Arrays) -> bytes:
         """Write one global twin and return its bytes."""
         content = pack_arrays(arrays)
-        _replace(self.folder / f"{name}.safetensors", content)
+        write_durably(self.folder / f"{name}.safetensors", content)
         return content
 
     def load_model(self, name: str, declared: dict[str, ArraySpec]) -> dict[str, Any]:
@@ -87,8 +88,8 @@ class RunFolder:
         """Keep a verified release."""
         folder = self.folder / "releases" / task
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / f"{site}.safetensors", envelope.payload)
-        _replace(folder / f"{site}.json", envelope.document)
+        write_durably(folder / f"{site}.safetensors", envelope.payload)
+        write_durably(folder / f"{site}.json", envelope.document)
 
     def load_release(self, task: str, site: str, declared: dict[str, ArraySpec]) -> dict[str, Any]:
         """The arrays that a site released in a task."""
@@ -105,7 +106,7 @@ class RunFolder:
     def take_over(self) -> str:
         """Make the caller the only one who runs this study; returns the token that says so."""
         token = secrets.token_hex(16)
-        _replace(self.folder / "runner", token.encode())
+        write_durably(self.folder / "runner", token.encode())
         return token
 
     def still_run_by(self, token: str) -> bool:
@@ -141,24 +142,10 @@ class RunFolder:
 
     def save_certificate(self, document: SignedDocument) -> None:
         """Write `certificate.json`: the run has ended."""
-        _replace(self.folder / "certificate.json", document.to_bytes())
+        write_durably(self.folder / "certificate.json", document.to_bytes())
 
     @property
     def certificate(self) -> SignedDocument | None:
         """The certificate, or None while the run goes on."""
         path = self.folder / "certificate.json"
         return read_signed(path.read_bytes(), kind="certificate") if path.exists() else None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # names reach the disk in the order in which they were given
-    finally:
-        os.close(descriptor)
