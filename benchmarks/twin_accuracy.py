@@ -24,6 +24,7 @@ from gemel.cli.demo.proposal import propose
 from gemel.cli.demo.run import DELTA, MINIMUM_PATIENTS, shares, training
 from gemel.core.canonical import document_hash
 from gemel.core.dataset import Dataset
+from gemel.core.signing import SigningKey
 from gemel.core.study import Study
 from gemel.data_adapters.dataset import build
 from gemel.privacy.engine import DpTrainer
@@ -117,7 +118,7 @@ def measure(*, splits: int, draws: int) -> dict[str, Any]:
         PROGRAMME,
         training(DEFAULT_TRAINING.rounds),
         shares(),
-        sites=dict.fromkeys(people, "0" * 64),
+        sites={name: SigningKey.generate().public_hex for name in people},
         epsilon=EPSILON,
         delta=DELTA,
         minimum_patients=MINIMUM_PATIENTS,

@@ -299,8 +299,9 @@ class Coordinator:
             return
         self._run.save_release(task, site, got)
         result.replies[site], result.arrays[site] = reply, arrays
-        result.bytes += len(got.payload) + len(got.document)
-        self._run.event("release", task=task, site=site, bytes=len(got.payload), epsilon=reply.epsilon_spent)
+        size = len(got.payload) + len(got.document)
+        result.bytes += size
+        self._run.event("release", task=task, site=site, bytes=size, epsilon=reply.epsilon_spent)
 
     def _check(self, got: Envelope, asked: Envelope) -> Reply:
         """Verify a reply's signature, its site's key, and that it answers what was asked (GEM503)."""

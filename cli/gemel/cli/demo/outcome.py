@@ -27,7 +27,8 @@ FILES = (
 
 def show(summary: dict[str, Any], out: Path) -> None:
     """Print the result of a demo."""
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 100
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
     console.print(_metrics(summary["metrics"]))
     console.print(_hospitals(summary))
     for what, name in FILES:
