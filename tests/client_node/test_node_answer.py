@@ -16,6 +16,7 @@ from gemel.client_node.home import NodeHome
 from gemel.client_node.node import answer
 from gemel.core.arrays import pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
+from gemel.core.errors import GemelError
 from gemel.core.messages import HELLO, Envelope, Reply, Request, Status, read_reply, sign_request
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Study
@@ -78,9 +79,8 @@ def test_a_study_waits_until_a_steward_approves_it(asker: Asker) -> None:
 def test_a_study_that_a_steward_refused_stays_refused(asker: Asker) -> None:
     asker.ask(HELLO)
     key = asker.federation.stewards[SITE]
-    approvals.decide(
-        asker.home, asker.study.sha256, Decision.REFUSED, steward=STEWARD, key=key, reason="not now"
-    )
+    shown = approvals.proposal_of(asker.home, asker.study.sha256)
+    approvals.decide(asker.home, shown, Decision.REFUSED, steward=STEWARD, key=key, reason="not now")
     assert asker.ask(HELLO)[0].code == "GEM401"
     assert asker.ask("count")[0].code == "GEM401"
     assert asker.charged() == []
@@ -223,18 +223,38 @@ def test_the_gate_stops_a_value_that_is_not_finite(asker: Asker, monkeypatch: py
     assert asker.ask("train/1", asker.twin())[0].code == "GEM403"
 
 
-def test_data_that_changed_since_approval_are_refused(asker: Asker, tmp_path: object) -> None:
-    asker.approve()
-    export = asker.home.export
-    copy = asker.home.folder / "export"
+def _with_fewer_patients(home: NodeHome) -> NodeHome:
+    """The same home, pointed at an export that lost its last five patients."""
+    copy = home.folder / "export"
     copy.mkdir()
-    for file in export.iterdir():
+    for file in home.export.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     lines = (copy / "Patient.ndjson").read_text().splitlines()
     (copy / "Patient.ndjson").write_text("\n".join(lines[:-5]) + "\n")
-    asker.home = NodeHome(asker.home.folder, msgspec.structs.replace(asker.home.config, export=str(copy)))
+    return NodeHome(home.folder, msgspec.structs.replace(home.config, export=str(copy)))
+
+
+def test_data_that_changed_since_approval_are_refused(asker: Asker) -> None:
+    asker.approve()
+    asker.home = _with_fewer_patients(asker.home)
     assert asker.ask("count")[0].code == "GEM405"
     assert asker.charged() == []
+
+
+def test_an_approval_is_of_the_data_that_the_steward_was_shown(asker: Asker) -> None:
+    asker.ask(HELLO)
+    shown = approvals.proposal_of(asker.home, asker.study.sha256)
+    asker.home = _with_fewer_patients(asker.home)
+    asker.ask(HELLO)  # the proposal now shows the newer data
+    key = asker.federation.stewards[SITE]
+    approvals.decide(asker.home, shown, Decision.APPROVED, steward=STEWARD, key=key, reason="as shown")
+    assert asker.ask("count")[0].code == "GEM405"
+    assert asker.charged() == []
+
+
+def test_a_study_that_never_arrived_cannot_be_decided_on(asker: Asker) -> None:
+    with pytest.raises(GemelError, match="GEM401"):
+        approvals.proposal_of(asker.home, asker.study.sha256)
 
 
 def test_a_request_by_another_coordinator_is_refused(asker: Asker) -> None:

@@ -156,10 +156,11 @@ def test_inputs_that_the_request_does_not_name_are_refused_uncharged(
 def test_nobody_but_a_steward_on_record_decides(federation: Federation, make_study: MakeStudy) -> None:
     study = make_study()
     _ask(federation, study, HELLO)
+    shown = approvals.proposal_of(federation.nodes[SITE], study.sha256)
     with pytest.raises(GemelError, match="GEM401"):
         approvals.decide(
             federation.nodes[SITE],
-            study.sha256,
+            shown,
             Decision.APPROVED,
             steward=STEWARD,
             key=SigningKey.generate(),

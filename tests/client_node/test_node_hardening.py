@@ -60,7 +60,7 @@ class Conversation:
     def decide(self, decision: Decision) -> None:
         approvals.decide(
             self.home,
-            self.study.payload_sha256,
+            approvals.proposal_of(self.home, self.study.payload_sha256),
             decision,
             steward=STEWARD,
             key=self.federation.stewards[SITE],

@@ -56,23 +56,31 @@ def proposals(home: NodeHome) -> list[Proposal]:
     return [msgspec.json.decode(path.read_bytes(), type=Proposal) for path in paths]
 
 
+def proposal_of(home: NodeHome, study_sha256: str) -> Proposal:
+    """What the steward reads before deciding. Raises GEM401 when the study was never proposed here."""
+    for proposal in proposals(home):
+        if proposal.study.payload_sha256 == study_sha256:
+            return proposal
+    raise GemelError("GEM401", f"No study {study_sha256} was proposed to {home.config.site}.")
+
+
 def decide(
     home: NodeHome,
-    study_sha256: str,
+    proposal: Proposal,
     decision: Decision,
     *,
     steward: str,
     key: SigningKey,
     reason: str,
 ) -> Approval:
-    """Record a steward's signed decision on a proposed study. Raises GEM401 when it was never proposed."""
+    """Record a steward's signed decision on what was shown: this study, on this snapshot of the data.
+
+    Should the data change between reading and deciding, the approval is of the data that were read, and the gate
+    refuses the others (GEM405). Raises GEM401 for somebody who is no steward here.
+    """
     if home.config.stewards.get(steward) != key.public_hex:
         raise GemelError("GEM401", f"{steward} is not a steward of {home.config.site}.")
-    for proposal in proposals(home):
-        if proposal.study.payload_sha256 == study_sha256:
-            break
-    else:
-        raise GemelError("GEM401", f"No study {study_sha256} was proposed to {home.config.site}.")
+    study_sha256 = proposal.study.payload_sha256
     approval = Approval(
         site=home.config.site,
         study_sha256=study_sha256,

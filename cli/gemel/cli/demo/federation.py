@@ -48,9 +48,10 @@ class Federation:
 
     def approve(self, site: str, study_sha256: str) -> None:
         """Approve a proposed study in the name of the site's steward."""
+        home = self.nodes[site]
         approvals.decide(
-            self.nodes[site],
-            study_sha256,
+            home,
+            approvals.proposal_of(home, study_sha256),
             Decision.APPROVED,
             steward=STEWARD,
             key=self.stewards[site],
