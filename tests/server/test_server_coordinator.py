@@ -2,92 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process import certificate, start
 
 from gemel.cli.demo.federation import Federation
-from gemel.client_node.node import answer
 from gemel.core.errors import GemelError
-from gemel.core.messages import HELLO, Envelope, read_reply, read_request, sign_reply
-from gemel.core.signing import SigningKey, sign_document
+from gemel.core.messages import Envelope, read_reply, sign_reply
+from gemel.core.signing import SigningKey
 from gemel.core.study import Study
 from gemel.privacy.accounting import epsilon
 from gemel.server.aggregate import weighted_mean
-from gemel.server.coordinator import Coordinator
 from gemel.server.home import RunFolder
-from gemel.server.transport import Answer, Transport
 
 MakeStudy = Callable[..., Study]
-Spoil = Callable[[str, str, Envelope], Envelope | None]
-
-
-class LocalTransport(Transport):
-    """Asks the nodes in this process; `spoil(site, task, reply)` may change or lose what they say."""
-
-    def __init__(self, federation: Federation, *, spoil: Spoil | None = None) -> None:
-        self.federation = federation
-        self.sites = list(federation.nodes)
-        self.spoil = spoil or (lambda _site, _task, envelope: envelope)
-        self.answers: list[Answer] = []
-        self.asked: list[tuple[str, str]] = []
-
-    def nodes(self) -> frozenset[int]:
-        return frozenset(range(len(self.sites)))
-
-    def send(self, envelopes: Mapping[int, Envelope]) -> None:
-        for node, envelope in envelopes.items():
-            site = self.sites[node]
-            request, _ = read_request(envelope.document)
-            self.asked.append((site, request.task))
-            got = answer(self.federation.nodes[site], envelope)
-            reply, _ = read_reply(got.document)
-            if request.task == HELLO and reply.status == "pending":
-                self.federation.approve(site, request.study_sha256)
-            self.answers.append(Answer(node, self.spoil(site, request.task, got)))
-
-    def receive(self) -> Sequence[Answer]:
-        answers, self.answers = self.answers, []
-        return answers
-
-
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def start(
-    federation: Federation, study: Study, *, spoil: Spoil | None = None
-) -> tuple[Coordinator, RunFolder, LocalTransport]:
-    document = sign_document("study", study.to_payload(), SigningKey.generate(), role="proposer")
-    run = federation.coordinator.admit(document)
-    transport, clock = LocalTransport(federation, spoil=spoil), Clock()
-    coordinator = Coordinator(
-        federation.coordinator,
-        study.sha256,
-        transport,
-        approval_timeout_s=60.0,
-        clock=clock,
-        sleep=clock.sleep,
-    )
-    return coordinator, run, transport
-
-
-def certificate(run: RunFolder) -> dict[str, object]:
-    document = run.certificate
-    assert document is not None
-    return document.payload
 
 
 def test_a_run_ends_with_a_certificate_that_names_every_contribution(

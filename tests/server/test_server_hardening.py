@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,91 +12,25 @@ import msgspec
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
+from in_process import Clock, Nodes, certificate, faithful, signed, start
 
 from gemel.cli.demo import results
 from gemel.cli.demo.federation import Federation, run_study
-from gemel.client_node.node import answer
 from gemel.core.arrays import pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
-from gemel.core.messages import HELLO, Envelope, Status, read_reply, read_request, sign_reply
-from gemel.core.signing import SignedDocument, SigningKey, sign_document
+from gemel.core.messages import HELLO, Envelope, Status, read_reply, sign_reply
+from gemel.core.signing import SigningKey
 from gemel.core.study import Study, parse_study
 from gemel.server.coordinator import Coordinator
 from gemel.server.flower import HOME_VARIABLE, internals, server_app
 from gemel.server.flower.server_app import GridTransport
 from gemel.server.home import RunFolder
-from gemel.server.transport import Answer, Transport
+from gemel.server.transport import Answer
 from gemel.synthetic.releases import declared_release
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 MakeStudy = Callable[..., Study]
-Spoil = Callable[[str, str, Envelope], Envelope | None]
-
-
-class Nodes(Transport):
-    """The nodes in this process; `spoil(site, task, reply)` may change or lose what they say."""
-
-    def __init__(self, federation: Federation, spoil: Spoil) -> None:
-        self.federation, self.spoil = federation, spoil
-        self.sites = list(federation.nodes)
-        self.answers: list[Answer] = []
-        self.asked: list[tuple[str, str]] = []
-        self.sent: dict[str, bytes] = {}
-
-    def nodes(self) -> frozenset[int]:
-        return frozenset(range(len(self.sites)))
-
-    def send(self, envelopes: Mapping[int, Envelope]) -> None:
-        for node, envelope in envelopes.items():
-            site, (request, _) = self.sites[node], read_request(envelope.document)
-            self.asked.append((site, request.task))
-            self.sent[request.task] = envelope.payload
-            got = answer(self.federation.nodes[site], envelope)
-            if request.task == HELLO and read_reply(got.document)[0].status is Status.PENDING:
-                self.federation.approve(site, request.study_sha256)
-            self.answers.append(Answer(node, self.spoil(site, request.task, got)))
-
-    def receive(self) -> Sequence[Answer]:
-        answers, self.answers = self.answers, []
-        return answers
-
-
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def _faithful(_site: str, _task: str, envelope: Envelope) -> Envelope:
-    return envelope
-
-
-def _start(
-    federation: Federation, study: Study, spoil: Spoil = _faithful
-) -> tuple[Coordinator, RunFolder, Nodes]:
-    run = federation.coordinator.admit(_signed(study))
-    nodes, clock = Nodes(federation, spoil), Clock()
-    coordinator = Coordinator(
-        federation.coordinator, study.sha256, nodes, approval_timeout_s=60, clock=clock, sleep=clock.sleep
-    )
-    return coordinator, run, nodes
-
-
-def _signed(study: Study) -> SignedDocument:
-    return sign_document("study", study.to_payload(), SigningKey.generate(), role="proposer")
-
-
-def _certificate(run: RunFolder) -> dict[str, Any]:
-    document = run.certificate
-    assert document is not None
-    return document.payload
 
 
 def _spent(federation: Federation) -> dict[str, float]:
@@ -125,9 +59,9 @@ def test_a_code_outside_the_closed_list_neither_ends_the_run_nor_is_passed_on(
     def bad(site: str, asked: str, envelope: Envelope) -> Envelope:
         return _coded(federation, envelope, code) if (site, asked) == ("beta", task) else envelope
 
-    coordinator, run, _ = _start(federation, make_study(), bad)
+    coordinator, run, _ = start(federation, make_study(), bad)
     coordinator.run()
-    done = {t["task"]: t for t in _certificate(run)["tasks"]}
+    done = {t["task"]: t for t in certificate(run)["tasks"]}
     assert [m["site"] for m in done["train/1"]["missing"]] == ["beta"]
     for file in ("certificate.json", "events.ndjson", "state.json"):
         assert code not in (run.folder / file).read_text()
@@ -146,9 +80,9 @@ def test_a_reply_that_nests_without_end_costs_its_site_the_round_and_no_more(
             return Envelope(document=deep % (b"[" * depth, b"]" * depth))
         return envelope
 
-    coordinator, run, _ = _start(federation, make_study(), bad)
+    coordinator, run, _ = start(federation, make_study(), bad)
     coordinator.run()
-    done = {t["task"]: t for t in _certificate(run)["tasks"]}
+    done = {t["task"]: t for t in certificate(run)["tasks"]}
     assert done["train/1"]["missing"] == [{"site": "beta", "code": "GEM101"}]
 
 
@@ -162,9 +96,9 @@ def test_a_reply_of_another_hospital_does_not_pass_for_a_second_one(
             kept.append(envelope)
         return kept[0] if (site, task) == ("beta", "train/1") else envelope
 
-    coordinator, run, _ = _start(federation, make_study(), copy)
+    coordinator, run, _ = start(federation, make_study(), copy)
     coordinator.run()
-    done = {t["task"]: t for t in _certificate(run)["tasks"]}
+    done = {t["task"]: t for t in certificate(run)["tasks"]}
     assert done["train/1"]["missing"] == [{"site": "beta", "code": "GEM503"}]
 
 
@@ -177,9 +111,9 @@ def test_a_signed_payload_of_other_arrays_is_not_used(federation: Federation, ma
         signed = sign_reply(reply, federation.nodes["beta"].key)
         return Envelope(document=signed.to_bytes(), payload=payload)
 
-    coordinator, run, _ = _start(federation, make_study(), other)
+    coordinator, run, _ = start(federation, make_study(), other)
     coordinator.run()
-    done = {t["task"]: t for t in _certificate(run)["tasks"]}
+    done = {t["task"]: t for t in certificate(run)["tasks"]}
     assert done["train/1"]["missing"] == [{"site": "beta", "code": "GEM403"}]
 
 
@@ -190,23 +124,23 @@ def test_without_enough_approvals_no_patient_is_touched(
         home = federation.nodes[site]
         config = msgspec.structs.replace(home.config, minimum_patients=10_000)
         federation.nodes[site] = type(home)(home.folder, config)
-    coordinator, run, nodes = _start(federation, make_study())
+    coordinator, run, nodes = start(federation, make_study())
     with pytest.raises(GemelError, match="GEM501"):
         coordinator.run()
     assert {task for _, task in nodes.asked} == {HELLO}
-    assert _certificate(run)["status"] == "stopped"
+    assert certificate(run)["status"] == "stopped"
     assert set(_spent(federation).values()) == {0.0}
 
 
 def test_each_round_starts_from_the_average_weighted_by_the_released_counts(
     federation: Federation, make_study: MakeStudy
 ) -> None:
-    coordinator, run, nodes = _start(federation, make_study())
+    coordinator, run, nodes = start(federation, make_study())
     coordinator.run()
-    done = {t["task"]: t for t in _certificate(run)["tasks"]}
+    done = {t["task"]: t for t in certificate(run)["tasks"]}
     assert sha256_hex(nodes.sent["train/2"]) == done["train/1"]["model_sha256"]
     assert sha256_hex(nodes.sent["evaluate"]) == done["train/2"]["model_sha256"]
-    assert _certificate(run)["model_sha256"] == done["train/2"]["model_sha256"]
+    assert certificate(run)["model_sha256"] == done["train/2"]["model_sha256"]
     counts, level = {}, {}
     for site in federation.nodes:
         declared = declared_release("count", PROGRAMME)
@@ -284,9 +218,9 @@ def test_the_certificate_says_what_a_site_spent_even_when_its_reply_was_lost(
     def lose(site: str, asked: str, envelope: Envelope) -> Envelope | None:
         return None if (site, asked) == ("gamma", task) else envelope
 
-    coordinator, run, _ = _start(federation, make_study(), lose)
+    coordinator, run, _ = start(federation, make_study(), lose)
     coordinator.run()
-    sites = _certificate(run)["sites"]
+    sites = certificate(run)["sites"]
     assert {site: facts["epsilon_spent"] for site, facts in sites.items()} == _spent(federation)
     assert all(facts["reported_after"] == "synthesise" for facts in sites.values())
 
@@ -302,9 +236,9 @@ def test_a_site_that_stays_away_is_certified_with_what_it_last_reported(
             return None
         return envelope
 
-    coordinator, run, _ = _start(federation, make_study(), vanish)
+    coordinator, run, _ = start(federation, make_study(), vanish)
     coordinator.run()
-    facts = _certificate(run)["sites"]["gamma"]
+    facts = certificate(run)["sites"]["gamma"]
     assert facts["reported_after"] == "train/2"
     assert facts["epsilon_spent"] < _spent(federation)["gamma"]
 
@@ -313,7 +247,7 @@ def test_an_older_answer_from_an_outbox_does_not_lower_what_a_site_spent(
     federation: Federation, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = make_study()
-    coordinator, run, _ = _start(federation, first)
+    coordinator, run, _ = start(federation, first)
     save = RunFolder.save_state
 
     def crash(self: RunFolder, state: dict[str, Any]) -> None:
@@ -327,10 +261,10 @@ def test_an_older_answer_from_an_outbox_does_not_lower_what_a_site_spent(
     monkeypatch.undo()
     noisier = msgspec.structs.replace(first.privacy, marginals_noise_multiplier=100.0)
     second = make_study(study_id="second", privacy=noisier)
-    _start(federation, second)[0].run()
-    resumed, _, _ = _start(federation, first)
+    start(federation, second)[0].run()
+    resumed, _, _ = start(federation, first)
     resumed.run()
-    sites = _certificate(run)["sites"]
+    sites = certificate(run)["sites"]
     assert {site: facts["epsilon_spent"] for site, facts in sites.items()} == _spent(federation)
 
 
@@ -338,7 +272,7 @@ def test_a_release_that_the_certificate_does_not_name_is_not_used(
     federation: Federation, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_study()
-    coordinator, run, _ = _start(federation, study)
+    coordinator, run, _ = start(federation, study)
     save = RunFolder.save_state
 
     def crash(self: RunFolder, state: dict[str, Any]) -> None:
@@ -354,9 +288,9 @@ def test_a_release_that_the_certificate_does_not_name_is_not_used(
     def away(site: str, task: str, envelope: Envelope) -> Envelope | None:
         return None if (site, task) == ("gamma", "synthesise") else envelope
 
-    resumed, _, _ = _start(federation, study, away)
+    resumed, _, _ = start(federation, study, away)
     resumed.run()
-    assert _certificate(run)["tasks"][-1]["missing"] == [{"site": "gamma", "code": "GEM502"}]
+    assert certificate(run)["tasks"][-1]["missing"] == [{"site": "gamma", "code": "GEM502"}]
     assert len(results.releases(run, "synthesise", PROGRAMME)) == 2
 
 
@@ -368,8 +302,8 @@ def test_a_resumed_run_does_not_wait_for_a_dead_node_as_long_as_for_a_steward(
 
     study = make_study(round_timeout_s=20.0)
     with pytest.raises(GemelError, match="GEM501"):
-        _start(federation, study, lose)[0].run()
-    nodes, clock = Nodes(federation, _faithful), Clock()
+        start(federation, study, lose)[0].run()
+    nodes, clock = Nodes(federation, faithful), Clock()
     nodes.nodes = lambda: frozenset({0, 1})  # type: ignore[method-assign]
     Coordinator(
         federation.coordinator,
@@ -380,7 +314,7 @@ def test_a_resumed_run_does_not_wait_for_a_dead_node_as_long_as_for_a_steward(
         sleep=clock.sleep,
     ).run()
     assert clock.now < 60
-    tasks = {t["task"]: t for t in _certificate(federation.coordinator.run(study.sha256))["tasks"]}
+    tasks = {t["task"]: t for t in certificate(federation.coordinator.run(study.sha256))["tasks"]}
     assert tasks["train/2"]["missing"] == [{"site": "gamma", "code": "GEM502"}]
 
 
@@ -393,14 +327,14 @@ def test_of_two_runs_of_one_study_the_older_gives_way(federation: Federation, ma
 
     def meanwhile(site: str, task: str, envelope: Envelope) -> Envelope:
         if task == "train/1" and not started:
-            started.append(_start(federation, study)[0])
+            started.append(start(federation, study)[0])
             started[0].run()
         return envelope
 
-    older, run, _ = _start(federation, study, meanwhile)
+    older, run, _ = start(federation, study, meanwhile)
     with pytest.raises(GemelError, match="GEM504"):
         older.run()
-    assert _certificate(run)["status"] == "complete"
+    assert certificate(run)["status"] == "complete"
     state = json.loads((run.folder / "state.json").read_bytes())
     assert [t["task"] for t in state["tasks"]] == list(study.tasks)
 
@@ -427,7 +361,7 @@ class _Link:
 def test_a_run_that_is_started_again_is_not_taken_for_its_earlier_end(
     federation: Federation, make_study: MakeStudy
 ) -> None:
-    study = _signed(make_study())
+    study = signed(make_study())
     run = federation.coordinator.admit(study)
     run.event("finished", code="GEM501", certificate="")
     federation.superlink = _Link()  # type: ignore[assignment]
@@ -468,7 +402,7 @@ def test_a_run_that_fails_tells_flower_its_code_and_no_more(
         raise GemelError("GEM501", "the secret name of a hospital")
 
     study = make_study()
-    federation.coordinator.admit(_signed(study))
+    federation.coordinator.admit(signed(study))
     monkeypatch.setenv(HOME_VARIABLE, str(federation.coordinator.folder))
     monkeypatch.setattr(Coordinator, "run", fail)
     context = SimpleNamespace(run_config={"study": study.sha256})
