@@ -34,6 +34,7 @@ from gemel.server.aggregate import weighted_mean
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 from gemel.twins.programmes.fatty_liver.plan import DEFAULT_TRAINING
+from gemel.twins.scores import observed_over_expected
 
 EPSILON = 3.0
 MARGIN = 0.02
@@ -90,7 +91,7 @@ Taken = dict[tuple[str, str], list[float]]
 
 
 def take(study: Study, people: dict[str, Dataset], *, splits: int, draws: int) -> Taken:
-    """10-year AUC by (case, side) over the splits, of the federated twin over draws of noise in each."""
+    """10-year AUC (and calibration) by (case, side) over the splits, of the federated twin over draws of noise in each."""
     taken: Taken = {}
     for number in range(splits):
         sites = split_anew(people, number)
@@ -101,6 +102,10 @@ def take(study: Study, people: dict[str, Dataset], *, splits: int, draws: int) -
             for side in ("pooled", "local", "cox"):
                 taken.setdefault((outcome, side), []).append(others[side][outcome]["auc_10y"])
         for twin in twins:
+            incidence = twin.predict(held_out.values).cumulative_incidence[:, 10]
+            for j, outcome in enumerate(OUTCOMES):
+                ratio = observed_over_expected(held_out, j, incidence[:, j], years=10)
+                taken.setdefault((outcome, "federated observed/expected"), []).append(ratio)
             mine = {outcome: of["auc_10y"] for outcome, of in twin_scores(twin, held_out).items()}
             for outcome in OUTCOMES:
                 taken.setdefault((outcome, "federated_dp"), []).append(mine[outcome])
@@ -129,10 +134,10 @@ def measure(*, splits: int, draws: int) -> dict[str, Any]:
     taken = take(study, people, splits=splits, draws=draws)
     rows = [
         {
-            "case": f"{outcome} AUC 10 y",
+            "case": f"{outcome} 10 y",
             "side": side,
             "value": round(statistics.mean(values), 4),
-            "unit": "AUC",
+            "unit": "ratio" if "observed" in side else "AUC",
             "lowest": round(min(values), 4),
             "highest": round(max(values), 4),
             "repeats": len(values),

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 # Each further table costs every patient privacy; the noise for each cell is lowest with two.
 SCORED_OUTCOMES = 2
-INTERVAL_YEARS = 5
 HORIZONS_YEARS = (5, 10)
 # Public edges of the predicted 10-year risk, about one doubling each; nothing is fitted to the risks at hand.
 # Few, because every cell is noised: twice as many low-risk bins made the standard errors twice as large (measured).
