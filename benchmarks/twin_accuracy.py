@@ -26,7 +26,7 @@ from gemel.core.canonical import document_hash
 from gemel.core.dataset import Dataset
 from gemel.core.signing import SigningKey
 from gemel.core.study import Study
-from gemel.data_adapters.dataset import build
+from gemel.data_adapters.dataset.build import build
 from gemel.privacy.engine import DpTrainer
 from gemel.privacy.noise import NoiseSource
 from gemel.privacy.statistics import noisy_counts

@@ -18,7 +18,7 @@ from fhir.resources.R4B import get_fhir_model_class
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
 from gemel.core.signing import read_signed
-from gemel.data_adapters.dataset import build
+from gemel.data_adapters.dataset.build import build
 from gemel.privacy.ledger_chain import verify_ledger_document
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 

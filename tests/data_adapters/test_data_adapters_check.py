@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.check import check_export
-from gemel.data_adapters.dataset import build
-from gemel.data_adapters.export import open_export, read_blocks
-from gemel.data_adapters.intake import MAX_REJECTS_LISTED
+from gemel.data_adapters.dataset.build import build
+from gemel.data_adapters.quality.check import check_export
+from gemel.data_adapters.reading.intake import MAX_REJECTS_LISTED
+from gemel.data_adapters.sources.files import open_export, read_blocks
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 KEY = b"0123456789abcdef"
@@ -192,7 +192,7 @@ def test_lines_are_split_alike_whatever_the_block_size(lines, size):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         path = Path(folder) / "x.ndjson"
         path.write_bytes(content)
-        patch.setattr("gemel.data_adapters.export._BLOCK_BYTES", max(size, 3))
+        patch.setattr("gemel.data_adapters.sources.files._BLOCK_BYTES", max(size, 3))
         [file] = open_export(path)
         blocks = list(read_blocks(file))
     found = [line for block in blocks for line in block.lines]

@@ -8,7 +8,7 @@ import pytest
 
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
-from gemel.data_adapters.dataset import build, pseudonym
+from gemel.data_adapters.dataset.build import build, pseudonym
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 KEY = b"0123456789abcdef"

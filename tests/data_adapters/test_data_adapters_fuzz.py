@@ -9,12 +9,12 @@ import warnings
 import pytest
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.check import check_export
-from gemel.data_adapters.clinical import ClinicalRules
-from gemel.data_adapters.dataset import build
-from gemel.data_adapters.intake import Intake
-from gemel.data_adapters.store import line_check
-from gemel.data_adapters.views import compile_views, run_views, standard_views
+from gemel.data_adapters.dataset.build import build
+from gemel.data_adapters.meaning.clinical import ClinicalRules
+from gemel.data_adapters.quality.check import check_export
+from gemel.data_adapters.reading.intake import Intake
+from gemel.data_adapters.reading.store import line_check
+from gemel.data_adapters.views.run import compile_views, run_views, standard_views
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 KEY = b"0123456789abcdef"

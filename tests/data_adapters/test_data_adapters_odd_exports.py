@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.check import check_export
-from gemel.data_adapters.dataset import build
-from gemel.data_adapters.export import open_export
-from gemel.data_adapters.json_line import RepeatedKeyError, check_line, infinite_number
-from gemel.data_adapters.views import parse_view, run_views
+from gemel.data_adapters.dataset.build import build
+from gemel.data_adapters.quality.check import check_export
+from gemel.data_adapters.reading.json_line import RepeatedKeyError, check_line, infinite_number
+from gemel.data_adapters.sources.files import open_export
+from gemel.data_adapters.views.run import parse_view, run_views
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 KEY = b"0123456789abcdef"

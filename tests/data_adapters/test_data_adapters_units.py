@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemel.core.programme import Concept
-from gemel.data_adapters.units import IDENTITY, find_conversion
+from gemel.core.concepts import Concept
+from gemel.data_adapters.meaning.units import IDENTITY, find_conversion
 
 HDL = Concept(name="hdl", title="HDL", codes=(), unit="mg/dL", molar_mass_g_mol=386.65)
 HDL_MOLAR = Concept(name="hdl", title="HDL", codes=(), unit="mmol/L", molar_mass_g_mol=386.65)

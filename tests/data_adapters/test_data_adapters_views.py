@@ -4,10 +4,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters import fhirpath
-from gemel.data_adapters.element_types import _table, derive_from_models
-from gemel.data_adapters.view_definition import load_view, parse_view
-from gemel.data_adapters.views import run_views, standard_views, write_views
+from gemel.data_adapters.reading.element_types import _table, derive_from_models
+from gemel.data_adapters.views import fhirpath
+from gemel.data_adapters.views.run import run_views, standard_views, write_views
+from gemel.data_adapters.views.view_definition import load_view, parse_view
 
 # The official cases (FHIR/sql-on-fhir-v2) that the compiler refuses today, by file and number of cases.
 REFUSED = {"fhirpath_numbers": 1, "fn_boundary": 8, "repeat": 7, "row_index": 1}

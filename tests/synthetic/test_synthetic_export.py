@@ -154,14 +154,14 @@ def test_another_cohorts_provenance_is_refused_and_nothing_is_written(cohort, pr
 
 
 def test_the_platform_refuses_to_train_on_what_was_written(cohort, provenance, tmp_path):
-    build = pytest.importorskip("gemel.data_adapters.dataset").build
+    build = pytest.importorskip("gemel.data_adapters.dataset.build").build
     write(cohort, tmp_path, provenance=provenance)
     with pytest.raises(GemelError, match="GEM211"):
         build(tmp_path / "fhir", PROGRAMME, pseudonym_key=b"0" * 32)
 
 
 def test_without_its_marks_the_cohort_reads_back_as_it_was(cohort, provenance, tmp_path):
-    adapters = pytest.importorskip("gemel.data_adapters.dataset")
+    adapters = pytest.importorskip("gemel.data_adapters.dataset.build")
     write(cohort, tmp_path, provenance=provenance)
     unmarked = tmp_path / "unmarked"
     unmarked.mkdir()

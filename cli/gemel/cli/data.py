@@ -65,7 +65,7 @@ def check(
     with failures(output):
         import msgspec
 
-        from gemel.data_adapters.check import check_export
+        from gemel.data_adapters.quality.check import check_export
 
         chosen = find_programme(programme) if programme is not None else None
         checked = check_export(export, chosen, validate=validate)
@@ -185,7 +185,7 @@ def view(
             raise GemelError("GEM209", "Name at least one view definition and then the export.")
         import pyarrow.parquet as pq
 
-        from gemel.data_adapters.views import load_view, read_views, write_tables
+        from gemel.data_adapters.views.run import load_view, read_views, write_tables
 
         definitions, export = [load_view(path) for path in views[:-1]], views[-1]
         if out.exists() and not out.is_dir():

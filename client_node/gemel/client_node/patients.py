@@ -15,14 +15,14 @@ from gemel.core.programme import Programme
 
 
 def load(home: NodeHome, programme: Programme) -> Dataset:
-    """The hospital's patients for a programme. Raises what `gemel.data_adapters.dataset.build` raises."""
+    """The hospital's patients for a programme. Raises what `gemel.data_adapters.dataset.build.build` raises."""
     stem = f"{programme.name}-{programme.version}"
     path = home.folder / "data" / f"{stem}.safetensors"
     mark = home.folder / "data" / f"{stem}.export"
     state = f"{export_state(home.export)} {document_hash(msgspec.to_builtins(programme))}".encode()
     if path.exists() and mark.exists() and mark.read_bytes() == state:
         return Dataset.load(path)
-    from gemel.data_adapters.dataset import build
+    from gemel.data_adapters.dataset.build import build
 
     dataset, card = build(home.export, programme, pseudonym_key=home.pseudonym_key)
     mark.unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gemel.core.programme import Code, Feature, FeatureKind, OutcomeKind, Programme
+from gemel.core.concepts import Code
+from gemel.core.programme import Feature, FeatureKind, OutcomeKind, Programme
 from gemel.synthetic.cohort import DAYS_PER_YEAR, VirtualCohort
 from gemel.synthetic.provenance import posterior_from_even_odds
 

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from gemel.cli.demo.cohort import Person, read_people
-from gemel.core.programme import ICD_10, LOINC, SNOMED_CT
+from gemel.core.concepts import ICD_10, LOINC, SNOMED_CT
 
 Resource = dict[str, Any]
 

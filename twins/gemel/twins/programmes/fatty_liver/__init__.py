@@ -6,21 +6,8 @@ Allen AM et al., Hepatology 2018;67:1726 (Olmsted County; R package survival, na
 
 from __future__ import annotations
 
-from gemel.core.programme import (
-    ICD_10,
-    ICD_10_CM,
-    ICD_10_GM,
-    LOINC,
-    SNOMED_CT,
-    Code,
-    CohortDefinition,
-    Concept,
-    Feature,
-    FeatureKind,
-    Outcome,
-    OutcomeKind,
-    Programme,
-)
+from gemel.core.concepts import ICD_10, ICD_10_CM, ICD_10_GM, LOINC, SNOMED_CT, Code, Concept
+from gemel.core.programme import CohortDefinition, Feature, FeatureKind, Outcome, OutcomeKind, Programme
 
 _VALUE_SETS = "seen in several independent public FHIR value sets, 2026-11"
 _WHO = "WHO ICD-10"

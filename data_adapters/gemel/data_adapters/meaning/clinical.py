@@ -14,11 +14,12 @@ from datetime import date
 
 import msgspec
 
-from gemel.core.programme import Concept, Programme
-from gemel.data_adapters.concepts import ConceptIndex
-from gemel.data_adapters.intake import Coding, Fault, Header, type_fault
-from gemel.data_adapters.json_line import NOT_JSON
-from gemel.data_adapters.units import COMMON_ALIASES, UCUM_SYSTEMS, find_conversion
+from gemel.core.concepts import Concept
+from gemel.core.programme import Programme
+from gemel.data_adapters.meaning.concepts import ConceptIndex
+from gemel.data_adapters.meaning.units import COMMON_ALIASES, UCUM_SYSTEMS, find_conversion
+from gemel.data_adapters.reading.intake import Coding, Fault, Header, type_fault
+from gemel.data_adapters.reading.json_line import NOT_JSON
 
 USABLE_OBSERVATIONS = ("final", "amended", "corrected")
 INDEX_ENCOUNTERS = ("finished",)

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.compiler import compile_view
-from gemel.data_adapters.intake import Intake, Judge
-from gemel.data_adapters.shape import Shape, quote_name
-from gemel.data_adapters.store import Store
-from gemel.data_adapters.view_definition import ViewDefinition, load_view, parse_view
+from gemel.data_adapters.reading.intake import Intake, Judge
+from gemel.data_adapters.reading.shape import Shape, quote_name
+from gemel.data_adapters.reading.store import Store
+from gemel.data_adapters.views.compiler import compile_view
+from gemel.data_adapters.views.view_definition import ViewDefinition, load_view, parse_view
 
 __all__ = [
     "ViewDefinition",
@@ -35,7 +35,7 @@ _STANDARD = ("patient", "observation", "condition", "encounter")
 
 def standard_views() -> tuple[ViewDefinition, ...]:
     """The views that cohorts and data sets are built on, shipped as ViewDefinition files."""
-    folder = resources.files(__package__).joinpath("standard_views")
+    folder = resources.files(__package__).joinpath("standard")
     contents = [folder.joinpath(f"{name}.json").read_bytes() for name in _STANDARD]
     return tuple(parse_view(msgspec.json.decode(content)) for content in contents)
 

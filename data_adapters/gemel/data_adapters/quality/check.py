@@ -12,11 +12,11 @@ from typing import Any, Literal
 import msgspec
 
 from gemel.core.programme import Programme
-from gemel.data_adapters.clinical import ClinicalRules
-from gemel.data_adapters.intake import AcceptedLine, FileCount, Intake, Reject
-from gemel.data_adapters.store import line_check
-from gemel.data_adapters.units import COMMON_ALIASES
-from gemel.data_adapters.views import compile_views, standard_views
+from gemel.data_adapters.meaning.clinical import ClinicalRules
+from gemel.data_adapters.meaning.units import COMMON_ALIASES
+from gemel.data_adapters.reading.intake import AcceptedLine, FileCount, Intake, Reject
+from gemel.data_adapters.reading.store import line_check
+from gemel.data_adapters.views.run import compile_views, standard_views
 
 Validate = Literal["off", "sample", "full"]
 

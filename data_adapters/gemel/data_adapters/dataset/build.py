@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from gemel.core.dataset import CENSORED, OCCURRED, PREVALENT, Dataset
 from gemel.core.errors import GemelError
 from gemel.core.programme import Feature, FeatureKind, Outcome, OutcomeKind, Programme
-from gemel.data_adapters.clinical import USABLE_OBSERVATIONS, ClinicalRules
-from gemel.data_adapters.cohort import CohortCounts, select_cohort
-from gemel.data_adapters.concepts import ConceptIndex
-from gemel.data_adapters.intake import FileCount, Intake
-from gemel.data_adapters.store import Store, run
-from gemel.data_adapters.units import COMMON_ALIASES, UCUM_SYSTEMS, find_conversion
-from gemel.data_adapters.views import load_views_into, standard_views
+from gemel.data_adapters.dataset.cohort import CohortCounts, select_cohort
+from gemel.data_adapters.meaning.clinical import USABLE_OBSERVATIONS, ClinicalRules
+from gemel.data_adapters.meaning.concepts import ConceptIndex
+from gemel.data_adapters.meaning.units import COMMON_ALIASES, UCUM_SYSTEMS, find_conversion
+from gemel.data_adapters.reading.intake import FileCount, Intake
+from gemel.data_adapters.reading.store import Store, run
+from gemel.data_adapters.views.run import load_views_into, standard_views
 
 DAYS_PER_YEAR = 365.25
 _MINIMUM_KEY_BYTES = 16

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from gemel.data_adapters.element_types import is_resource
-from gemel.data_adapters.export import Block, list_unread, open_export, read_blocks
-from gemel.data_adapters.json_line import NOT_JSON, RepeatedKeyError, check_line, infinite_number
+from gemel.data_adapters.reading.element_types import is_resource
+from gemel.data_adapters.reading.json_line import NOT_JSON, RepeatedKeyError, check_line, infinite_number
+from gemel.data_adapters.sources.files import list_unread, open_export, read_blocks
 
 MAX_REJECTS_LISTED = 1000
 
@@ -109,11 +109,12 @@ class Intake:
             count = FileCount(file.name)
             self.files.append(count)
             for block in read_blocks(file):
+                is_utf8 = block.is_utf8
                 for offset, content in enumerate(block.lines):
                     if not content:
                         continue
                     count.read += 1
-                    header = _header(content, block)
+                    header = _header(content, is_utf8=is_utf8)
                     if isinstance(header, Fault):
                         self.reject(index, block.first_line + offset, None, header)
                         continue
@@ -133,8 +134,8 @@ Judge = Callable[[Header, bytes], Fault | None]
 _decode_header = msgspec.json.Decoder(Header).decode
 
 
-def _header(content: bytes, block: Block) -> Header | Fault:
-    if not block.is_utf8:
+def _header(content: bytes, *, is_utf8: bool) -> Header | Fault:
+    if not is_utf8:
         try:
             content.decode("utf-8")
         except UnicodeDecodeError as error:

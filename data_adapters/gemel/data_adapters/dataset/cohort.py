@@ -6,8 +6,8 @@ import duckdb
 import msgspec
 
 from gemel.core.programme import CohortDefinition
-from gemel.data_adapters.clinical import INDEX_ENCOUNTERS, UNUSED_ENCOUNTERS
-from gemel.data_adapters.store import run
+from gemel.data_adapters.meaning.clinical import INDEX_ENCOUNTERS, UNUSED_ENCOUNTERS
+from gemel.data_adapters.reading.store import run
 
 # A date without a day stands for the middle of its month or year. Days are those that the hospital wrote:
 # the time zone of a dateTime moves no day.

@@ -13,10 +13,10 @@ import msgspec
 import pyarrow as pa
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.expressions import MACROS
-from gemel.data_adapters.intake import Fault, Header, Intake, Judge, type_fault
-from gemel.data_adapters.json_line import NOT_JSON
-from gemel.data_adapters.shape import Shape, quote_name, quote_text
+from gemel.data_adapters.reading.intake import Fault, Header, Intake, Judge, type_fault
+from gemel.data_adapters.reading.json_line import NOT_JSON
+from gemel.data_adapters.reading.shape import Shape, quote_name, quote_text
+from gemel.data_adapters.views.expressions import MACROS
 
 _BATCH_LINES = 16_384
 

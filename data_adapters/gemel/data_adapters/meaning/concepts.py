@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gemel.core.programme import ICD_10, LOINC, SNOMED_CT, Concept, Programme
+from gemel.core.concepts import ICD_10, LOINC, SNOMED_CT, Concept
+from gemel.core.programme import Programme
 
 # The same code systems under the names that messages of HL7 v2 and CDA use.
 _SYSTEM_OF_OID = {

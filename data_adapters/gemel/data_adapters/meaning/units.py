@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from gemel.core.programme import Concept
+from gemel.core.concepts import Concept
 
 
 class Conversion(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from gemel.data_adapters.element_types import NUMBER_TYPES, PRIMITIVE_TYPES
+from gemel.data_adapters.reading.element_types import NUMBER_TYPES, PRIMITIVE_TYPES
 
 # FHIR's integers have 32 bits; a larger one would become NULL in DuckDB.
 _INTEGER = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]

@@ -32,11 +32,36 @@ class ExportFile:
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines of a file, without their line ends; `first_line` counts from 1. Blank lines stay, as b""."""
+    """Whole lines of a file, one resource each.
 
+    Attributes:
+        data: The lines, LF between them, no byte order mark; a CR before LF and blank lines may stand in it.
+        first_line: The number of the first line, from 1.
+        places: Where each line stands, when that is not `first_line` and on (an entry of a Bundle).
+    """
+
+    data: bytes
     first_line: int
-    lines: list[bytes]
-    is_utf8: bool
+    places: tuple[str, ...] | None = None
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The lines without their ends; a blank one is b"", so that the numbers stay."""
+        lines = self.data.split(b"\n")
+        if b"\r" in self.data:
+            lines = [line.removesuffix(b"\r") for line in lines]
+        return [b"" if line.isspace() else line for line in lines]
+
+    @property
+    def is_utf8(self) -> bool:
+        """Whether all of it is UTF-8."""
+        if self.data.isascii():
+            return True
+        try:
+            self.data.decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+        return True
 
 
 def open_export(path: Path) -> tuple[ExportFile, ...]:
@@ -141,25 +166,7 @@ def _split(stream: IO[bytes], name: str) -> Iterator[Block]:
         if len(rest) > _MAX_LINE_BYTES:
             raise GemelError("GEM208", f"{name} has a line of more than {_MAX_LINE_BYTES} bytes.")
         if end:
-            block = _block(first_line, data[: end - 1])
-            first_line += len(block.lines)
-            yield block
+            yield Block(data[: end - 1], first_line)
+            first_line += data.count(b"\n", 0, end)
     if rest:
-        yield _block(first_line, rest)
-
-
-def _block(first_line: int, data: bytes) -> Block:
-    lines = data.split(b"\n")
-    if b"\r" in data:
-        lines = [line.removesuffix(b"\r") for line in lines]
-    return Block(first_line, [b"" if line.isspace() else line for line in lines], _is_utf8(data))
-
-
-def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+        yield Block(rest, first_line)

@@ -9,10 +9,10 @@ import itertools
 from dataclasses import dataclass, replace
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.element_types import PRIMITIVE_TYPES
-from gemel.data_adapters.expressions import Context, Expression, Term
-from gemel.data_adapters.shape import Shape, quote_name, quote_text
-from gemel.data_adapters.view_definition import Column, Select, ViewDefinition
+from gemel.data_adapters.reading.element_types import PRIMITIVE_TYPES
+from gemel.data_adapters.reading.shape import Shape, quote_name, quote_text
+from gemel.data_adapters.views.expressions import Context, Expression, Term
+from gemel.data_adapters.views.view_definition import Column, Select, ViewDefinition
 
 _MAX_CHAINS = 256
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters import fhirpath
-from gemel.data_adapters.element_types import (
+from gemel.data_adapters.reading.element_types import (
     NUMBER_TYPES,
     PRIMITIVE_TYPES,
     STRING_TYPES,
@@ -21,8 +20,9 @@ from gemel.data_adapters.element_types import (
     find_element,
     known_type,
 )
-from gemel.data_adapters.shape import Shape, quote_name, quote_text
-from gemel.data_adapters.view_definition import ViewConstant
+from gemel.data_adapters.reading.shape import Shape, quote_name, quote_text
+from gemel.data_adapters.views import fhirpath
+from gemel.data_adapters.views.view_definition import ViewConstant
 
 # Made once on each connection; the generated SQL calls them.
 MACROS = (

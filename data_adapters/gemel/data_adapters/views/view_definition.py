@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.element_types import known_type
+from gemel.data_adapters.reading.element_types import known_type
 
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 # What may stand beside select, where and constant without changing any row.

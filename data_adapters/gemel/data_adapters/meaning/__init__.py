@@ -1,0 +1,1 @@
+"""What records mean: concepts, local codes, units, dates, consent; records become facts."""

@@ -1,0 +1,121 @@
+"""Facts: what the records of any source say, in three tables that cohorts and data sets are built on.
+
+A source (FHIR, OMOP, wearables, images, genomes) writes facts; a cohort and its features read nothing else. So a
+hospital's data set does not depend on how the hospital keeps its records.
+
+`person`: one row per patient.
+    patient_id      the source's own id; it leaves this database only as a keyed pseudonym
+    sex             'male', 'female', 'other', 'unknown' or NULL
+    birth_day       the day, or the middle of the month or year that is recorded
+    death_day       the same; NULL when alive or not dated
+    deceased        TRUE also when no day is known
+
+`visit`: one row per contact with the hospital that took place.
+    patient_id, start_day, end_day (the start where no end is recorded), finished
+
+`fact`: one row per usable statement about a patient that a concept of the programme covers.
+    patient_id
+    concept         the concept's name
+    day             the day as the hospital wrote it (a mapping may name its time zone); of a partial date the middle
+    at              the local time by the hospital's clock; midnight when no time is recorded
+    end_day         the last day of what lasts (a diagnosis that abated, a medication), else NULL
+    value           in the concept's unit and within its bounds; NULL for what has none (a diagnosis)
+    bound           '<', '<=', '>' or '>=' when the laboratory gave a bound instead of a value, else NULL
+
+Rows have no order and no identity of their own: whatever is built on them may depend on their content only.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+MEMORY_LIMIT = "192MB"
+
+PERSON = pa.schema(
+    [
+        ("patient_id", pa.string()),
+        ("sex", pa.string()),
+        ("birth_day", pa.date32()),
+        ("death_day", pa.date32()),
+        ("deceased", pa.bool_()),
+    ]
+)
+VISIT = pa.schema(
+    [
+        ("patient_id", pa.string()),
+        ("start_day", pa.date32()),
+        ("end_day", pa.date32()),
+        ("finished", pa.bool_()),
+    ]
+)
+FACT = pa.schema(
+    [
+        ("patient_id", pa.string()),
+        ("concept", pa.string()),
+        ("day", pa.date32()),
+        ("at", pa.timestamp("us")),
+        ("end_day", pa.date32()),
+        ("value", pa.float64()),
+        ("bound", pa.string()),
+    ]
+)
+_TABLES = {"person": PERSON, "visit": VISIT, "fact": FACT}
+
+
+class Facts:
+    """The three tables in a database of this process, in a private folder that goes when it is closed.
+
+    What does not fit into the memory limit is kept in that folder. The database reaches neither other files nor the
+    network.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="gemel-facts-")
+        self.connection = duckdb.connect(f"{self._folder.name}/facts.duckdb")
+        for setting in (
+            "TimeZone = 'UTC'",
+            "enable_progress_bar = false",
+            f"memory_limit = '{MEMORY_LIMIT}'",
+            "preserve_insertion_order = false",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            self.run(f"SET {setting}")
+        for name, schema in _TABLES.items():
+            connection = self.connection
+            connection.register("gemel_rows", schema.empty_table())
+            self.run(f"CREATE TABLE {name} AS SELECT * FROM gemel_rows")
+            connection.unregister("gemel_rows")
+
+    def __enter__(self) -> Facts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+        self._folder.cleanup()
+
+    def run(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        """Run a statement to its end and give its rows (a result left open blocks the connection)."""
+        rows: list[tuple[Any, ...]] = self.connection.execute(sql, parameters).fetchall()
+        return rows
+
+    def add(self, name: str, rows: pa.Table | pa.RecordBatch) -> None:
+        """Add rows to `person`, `visit` or `fact`; the columns are those of its schema, in any order."""
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        self.connection.register("gemel_rows", table.select(_TABLES[name].names).cast(_TABLES[name]))
+        try:
+            self.run(f"INSERT INTO {name} SELECT * FROM gemel_rows")
+        finally:
+            self.connection.unregister("gemel_rows")
+
+    def add_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows given as dictionaries; a column that one lacks is NULL."""
+        self.add(name, pa.Table.from_pylist(list(rows), schema=_TABLES[name]))

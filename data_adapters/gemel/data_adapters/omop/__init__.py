@@ -1,0 +1,1 @@
+"""OMOP CDM tables to the same facts as FHIR resources."""

@@ -1,0 +1,1 @@
+"""What is in an export, and what is wrong with it: the quality report."""

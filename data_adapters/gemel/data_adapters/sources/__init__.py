@@ -1,0 +1,1 @@
+"""Where records come from: files, Bundles, bulk export, REST search, a watched folder."""
