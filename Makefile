@@ -11,7 +11,7 @@ OUT := out/demo
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench faults docs clean
+.PHONY: help setup demo test check bench peers faults docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,14 @@ check: $(READY)  ## lint, format, types, layers
 
 bench: $(READY)  ## every benchmark; results in benchmarks/results/
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+peers:  ## what benchmarks and live tests compare with, each in an environment of its own under .peers
+	@for list in benchmarks/peers/*.txt; do \
+	  home=.peers/$$(basename $$list .txt); \
+	  cmp -s $$list $$home/installed.txt && continue; \
+	  echo $$home; rm -rf $$home; $(PYTHON) -m venv $$home && \
+	  $$home/bin/python -m pip install --quiet --requirement $$list && cp $$list $$home/installed.txt || exit 1; \
+	done
 
 faults: $(READY)  ## the heavy tests: processes killed, files damaged
 	$(ONE_THREAD) $(BIN)/pytest -q -m "faults or heavy" tests $(ARGS)
