@@ -1,5 +1,5 @@
 # Everything from a bare clone, with nothing but python3 (3.11 or newer) and pip: each target makes .venv by itself,
-# once, and again when pyproject.toml or constraints.txt change. Another interpreter: make PYTHON=python3.12 test
+# once, and again when pyproject.toml, constraints.txt or the C++ change. Another interpreter: make PYTHON=python3.12 test
 # Options for the program behind a target: make demo ARGS="--rounds 5"
 PYTHON ?= python3
 ARGS ?=
@@ -7,18 +7,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT := out/demo
+LINES := 100000
 # Tests run in one process per core already; more threads in each only get in each other's way.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench peers faults docs clean
+.PHONY: help setup demo test check bench peers faults fuzz docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv with every dependency at its fixed version
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(wildcard data_adapters/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Gemel needs Python 3.11 or newer as '$(PYTHON)'. Name another: make PYTHON=python3.12 setup" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
@@ -55,6 +56,9 @@ peers:  ## what benchmarks and live tests compare with, each in an environment o
 
 faults: $(READY)  ## the heavy tests: processes killed, files damaged
 	$(ONE_THREAD) $(BIN)/pytest -q -m "faults or heavy" tests $(ARGS)
+
+fuzz: $(READY)  ## 100,000 damaged FHIR lines through both readers: every line is accounted for (LINES=... for more)
+	$(BIN)/python tests/support/damaged_lines.py $(LINES) $(ARGS)
 
 docs: $(READY)  ## write docs/errors.md and docs/commands.md anew
 	$(BIN)/python -m gemel.cli.reference docs

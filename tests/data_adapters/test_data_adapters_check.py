@@ -72,7 +72,6 @@ def bad_cases(fhir):
             "$.clinicalStatus",
         ),
         ("encounter without start", fhir.encounter("p", "") | {"period": {}}, "GEM207", "$.period.start"),
-        ("condition without a date", fhir.condition("p", "s", "c", None), "GEM207", "$.onsetDateTime"),
     ]
     return [(n, x if isinstance(x, bytes) else json.dumps(x).encode(), c, p) for n, x, c, p in cases]
 
@@ -177,7 +176,7 @@ def test_an_export_that_cannot_be_read_is_refused(kind, fhir, tmp_path):
         export.write_text("{}")
     with pytest.raises(GemelError) as caught:
         check_export(export, validate="off")
-    assert caught.value.code == "GEM208"
+    assert caught.value.code == ("GEM220" if "gzip" in kind else "GEM208")
 
 
 def test_a_link_within_the_export_is_followed(fhir, tmp_path):

@@ -10,11 +10,11 @@ import pytest
 
 from gemel.core.errors import GemelError
 from gemel.data_adapters.dataset.build import build
-from gemel.data_adapters.meaning.clinical import ClinicalRules
+from gemel.data_adapters.meaning.facts import Facts
+from gemel.data_adapters.meaning.fhir_facts import read_fhir
+from gemel.data_adapters.meaning.staging import Staging
 from gemel.data_adapters.quality.check import check_export
-from gemel.data_adapters.reading.intake import Intake
-from gemel.data_adapters.reading.store import line_check
-from gemel.data_adapters.views.run import compile_views, run_views, standard_views
+from gemel.data_adapters.views.run import run_views, standard_views
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 KEY = b"0123456789abcdef"
@@ -121,13 +121,19 @@ def check_all(folder, number):
 
 def measured_lines(folder):
     """The accepted Observations from which a value was taken."""
-    rules = ClinicalRules(PROGRAMME)
-    judge = line_check(compile_views(standard_views())[1], rules.judge)
-    before = 0
-    for line in Intake().read(folder, judge):
-        if line.header.resourceType == "Observation" and rules.values.total() > before:
-            yield line.content
-        before = rules.values.total()
+    numbers = set()
+
+    class Watched(Staging):
+        def add(self, name, rows):
+            if name == "fact":
+                numbers.update(rows["line"].filter(rows["value"].is_valid()).to_pylist())
+            super().add(name, rows)
+
+    with pytest.MonkeyPatch.context() as patch, Facts() as facts:
+        patch.setattr("gemel.data_adapters.meaning.fhir_facts.Staging", Watched)
+        read_fhir(folder, PROGRAMME, facts)
+    lines = (folder / "x.ndjson").read_bytes().split(b"\n")
+    return [lines[number - 1] for number in sorted(numbers)]
 
 
 def used(place):
@@ -174,7 +180,7 @@ def refused_by_the_models(lines):
 def test_five_thousand_damaged_lines_are_counted_and_no_value_is_made_up(real_lines, tmp_path):
     number = write_damaged(tmp_path, real_lines, number=5000, seed=20261122)
     check_all(tmp_path, number)
-    lines = list(measured_lines(tmp_path))
+    lines = measured_lines(tmp_path)
     assert len(lines) > 200
     assert refused_by_the_models(random.Random(3).sample(lines, min(len(lines), 400))) == []
 

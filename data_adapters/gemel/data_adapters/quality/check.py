@@ -2,106 +2,38 @@
 
 from __future__ import annotations
 
-import heapq
-import warnings
-import zlib
-from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
 from gemel.core.programme import Programme
-from gemel.data_adapters.meaning.clinical import ClinicalRules
-from gemel.data_adapters.meaning.units import COMMON_ALIASES
-from gemel.data_adapters.reading.intake import AcceptedLine, FileCount, Intake, Reject
-from gemel.data_adapters.reading.store import line_check
-from gemel.data_adapters.views.run import compile_views, standard_views
-
-Validate = Literal["off", "sample", "full"]
-
-SAMPLE_LINES = 200
-_MOST_FREQUENT = 50
-_MAX_EXAMPLES = 50
-
-
-class ConceptCoverage(msgspec.Struct, frozen=True):
-    """Usable values (or diagnoses) of one concept, and the patients who have any."""
-
-    concept: str
-    values: int
-    patients: int
-    implausible: int
-    comparators: int
-    absent: int
-
-
-class UnmappedCode(msgspec.Struct, frozen=True):
-    """A code that the programme does not know."""
-
-    system: str
-    code: str
-    count: int
-
-
-class UnitProblem(msgspec.Struct, frozen=True):
-    """Values that were rejected for their unit: GEM202 none, GEM203 not convertible; `example` is a file:line."""
-
-    code: str
-    concept: str
-    unit: str
-    count: int
-    example: str
-
-
-class Invalid(msgspec.Struct, frozen=True):
-    """A line that `fhir.resources.R4B` does not accept. Its text holds no patient data."""
-
-    file: str
-    line: int
-    resource_type: str
-    reason: str
-
-
-class Validation(msgspec.Struct, frozen=True):
-    """How many accepted lines went through the full models, and how many failed."""
-
-    mode: str
-    checked: int
-    failed: int
-    examples: list[Invalid]
-
-
-class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `gemel data check` prints. Exact counts: it stays inside the hospital.
-
-    For each file read = accepted + rejected. `rejects` lists the first 1000; `rejected_total` counts all.
-    `noted` counts by code what was accepted and will not be used: GEM204 unknown codes, GEM206 implausible values,
-    GEM211 synthetic records. `orphans` counts accepted lines whose patient is not in the export. `unread` names the
-    entries of the folder that are no NDJSON.
-    """
-
-    fhir_version: str
-    files: list[FileCount]
-    unread: list[str]
-    read: int
-    accepted: int
-    rejected_total: int
-    rejects: list[Reject]
-    rejects_by_code: dict[str, int]
-    noted: dict[str, int]
-    excluded: dict[str, int]
-    synthetic: int
-    patients: int
-    coverage: list[ConceptCoverage]
-    orphans: dict[str, int]
-    unit_problems: dict[str, int]
-    unit_examples: list[UnitProblem]
-    implausible_examples: list[str]
-    unmapped: list[UnmappedCode]
-    unmapped_total: int
-    partial_dates: dict[str, int]
-    validation: Validation
+from gemel.data_adapters.meaning.account import FactsAccount
+from gemel.data_adapters.meaning.consent import Withheld, withheld_patients
+from gemel.data_adapters.meaning.facts import Facts
+from gemel.data_adapters.meaning.fhir_facts import read_fhir
+from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
+from gemel.data_adapters.quality import advice
+from gemel.data_adapters.quality.distributions import (
+    concept_years,
+    count_years,
+    describe_distributions,
+    describe_people,
+)
+from gemel.data_adapters.quality.drift import ask_about_units, find_drift
+from gemel.data_adapters.quality.report import (
+    STAYS_INSIDE,
+    CheckReport,
+    CodeCount,
+    ConceptCoverage,
+    ConsentAccount,
+    MappingUse,
+    Validation,
+)
+from gemel.data_adapters.quality.second_look import MappingWatch, count_entries, find_displays
+from gemel.data_adapters.quality.validation import Validate, Validator
+from gemel.data_adapters.reading.reader import ReadBlock
+from gemel.data_adapters.sources.files import Block
 
 
 def check_export(
@@ -109,150 +41,157 @@ def check_export(
     programme: Programme | None = None,
     *,
     validate: Validate = "sample",
-    aliases: Mapping[str, str] = COMMON_ALIASES,
+    mapping: SiteMapping = NO_MAPPING,
+    opt_out: Path | None = None,
+    on: date | None = None,
+    workers: int = 1,
 ) -> CheckReport:
-    """Read an export once and say what is in it.
+    """Read an export as a data set would be built from it, and say what is in it.
 
     Args:
-        export: Folder of FHIR NDJSON files, or one file.
+        export: Folder of FHIR files, or one file.
         programme: Whose concepts to look for; without one, units and codes are not mapped.
-        validate: Put no accepted line, up to 200 of each type, or every line through `fhir.resources.R4B`.
-        aliases: The site's table from recorded unit spellings to UCUM.
+        validate: Put no line that is a resource, up to 200 of each type, or every line through `fhir.resources.R4B`.
+        mapping: The site's own words.
+        opt_out: A file with a patient id, or `system|value` identifier, a line.
+        on: The day as of which consent is judged; today by default.
+        workers: Threads that read; with `validate="full"` also processes that validate.
 
     Raises:
-        GemelError: GEM208 when the export cannot be read. Bad lines are reported, not raised.
+        GemelError: GEM208 when the export cannot be read, GEM244 when the opt-out list cannot. Bad lines are reported,
+            not raised; so is what would keep a data set from being built.
     """
-    rules = ClinicalRules(programme, aliases=aliases)
-    intake = Intake()
-    judge = line_check(compile_views(standard_views())[1], rules.judge)
-    validator = _Validator(validate, intake)
-    for line in intake.read(export, judge):
-        validator.offer(line)
-    return _report(programme, rules, intake, validator.finish())
+    day = on if on is not None else datetime.now(UTC).date()
+    withheld = withheld_patients(export, opt_out=opt_out, on=day, mapping=mapping)
+    watch = MappingWatch(mapping)
+    with Facts() as facts, Validator(validate, withheld=withheld, workers=workers) as validator:
 
+        def on_block(file: int, block: Block, read: ReadBlock) -> None:
+            validator.offer(file, block, read)
+            watch.watch(block)
 
-def _report(
-    programme: Programme | None, rules: ClinicalRules, intake: Intake, validation: Validation
-) -> CheckReport:
-    noted = {
-        "GEM204": rules.unmapped.total(),
-        "GEM206": rules.implausible.total(),
-        "GEM211": rules.synthetic,
-    }
-    unit_codes = ("GEM202", "GEM203")
-    return CheckReport(
-        fhir_version="+".join(sorted(rules.other_versions)) or "R4",
-        files=intake.files,
-        unread=intake.unread,
-        read=sum(file.read for file in intake.files),
-        accepted=sum(file.accepted for file in intake.files),
-        rejected_total=sum(file.rejected for file in intake.files),
-        rejects=intake.rejects,
-        rejects_by_code=dict(sorted(intake.by_code.items())),
-        noted={code: number for code, number in noted.items() if number},
-        excluded={f"{kind}: {why}": n for (kind, why), n in sorted(rules.excluded.items())},
-        synthetic=rules.synthetic,
-        patients=sum(file.types.get("Patient", 0) for file in intake.files),
-        coverage=_coverage(programme, rules),
-        orphans=rules.orphans(),
-        unit_examples=_unit_examples(rules, intake),
-        unit_problems={code: intake.by_code[code] for code in unit_codes if intake.by_code[code]},
-        implausible_examples=rules.examples,
-        unmapped=[
-            UnmappedCode(system, code, count)
-            for (system, code), count in rules.unmapped.most_common(_MOST_FREQUENT)
-        ],
-        unmapped_total=rules.unmapped.total(),
-        partial_dates=dict(sorted(rules.partial_dates.items())),
-        validation=validation,
-    )
-
-
-def _coverage(programme: Programme | None, rules: ClinicalRules) -> list[ConceptCoverage]:
-    return [
-        ConceptCoverage(
-            concept.name,
-            rules.values[concept.name],
-            len(rules.patients.get(concept.name, ())),
-            rules.implausible[concept.name],
-            rules.comparators[concept.name],
-            rules.absent[concept.name],
+        account = read_fhir(
+            export,
+            programme,
+            facts,
+            mapping=mapping,
+            withheld=withheld,
+            workers=workers,
+            on_block=on_block,
         )
-        for concept in (programme.concepts if programme is not None else ())
-    ]
+        validation = validator.finish([file.file for file in account.files])
+        displays = find_displays(export, {(u.system, u.code) for u in account.unmapped}, withheld=withheld)
+        report = CheckReport(
+            notice=STAYS_INSIDE,
+            export=export.name or export.resolve().name,
+            programme=f"{programme.name} {programme.version}" if programme is not None else None,
+            checked_on=day.isoformat(),
+            to_do=[],
+            people=describe_people(facts),
+            years=count_years(facts),
+            coverage=_coverage(account, programme, concept_years(facts)),
+            distributions=describe_distributions(facts, programme) if programme is not None else [],
+            drift=(drift := find_drift(facts, programme) if programme is not None else []),
+            unit_questions=(
+                ask_about_units(programme, drift, account.implausible_examples)
+                if programme is not None
+                else []
+            ),
+            consent=_consent(withheld, account, day, mapping, opt_out),
+            unmapped=[
+                CodeCount(u.system, u.code, u.count, displays.get((u.system, u.code), ""))
+                for u in account.unmapped
+            ],
+            mapping=MappingUse(
+                title=mapping.title,
+                entries=count_entries(mapping),
+                skipped=list(mapping.skipped),
+                never_seen=watch.never_seen(),
+            ),
+            **_lines(account, programme, validation),
+        )
+    return msgspec.structs.replace(report, to_do=advice.to_do(report, programme))
 
 
-def _unit_examples(rules: ClinicalRules, intake: Intake) -> list[UnitProblem]:
-    """The most frequent unit problems, each with the first line that has it among the rejects that are listed."""
-    first: dict[tuple[str, str], str] = {}
-    for reject in intake.rejects:
-        first.setdefault((reject.code, reject.reason), f"{reject.file}:{reject.line}")
-    return [
-        UnitProblem(code, concept, unit, count, first.get((code, reason), ""))
-        for (code, concept, unit, reason), count in rules.unit_problems.most_common(_MOST_FREQUENT)
-    ]
+def _lines(account: FactsAccount, programme: Programme | None, validation: Validation) -> dict[str, object]:
+    """What the account itself says, as far as the report shows it unchanged."""
+    noted = {
+        "GEM204": account.unmapped_total,
+        "GEM206": sum(concept.implausible for concept in account.concepts),
+        "GEM211": account.synthetic,
+    }
+    by_code = account.rejects_by_code
+    rejects = advice.rejected_lines(account.rejects, programme)
+    same = (
+        *(
+            "fhir_version",
+            "files",
+            "unread",
+            "rejects_by_code",
+            "excluded",
+            "synthetic",
+            "patients",
+            "concepts",
+        ),
+        *("superseded", "deleted", "undated", "odd_ends", "unused", "default_units", "withheld", "orphans"),
+        *("implausible_examples", "unmapped_total", "partial_dates"),
+    )
+    return {name: getattr(account, name) for name in same} | {
+        "fhir_versions": account.versions,
+        "fhir_version_reason": advice.explain_version(account),
+        "read": sum(file.read for file in account.files),
+        "accepted": sum(file.accepted for file in account.files),
+        "rejected_total": sum(file.rejected for file in account.files),
+        "rejects": rejects,
+        "reject_groups": advice.group(rejects),
+        "noted": {code: number for code, number in noted.items() if number},
+        "unit_examples": account.unit_problems,
+        "unit_problems": {code: by_code[code] for code in ("GEM202", "GEM203") if code in by_code},
+        "validation": validation,
+    }
 
 
-class _Validator:
-    """Puts lines through the pydantic models, all of them or the sample with the lowest checksums of each type."""
-
-    def __init__(self, mode: Validate, intake: Intake) -> None:
-        self._mode = mode
-        self._intake = intake
-        self._samples: dict[str, list[tuple[int, int, int, bytes]]] = {}
-        self._checked = 0
-        self._failed = 0
-        self._examples: list[Invalid] = []
-
-    def offer(self, line: AcceptedLine) -> None:
-        """Take a line into the sample, or validate it at once."""
-        if self._mode == "full":
-            self._validate(line.header.resourceType, line.file, line.line, line.content)
-        elif self._mode == "sample":
-            sample = self._samples.setdefault(line.header.resourceType, [])
-            # The checksum chooses: the same lines whatever their order, and not the first patients only.
-            item = (-zlib.crc32(line.content), line.file, line.line, line.content)
-            if len(sample) < SAMPLE_LINES:
-                heapq.heappush(sample, item)
-            elif item[0] > sample[0][0]:
-                heapq.heapreplace(sample, item)
-
-    def finish(self) -> Validation:
-        """Validate the sample and give the result."""
-        for resource_type, sample in sorted(self._samples.items()):
-            for _, file, number, content in sorted(sample, key=lambda item: item[1:3]):
-                self._validate(resource_type, file, number, content)
-        return Validation(self._mode, self._checked, self._failed, self._examples)
-
-    def _validate(self, resource_type: str, file: int, line: int, content: bytes) -> None:
-        self._checked += 1
-        reason = _invalid(resource_type, content)
-        if reason is None:
-            return
-        self._failed += 1
-        if len(self._examples) < _MAX_EXAMPLES:
-            name = self._intake.files[file].file
-            self._examples.append(Invalid(name, line, resource_type, reason))
+def _coverage(
+    account: FactsAccount, programme: Programme | None, years: dict[str, tuple[int, int]]
+) -> list[ConceptCoverage]:
+    if programme is None:
+        return []
+    needed = [*programme.features, *programme.outcomes, *programme.targets]
+    found = []
+    for counted in account.concepts:
+        concept = programme.concept(counted.concept)
+        first, last = years.get(concept.name, (None, None))
+        found.append(
+            ConceptCoverage(
+                concept=concept.name,
+                title=concept.title,
+                unit=concept.unit,
+                values=counted.values,
+                patients=counted.patients,
+                share=counted.patients / max(account.patients, 1),
+                implausible=counted.implausible,
+                comparators=counted.bounds,
+                absent=counted.absent,
+                duplicates=counted.duplicates,
+                first_year=first,
+                last_year=last,
+                needed_by=[one.name for one in needed if concept.name in one.concepts],
+            )
+        )
+    return found
 
 
-def _invalid(resource_type: str, content: bytes) -> str | None:
-    """Why `fhir.resources.R4B` refuses a line, as places and kinds of error without the values; None if it does not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # R4B, never the top level of the package: that is R5.
-        from fhir.resources.R4B import get_fhir_model_class
-        from pydantic import ValidationError
-
-        try:
-            model: Any = get_fhir_model_class(resource_type)
-        except (KeyError, LookupError, ValueError):
-            return "not an R4B resource type"
-        try:
-            model.model_validate_json(content)
-        except ValidationError as error:
-            places = (".".join(str(part) for part in fault["loc"]) for fault in error.errors())
-            kinds = (fault["type"] for fault in error.errors())
-            return "; ".join(f"{place}: {kind}" for place, kind in zip(places, kinds, strict=True))[:300]
-        except (TypeError, ValueError, AttributeError) as error:
-            return type(error).__name__
-    return None
+def _consent(
+    withheld: Withheld, account: FactsAccount, day: date, mapping: SiteMapping, opt_out: Path | None
+) -> ConsentAccount:
+    return ConsentAccount(
+        on=day.isoformat(),
+        opt_out_list=opt_out is not None,
+        required=mapping.require_consent,
+        withheld=account.withheld,
+        reasons=dict(withheld.reasons),
+        consents=dict(withheld.consents),
+        unread=withheld.unread,
+        nobody=withheld.nobody,
+        unmatched=withheld.unmatched,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import pkgutil
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module, resources
 from typing import Any
@@ -55,13 +56,40 @@ def is_resource(name: str) -> bool:
     >>> is_resource("Patient"), is_resource("Quantity"), is_resource("DomainResource")
     (True, False, False)
     """
-    return name in _resource_types()
+    return name in resource_types()
 
 
 @functools.cache
-def _resource_types() -> frozenset[str]:
+def resource_types() -> frozenset[str]:
+    """The names of FHIR's resource types."""
     abstract = {"Resource", "DomainResource"}
     return frozenset(name for name, elements in _table().items() if "implicitRules" in elements) - abstract
+
+
+@functools.cache
+def element_keys(type_name: str) -> Mapping[str, str]:
+    """The keys that an object of a type may have in JSON, with their types; `_name` stands beside a primitive one.
+
+    >>> element_keys("Period")["start"], element_keys("Period")["_start"], element_keys("Observation")["valueTime"]
+    ('dateTime', 'Element', 'time')
+    """
+    keys: dict[str, str] = {}
+    for element, declared in _table().get(type_name, {}).items():
+        if isinstance(declared, list):
+            keys |= {element + name[0].upper() + name[1:]: name for name in declared}
+        else:
+            keys[element] = declared.rstrip("*")
+    return keys | {f"_{key}": "Element" for key, name in keys.items() if name in PRIMITIVE_TYPES}
+
+
+@functools.cache
+def _all_element_names() -> frozenset[str]:
+    return frozenset(name for elements in _table().values() for name in elements)
+
+
+def is_element_name(name: str) -> bool:
+    """True when some FHIR type has an element of that name."""
+    return name in _all_element_names()
 
 
 def find_element(type_name: str, element: str) -> Element | None:

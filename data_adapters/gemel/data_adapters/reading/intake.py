@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from gemel.data_adapters.reading.element_types import is_resource
 from gemel.data_adapters.reading.json_line import NOT_JSON, RepeatedKeyError, check_line, infinite_number
-from gemel.data_adapters.sources.files import list_unread, open_export, read_blocks
+from gemel.data_adapters.sources.files import Block, list_unread, open_export, read_blocks
+
+if TYPE_CHECKING:
+    from gemel.data_adapters.reading.reader import ReadBlock
 
 MAX_REJECTS_LISTED = 1000
 
@@ -68,7 +71,7 @@ class FileCount(msgspec.Struct):
 
 
 class Reject(msgspec.Struct, frozen=True):
-    """One rejected line."""
+    """One rejected line; `place` says where it stood when that is no line (an entry of a Bundle)."""
 
     file: str
     line: int
@@ -76,6 +79,7 @@ class Reject(msgspec.Struct, frozen=True):
     path: str
     reason: str
     code: str
+    place: str | None = None
 
 
 class Intake:
@@ -87,13 +91,33 @@ class Intake:
         self.rejects: list[Reject] = []
         self.by_code: Counter[str] = Counter()
 
-    def reject(self, file: int, line: int, resource_type: str | None, fault: Fault) -> None:
+    def add_file(self, name: str) -> int:
+        """Begin the account of a file, and give its index."""
+        self.files.append(FileCount(name))
+        return len(self.files) - 1
+
+    def take_in(self, file: int, block: Block, read: ReadBlock) -> None:
+        """Put what became of a block's lines into the account of its file."""
+        count = self.files[file]
+        count.read += read.read
+        for name, number in read.types.items():
+            count.accepted += number
+            count.types[name] = count.types.get(name, 0) + number
+        for line, resource_type, fault in read.faults:
+            place = block.places[line] if block.places is not None else None
+            self.reject(file, block.first_line + line, resource_type, fault, place=place)
+
+    def reject(
+        self, file: int, line: int, resource_type: str | None, fault: Fault, *, place: str | None = None
+    ) -> None:
         """Record a rejected line."""
         count = self.files[file]
         count.rejected += 1
         self.by_code[fault.code] += 1
         if len(self.rejects) < MAX_REJECTS_LISTED:
-            self.rejects.append(Reject(count.file, line, resource_type, fault.path, fault.reason, fault.code))
+            self.rejects.append(
+                Reject(count.file, line, resource_type, fault.path, fault.reason, fault.code, place)
+            )
 
     def take_back(self, line: AcceptedLine, fault: Fault) -> None:
         """Reject a line that had been accepted (an element that a view reads has another type)."""

@@ -1,26 +1,34 @@
-"""Which elements of a resource are read: one tree gives DuckDB's schema and the check of each line."""
+"""Which elements of a resource are read: one tree gives the Arrow and DuckDB types and the check of each line."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict
 
 import msgspec
+import pyarrow as pa
 
-from gemel.data_adapters.reading.element_types import NUMBER_TYPES, PRIMITIVE_TYPES
+from gemel.data_adapters.reading.element_types import NUMBER_TYPES, PRIMITIVE_TYPES, element_keys
 
 # FHIR's integers have 32 bits; a larger one would become NULL in DuckDB.
 _INTEGER = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+
+# A misspelt `comparator` must not make "<30" a 30: a quantity has the elements that FHIR gives it, and no other.
+_CLOSED_TYPES = frozenset({"Quantity", "Age", "Count", "Distance", "Duration"})
 
 
 class Shape:
     """A node of the tree: a FHIR type, whether it repeats, and the child elements that are used.
 
-    It grows while views are compiled; a complex element of which no child is used stays opaque JSON.
+    It grows while views are compiled; a complex element of which no child is used stays opaque JSON. A quantity is
+    closed: an object of it with a key that its FHIR type does not have is at fault, or a value of another type. An `exact` decimal is kept as the
+    text of its number, because 1.50 and 1.5 are of different precision.
     """
 
     def __init__(self, type_name: str, *, repeats: bool = False) -> None:
         self.type_name = type_name
         self.repeats = repeats
+        self.exact = False
         self.children: dict[str, Shape] = {}
 
     @classmethod
@@ -38,6 +46,40 @@ class Shape:
         if element not in self.children:
             self.children[element] = Shape(type_name, repeats=repeats)
         return self.children[element]
+
+    @property
+    def is_opaque(self) -> bool:
+        """True for a complex element of which no child is used: kept as its JSON text."""
+        return not self.children and self.type_name not in PRIMITIVE_TYPES
+
+    def closed_over(self) -> Mapping[str, str] | None:
+        """The other keys that an object of a closed type may have, with their types; None for a type that is open.
+
+        >>> quantity = Shape("Quantity")
+        >>> _ = quantity.child("value", "decimal")
+        >>> quantity.closed_over()["unit"], "value" in quantity.closed_over(), Shape("Period").closed_over()
+        ('string', False, None)
+        """
+        if self.type_name not in _CLOSED_TYPES or not self.children:
+            return None
+        keys = element_keys(self.type_name)
+        return {key: keys[key] for key in sorted(keys.keys() - self.children.keys())}
+
+    def arrow_type(self) -> pa.DataType:
+        """The Arrow type of a column: structs, with the children in the order of their names."""
+        return pa.list_(self.item_type()) if self.repeats else self.item_type()
+
+    def item_type(self) -> pa.DataType:
+        """The Arrow type of one item of an element that repeats; else that of the column."""
+        if self.children:
+            return pa.struct([(name, child.arrow_type()) for name, child in sorted(self.children.items())])
+        if self.type_name == "boolean":
+            return pa.bool_()
+        if self.exact:
+            return pa.string()
+        if self.type_name in NUMBER_TYPES:
+            return pa.float64() if self.type_name == "decimal" else pa.int64()
+        return pa.string()
 
     def duckdb_structure(self) -> Any:
         """The structure that DuckDB's `from_json` takes, as JSON values."""
@@ -59,14 +101,20 @@ class Shape:
         return _sql_type(self.duckdb_structure())
 
     def line_type(self) -> Any:
-        """A type for msgspec that refuses whatever DuckDB would turn into NULL without a word."""
+        """A type for msgspec that refuses whatever has not the type that FHIR gives it."""
         item: Any
         if self.children:
-            fields = [
+            fields: list[tuple[str, Any, Any]] = [
                 (f"f{i}", child.line_type() | None, msgspec.field(name=name, default=None))
                 for i, (name, child) in enumerate(sorted(self.children.items()))
             ]
-            item = msgspec.defstruct(f"{self.type_name}Line", fields, omit_defaults=True)
+            closed = self.closed_over()
+            for i, (name, type_name) in enumerate((closed or {}).items()):
+                kind = Shape(type_name).line_type() | None if type_name in PRIMITIVE_TYPES else msgspec.Raw
+                fields.append((f"o{i}", kind, msgspec.field(name=name, default=None)))
+            item = msgspec.defstruct(
+                f"{self.type_name}Line", fields, omit_defaults=True, forbid_unknown_fields=closed is not None
+            )
         elif self.type_name not in PRIMITIVE_TYPES:
             item = dict[str, msgspec.Raw]
         elif self.type_name == "boolean":
@@ -76,6 +124,19 @@ class Shape:
         else:
             item = str
         return list[item | None] if self.repeats else item
+
+    def row_type(self) -> Any:
+        """A type for msgspec that makes dicts of a line which has the `line_type`; opaque elements stay bytes."""
+        item: Any
+        if self.is_opaque or self.exact:
+            item = msgspec.Raw  # No union: msgspec takes every value for Raw, null too.
+        elif self.children:
+            fields = {name: child.row_type() for name, child in self.children.items()}
+            item = TypedDict(f"{self.type_name}Row", fields, total=False) | None  # type: ignore[operator]
+        else:
+            item = self.line_type() if not self.repeats else Shape(self.type_name).line_type()
+            item = item | None
+        return list[item] | None if self.repeats else item
 
 
 def _sql_type(structure: Any) -> str:

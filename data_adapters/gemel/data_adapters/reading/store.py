@@ -16,7 +16,6 @@ from gemel.core.errors import GemelError
 from gemel.data_adapters.reading.intake import Fault, Header, Intake, Judge, type_fault
 from gemel.data_adapters.reading.json_line import NOT_JSON
 from gemel.data_adapters.reading.shape import Shape, quote_name, quote_text
-from gemel.data_adapters.views.expressions import MACROS
 
 _BATCH_LINES = 16_384
 
@@ -70,8 +69,6 @@ class Store:
         self.connection = duckdb.connect(":memory:")
         self.run("SET TimeZone = 'UTC'")
         self.run("SET enable_progress_bar = false")  # It would be drawn into a command's result.
-        for macro in MACROS:
-            self.run(macro)
         self.run(f"SET temp_directory = {quote_text(self._spill.name)}")
         self.run("SET enable_external_access = false")
         self.run("SET lock_configuration = true")

@@ -1,33 +1,47 @@
-"""An export: a folder of FHIR NDJSON files, plain or gzipped, read in blocks of lines."""
+"""An export: a folder of FHIR files (NDJSON, Bundles, documents; plain, gzipped or zstd), read in blocks of lines."""
 
 from __future__ import annotations
 
+import itertools
 import re
-import zlib
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
-
-from isal import igzip, isal_zlib
 
 from gemel.core.errors import GemelError
+from gemel.data_adapters.sources.bundles import Unpacked, head_of, may_be_bundle, unpack
+from gemel.data_adapters.sources.compression import DamagedError, ReadLimits, read_pieces
+from gemel.data_adapters.sources.documents import TOO_LONG, read_document
 
-_NDJSON_NAME = re.compile(r"\.(ndjson|jsonl|json)(\.gz)?$", flags=re.IGNORECASE)
-_NAMES = ".ndjson, .jsonl or .json, plain or .gz"
+_NAME = re.compile(r"\.(ndjson|jsonl|json)(\.gz|\.zst)?$", flags=re.IGNORECASE)
+_DOCUMENT_NAME = re.compile(r"\.json(\.gz|\.zst)?$", flags=re.IGNORECASE)
+_NAMES = ".ndjson, .jsonl or .json, plain, .gz or .zst"
 _BLOCK_BYTES = 1 << 23
-_MAX_LINE_BYTES = 1 << 28
-# isal's own error; its type stub says too little.
-_ISAL_ERROR = cast("type[Exception]", isal_zlib.error)
 _BOM = b"\xef\xbb\xbf"
+
+MANIFEST_NAME = "manifest.json"
+DELETED_FOLDER = "deleted"
+ERROR_FOLDER = "error"
+UNFINISHED_NAME = ".gemel-export.json"
+# What other bulk clients leave beside the resources.
+_LOG_NAME = "log.ndjson"
 
 
 @dataclass(frozen=True)
 class ExportFile:
-    """One NDJSON file; `name` is how reports call it."""
+    """One file of an export; `name` is how reports call it."""
 
     name: str
     path: Path
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that cannot be read to its end: what stands before the damage was read."""
+
+    file: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -36,13 +50,17 @@ class Block:
 
     Attributes:
         data: The lines, LF between them, no byte order mark; a CR before LF and blank lines may stand in it.
-        first_line: The number of the first line, from 1.
-        places: Where each line stands, when that is not `first_line` and on (an entry of a Bundle).
+        first_line: The number of the first line, from 1; of files with Bundles, among the lines made of them.
+        places: Where each line stands, when that is not `first_line` and on: "12 entry[3]", the line and the entry.
+        too_long: The lines (from 0) that stand for one over the limit; they are no JSON, so each is one rejected line.
+        deleted: What the Bundles of this block ask to delete, as (type, id).
     """
 
     data: bytes
     first_line: int
     places: tuple[str, ...] | None = None
+    too_long: tuple[int, ...] = ()
+    deleted: tuple[tuple[str, str], ...] = ()
 
     @property
     def lines(self) -> list[bytes]:
@@ -63,12 +81,17 @@ class Block:
             return False
         return True
 
+    def place(self, offset: int) -> str:
+        """Where the line (from 0) stands in its file, for people."""
+        return self.places[offset] if self.places is not None else str(self.first_line + offset)
+
 
 def open_export(path: Path) -> tuple[ExportFile, ...]:
-    """The NDJSON files of an export (a folder, or one file), in the order of their names.
+    """The files of an export (a folder without its subfolders, or one file), in the order of their names.
 
     Raises:
-        GemelError: GEM208 when the path is missing, holds no NDJSON file, or a link leads out of the folder.
+        GemelError: GEM208 when the path is missing, holds no such file, holds an export that was not fetched to its
+            end, or a link leads out of the folder.
     """
     files, unread = _entries(path)
     if not files:
@@ -84,18 +107,23 @@ def list_unread(path: Path) -> list[str]:
 def _entries(path: Path) -> tuple[tuple[ExportFile, ...], list[str]]:
     try:
         if path.is_file():
-            reason = _not_ndjson(path)
+            reason = _not_read(path)
             return (
                 ((ExportFile(path.name, path),), []) if reason is None else ((), [f"{path.name}: {reason}"])
             )
         if not path.is_dir():
             raise GemelError("GEM208", f"There is no export at {path}.")
+        if (path / UNFINISHED_NAME).exists():
+            raise GemelError(
+                "GEM208",
+                f"The export in {path} was not fetched to its end: fetch it again into the same folder.",
+            )
         folder = path.resolve()
         files, unread = [], []
         for entry in sorted(path.iterdir()):
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name in (MANIFEST_NAME, DELETED_FOLDER):
                 continue
-            reason = _not_ndjson(entry, folder=folder)
+            reason = _not_read(entry, folder=folder)
             if reason is None:
                 files.append(ExportFile(entry.name, entry))
             else:
@@ -106,28 +134,21 @@ def _entries(path: Path) -> tuple[tuple[ExportFile, ...], list[str]]:
     return tuple(files), unread
 
 
-def _not_ndjson(entry: Path, *, folder: Path | None = None) -> str | None:
+def _not_read(entry: Path, *, folder: Path | None = None) -> str | None:
     """Why an entry is not read, or None. Raises GEM208 for one that is named as NDJSON and must not be read."""
+    if folder is not None and entry.name == ERROR_FOLDER:
+        return "what the server could not export"
     if entry.is_dir():
         return "a folder"
-    if not _NDJSON_NAME.search(entry.name):
+    if folder is not None and entry.name == _LOG_NAME:
+        return "the log of an export"
+    if not _NAME.search(entry.name):
         return f"its name does not end in {_NAMES}"
     if folder is not None and not entry.resolve().is_relative_to(folder):
         raise GemelError("GEM208", f"{entry.name} leads out of the export's folder.")
-    if not entry.is_file():
+    if not stat.S_ISREG(entry.stat().st_mode):
         raise GemelError("GEM208", f"{entry.name} is no file.")
-    if ".json" in entry.name[-8:].lower() and _is_document(ExportFile(entry.name, entry)):
-        return "one JSON document over many lines, or an array; NDJSON has one resource a line"
     return None
-
-
-def _is_document(file: ExportFile) -> bool:
-    """True when the first line of text is no whole object, but the start of something longer."""
-    for block in read_blocks(file):
-        for line in block.lines:
-            if line:
-                return line.lstrip().startswith(b"[") or not line.rstrip().endswith(b"}")
-    return False
 
 
 def _some(names: list[str]) -> str:
@@ -136,37 +157,130 @@ def _some(names: list[str]) -> str:
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
-def read_blocks(file: ExportFile) -> Iterator[Block]:
+def read_blocks(
+    file: ExportFile,
+    *,
+    on_damage: Callable[[Damage], None] | None = None,
+    limits: ReadLimits | None = None,
+) -> Iterator[Block]:
     """The file's lines in blocks of a few megabytes. A byte order mark and CR before LF are dropped.
 
+    Bundles are taken apart: documents, and files of lines whose first is a Bundle. (A Bundle among other resources is
+    rejected by the readers; looking for one in every line would cost a fifth of the speed.)
+
+    Args:
+        file: What to read.
+        on_damage: Called once when the file cannot be read to its end, after what stands before was given.
+        limits: Other bounds than the usual.
+
     Raises:
-        GemelError: GEM208 when the file cannot be read, or its gzip stream is damaged or ends early.
+        GemelError: GEM208 when the file cannot be opened; GEM220 when it is damaged and `on_damage` is None; GEM221
+            when it was changed while it was read.
     """
+    limits = limits or ReadLimits()
+    size = min(_BLOCK_BYTES, limits.max_line_bytes)
+
+    def chunks() -> Generator[bytes]:
+        # Large enough for the byte order mark.
+        pieces = read_pieces(file.path, limits=limits, piece_bytes=max(size, len(_BOM)))
+        yield next(pieces, b"").removeprefix(_BOM)
+        yield from pieces
+
     try:
-        with _open(file.path) as stream:
-            yield from _split(stream, file.name)
-    except (OSError, EOFError, zlib.error, _ISAL_ERROR) as error:
-        raise GemelError("GEM208", f"{file.name} cannot be read to its end: {error}.") from error
+        stream = chunks()
+        head = next(stream, b"")
+        if _DOCUMENT_NAME.search(file.name) and _is_document(head, whole=len(head) < size - len(_BOM)):
+            stream.close()
+            yield from _blocks(read_document(chunks, limits=limits))
+        elif may_be_bundle(head.lstrip().partition(b"\n")[0]):
+            yield from _blocks(_unpacked(_lines(itertools.chain((head,), stream), limits)))
+        else:
+            yield from _lines(itertools.chain((head,), stream), limits)
+    except DamagedError as error:
+        if on_damage is None:
+            raise GemelError("GEM220", f"{file.name} cannot be read to its end: {error}.") from error
+        on_damage(Damage(file.name, str(error)))
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.name.lower().endswith(".gz"):
-        return cast("IO[bytes]", igzip.IGzipFile(path, "rb"))  # type: ignore[no-untyped-call]
-    return path.open("rb")
+def _is_document(head: bytes, *, whole: bool) -> bool:
+    """True when the first line of text is no whole object, but the start of something longer."""
+    first, end, rest = head.lstrip().partition(b"\n")
+    if not first.startswith((b"{", b"[")):
+        return False
+    if first.startswith(b"["):
+        return True
+    if not end:
+        return not whole
+    # A line that was cut, before lines of resources, is no start of a document.
+    return head_of(first) is None and head_of(rest.lstrip().partition(b"\n")[0]) is None
 
 
-def _split(stream: IO[bytes], name: str) -> Iterator[Block]:
-    first_line, rest, start = 1, b"", True
-    while data := stream.read(_BLOCK_BYTES):
-        if start:
-            data, start = data.removeprefix(_BOM), False
-        data = rest + data
-        end = data.rfind(b"\n") + 1
-        rest = data[end:]
-        if len(rest) > _MAX_LINE_BYTES:
-            raise GemelError("GEM208", f"{name} has a line of more than {_MAX_LINE_BYTES} bytes.")
-        if end:
-            yield Block(data[: end - 1], first_line)
-            first_line += data.count(b"\n", 0, end)
+def _lines(chunks: Iterator[bytes], limits: ReadLimits) -> Iterator[Block]:
+    """Blocks of lines; a line over the limit is dropped piece by piece, and a stand-in takes its number."""
+    first_line, rest, skipping, too_long = 1, b"", False, False
+    damage = None
+    try:
+        for chunk in chunks:
+            data = chunk
+            if skipping or len(rest) + len(data) > limits.max_line_bytes:
+                cut = data.find(b"\n")
+                if skipping or len(rest) + (cut if cut >= 0 else len(data)) > limits.max_line_bytes:
+                    rest, skipping, too_long = TOO_LONG, cut < 0, True
+                    if skipping:
+                        continue
+                    data = data[cut:]
+            data = rest + data
+            end = data.rfind(b"\n") + 1
+            rest = data[end:]
+            if end:
+                yield Block(data[: end - 1], first_line, too_long=(0,) if too_long else ())
+                first_line += data.count(b"\n", 0, end)
+                too_long = False
+    except DamagedError as error:
+        damage = error
     if rest:
-        yield Block(rest, first_line)
+        yield Block(rest, first_line, too_long=(0,) if too_long else ())
+    if damage is not None:
+        raise damage
+
+
+def _unpacked(blocks: Iterator[Block]) -> Iterator[Unpacked]:
+    """Lines that may be Bundles, taken apart one by one."""
+    for block in blocks:
+        for offset, line in enumerate(block.lines):
+            if not line:
+                continue
+            found, place = Unpacked(), str(block.first_line + offset)
+            if may_be_bundle(line):
+                unpack(line, place, found)
+            else:
+                found.add(line, place)
+            yield found
+
+
+def _blocks(parts: Iterator[Unpacked]) -> Iterator[Block]:
+    """Unpacked lines put together to blocks of the usual size."""
+    first_line, held, size = 1, Unpacked(), 0
+    damage = None
+    try:
+        for part in parts:
+            held.lines.extend(part.lines)
+            held.places.extend(part.places)
+            held.deleted.extend(part.deleted)
+            size += sum(map(len, part.lines))
+            if size >= _BLOCK_BYTES:
+                yield _block(held, first_line)
+                first_line += len(held.lines)
+                held, size = Unpacked(), 0
+    except DamagedError as error:
+        damage = error
+    if held.lines or held.deleted:
+        yield _block(held, first_line)
+    if damage is not None:
+        raise damage
+
+
+def _block(found: Unpacked, first_line: int) -> Block:
+    too_long = tuple(i for i, line in enumerate(found.lines) if line == TOO_LONG)
+    places = tuple(place or "1" for place in found.places)
+    return Block(b"\n".join(found.lines), first_line, places, too_long, tuple(found.deleted))

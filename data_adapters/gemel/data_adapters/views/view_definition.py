@@ -128,7 +128,7 @@ def parse_view(document: object, *, default_name: str = "view") -> ViewDefinitio
         raise GemelError("GEM209", f"{view.name!r} is no name for a view.")
     if not known_type(view.resource):
         raise GemelError("GEM209", f"{view.resource!r} is no FHIR R4 resource type.")
-    names = _column_names(view.select)
+    names = [column.name for column in columns_of(view.select)]
     repeated = {name for name in names if names.count(name) > 1}
     if not names or repeated:
         raise GemelError("GEM209", f"Columns must be named, each once; repeated: {sorted(repeated)}.")
@@ -146,18 +146,18 @@ def _constant(constant: object) -> dict[str, Any]:
     return {"name": constant["name"], "type": type_name, "value": constant[values[0]]}
 
 
-def _column_names(selects: tuple[Select, ...]) -> list[str]:
-    """Output columns in the order that the specification gives: column, select, unionAll."""
-    names: list[str] = []
+def columns_of(selects: tuple[Select, ...]) -> list[Column]:
+    """Output columns in the order that the specification gives: column, select, unionAll. Raises GEM209."""
+    columns: list[Column] = []
     for select in selects:
-        names += [column.name for column in select.column]
-        names += _column_names(select.select)
-        branches = [_column_names((branch,)) for branch in select.union_all]
-        for branch in branches[1:]:
-            if branch != branches[0]:
-                raise GemelError("GEM209", f"unionAll branches differ: {branches[0]} and {branch}.")
-        names += branches[0] if branches else []
-    for name in names:
-        if not _NAME.match(name):
-            raise GemelError("GEM209", f"{name!r} is no name for a column.")
-    return names
+        columns += [*select.column, *columns_of(select.select)]
+        branches = [columns_of((branch,)) for branch in select.union_all]
+        named = [[column.name for column in branch] for branch in branches]
+        for names in named[1:]:
+            if names != named[0]:
+                raise GemelError("GEM209", f"unionAll branches differ: {named[0]} and {names}.")
+        columns += branches[0] if branches else []
+    for column in columns:
+        if not _NAME.match(column.name):
+            raise GemelError("GEM209", f"{column.name!r} is no name for a column.")
+    return columns

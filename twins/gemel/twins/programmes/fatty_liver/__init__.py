@@ -6,87 +6,26 @@ Allen AM et al., Hepatology 2018;67:1726 (Olmsted County; R package survival, na
 
 from __future__ import annotations
 
-from gemel.core.concepts import ICD_10, ICD_10_CM, ICD_10_GM, LOINC, SNOMED_CT, Code, Concept
+from gemel.core.concepts import load_concepts
 from gemel.core.programme import CohortDefinition, Feature, FeatureKind, Outcome, OutcomeKind, Programme
 
-_VALUE_SETS = "seen in several independent public FHIR value sets, 2026-11"
-_WHO = "WHO ICD-10"
-_MODIFICATIONS = "category of WHO ICD-10, kept by the national modifications"
-_MIMIC = "MIMIC-IV LOINC concept maps"
-
-
-def _snomed(code: str) -> Code:
-    return Code(SNOMED_CT, code, verified=True, source=_VALUE_SETS)
-
-
-def _icd(code: str) -> tuple[Code, Code, Code]:
-    """A WHO category, and the same in the American and the German modification (not looked up code by code)."""
-    return (
-        Code(ICD_10, code, verified=True, source=_WHO, prefix=True),
-        Code(ICD_10_CM, code, verified=False, source=_MODIFICATIONS, prefix=True),
-        Code(ICD_10_GM, code, verified=False, source=_MODIFICATIONS, prefix=True),
+# The codes, units and bounds are the library's; each says there by what source.
+CONCEPTS = tuple(
+    load_concepts()[name]
+    for name in (
+        "body_mass_index",
+        "systolic_blood_pressure",
+        "hdl_cholesterol",
+        "fatty_liver",
+        "hypertension",
+        "dyslipidaemia",
+        "diabetes",
+        "ischaemic_heart_disease",
+        "heart_failure",
+        "atrial_fibrillation",
+        "myocardial_infarction",
+        "stroke",
     )
-
-
-def _loinc(code: str, source: str = _MIMIC) -> Code:
-    return Code(LOINC, code, verified=True, source=source)
-
-
-CONCEPTS = (
-    Concept(
-        name="body_mass_index",
-        title="Body mass index",
-        codes=(_loinc("39156-5"),),
-        unit="kg/m2",
-        low=10,
-        high=90,
-        source="plausibility bounds of adult BMI",
-    ),
-    Concept(
-        name="systolic_blood_pressure",
-        title="Systolic blood pressure",
-        codes=(_loinc("8480-6"),),
-        unit="mm[Hg]",
-        low=50,
-        high=270,
-        source="plausibility bounds of adult blood pressure",
-    ),
-    Concept(
-        name="hdl_cholesterol",
-        title="HDL cholesterol",
-        codes=(_loinc("2085-9"), _loinc("14646-4", _VALUE_SETS)),
-        unit="mg/dL",
-        low=5,
-        high=200,
-        # 386.65 g/mol: cholesterol, C27H46O.
-        molar_mass_g_mol=386.65,
-        source="plausibility bounds of serum HDL cholesterol",
-    ),
-    Concept(name="fatty_liver", title="Fatty liver disease", codes=(*_icd("K76.0"), _snomed("197321007"))),
-    Concept(name="hypertension", title="Hypertension", codes=(*_icd("I10"), _snomed("38341003"))),
-    Concept(name="dyslipidaemia", title="Dyslipidaemia", codes=(*_icd("E78"), _snomed("370992007"))),
-    Concept(
-        name="diabetes",
-        title="Diabetes mellitus",
-        codes=(*_icd("E11"), _snomed("73211009"), _snomed("44054006")),
-    ),
-    Concept(
-        name="ischaemic_heart_disease",
-        title="Angina or ischaemic heart disease",
-        codes=(*_icd("I20"), *_icd("I25"), _snomed("194828000"), _snomed("414545008"), _snomed("53741008")),
-    ),
-    Concept(name="heart_failure", title="Heart failure", codes=(*_icd("I50"), _snomed("84114007"))),
-    Concept(
-        name="atrial_fibrillation", title="Atrial fibrillation", codes=(*_icd("I48"), _snomed("49436004"))
-    ),
-    Concept(
-        name="myocardial_infarction", title="Myocardial infarction", codes=(*_icd("I21"), _snomed("22298006"))
-    ),
-    Concept(
-        name="stroke",
-        title="Stroke",
-        codes=(*_icd("I63"), *_icd("I64"), _snomed("230690007"), _snomed("422504002")),
-    ),
 )
 
 _CARDIOVASCULAR = ("heart_failure", "atrial_fibrillation", "myocardial_infarction", "stroke")

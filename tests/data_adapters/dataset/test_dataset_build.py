@@ -114,7 +114,7 @@ def test_a_small_export_gives_the_known_answer_value_for_value(small_hospital, f
     }
     assert card.cohort.patients == 10
     assert card.implausible == {"body_mass_index": 1}
-    assert card.comparators == {"hdl_cholesterol": 1}
+    assert card.bounds == {"hdl_cholesterol": 1}
     assert card.absent == {"hdl_cholesterol": 1}
     assert card.excluded_resources["Observation: status entered-in-error"] == 1
     assert card.excluded_resources["Condition: refuted"] == 1

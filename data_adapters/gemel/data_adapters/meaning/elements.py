@@ -1,0 +1,184 @@
+"""The elements of each resource type that facts are made of, as FHIR R4 and R4B name them, and R5 where it renamed.
+
+Elements that only STU3 or R5 has are read too: they show of which version a line is. (A view cannot name them: a
+ViewDefinition is written in the words of one version.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gemel.data_adapters.reading.shape import Shape
+
+# element -> type, or (type, children); "element*" repeats. A complex element without children is read as its JSON text.
+Elements = Mapping[str, Any]
+
+_CODING: Elements = {"system": "uri", "code": "code"}
+_CONCEPT: Elements = {"coding*": ("Coding", _CODING), "text": "string"}
+_CONCEPT_WITH_DISPLAY: Elements = {"coding*": ("Coding", {**_CODING, "display": "string"}), "text": "string"}
+_QUANTITY: Elements = {
+    "value": "decimal",
+    "unit": "string",
+    "system": "uri",
+    "code": "code",
+    "comparator": "code",
+}
+_PERIOD: Elements = {"start": "dateTime", "end": "dateTime"}
+_REFERENCE: Elements = {"reference": "string"}
+_SUBJECT: Elements = {
+    "reference": "string",
+    "identifier": ("Identifier", {"system": "uri", "value": "string"}),
+}
+_STATUS: Elements = {"coding*": ("Coding", {"code": "code"})}
+_DOSE: Elements = {"doseAndRate*": ("DosageDoseAndRate", {"doseQuantity": ("Quantity", _QUANTITY)})}
+
+# Of every resource: its security labels, and what may turn its meaning.
+_COMMON: Elements = {
+    "meta": ("Meta", {"security*": ("Coding", {"code": "code"})}),
+    "modifierExtension*": "Extension",
+}
+
+
+def _medication(concept: Elements, *, subject: str = "subject", dates: Elements) -> Elements:
+    return {
+        "status": "code",
+        subject: ("Reference", _SUBJECT),
+        "medicationCodeableConcept": ("CodeableConcept", concept),
+        "medicationReference": ("Reference", _REFERENCE),
+        # R5 writes both in one element.
+        "medication": (
+            "CodeableReference",
+            {"concept": ("CodeableConcept", concept), "reference": ("Reference", _REFERENCE)},
+        ),
+        "contained*": ("Medication", {"id": "id", "code": ("CodeableConcept", concept)}),
+        **dates,
+    }
+
+
+def fact_shapes(*, texts: bool = False, classes: bool = False) -> dict[str, Shape]:
+    """What to read of each resource type.
+
+    Args:
+        texts: Read the displays of codings too, for a site whose mapping looks at texts.
+        classes: Read the classes of encounters too.
+    """
+    shapes = {}
+    for name, elements in _elements(_CONCEPT_WITH_DISPLAY if texts else _CONCEPT).items():
+        shapes[name] = _grow(Shape.of_resource(name), {**_COMMON, **elements})
+    if classes:
+        _grow(shapes["Encounter"], {"class": ("Coding", {"code": "code"})})
+    return shapes
+
+
+def _elements(concept: Elements) -> dict[str, Elements]:
+    held: Elements = {
+        "code": ("CodeableConcept", concept),
+        "valueQuantity": ("Quantity", _QUANTITY),
+        "valueInteger": "integer",
+        "valueString": "string",
+        "dataAbsentReason": "CodeableConcept",
+    }
+    occurred = {"performed": "R4", "occurrence": "R5"}
+    request_dates: Elements = {
+        "authoredOn": "dateTime",
+        "encounter": ("Reference", _REFERENCE),
+        "dispenseRequest": (
+            "MedicationRequestDispenseRequest",
+            {"validityPeriod": ("Period", _PERIOD)},
+        ),
+        "dosageInstruction*": ("Dosage", _DOSE),
+        "intent": "code",
+        "doNotPerform": "boolean",
+        "context": "Reference",  # STU3
+    }
+    taken_dates: Elements = {"effectiveDateTime": "dateTime", "effectivePeriod": ("Period", _PERIOD)}
+    return {
+        "Patient": {
+            "gender": "code",
+            "birthDate": "date",
+            "deceasedBoolean": "boolean",
+            "deceasedDateTime": "dateTime",
+            "identifier*": ("Identifier", {"system": "uri", "value": "string"}),
+        },
+        "Encounter": {
+            "status": "code",
+            "subject": ("Reference", _SUBJECT),
+            "period": ("Period", _PERIOD),
+            "actualPeriod": ("Period", _PERIOD),  # R5
+        },
+        "Observation": {
+            "status": "code",
+            "subject": ("Reference", _SUBJECT),
+            "effectiveDateTime": "dateTime",
+            "effectiveInstant": "instant",
+            "effectivePeriod": ("Period", _PERIOD),
+            **held,
+            "component*": ("ObservationComponent", {**held, "modifierExtension*": "Extension"}),
+            "context": "Reference",  # STU3
+        },
+        "Condition": {
+            "clinicalStatus": ("CodeableConcept", _STATUS),
+            "verificationStatus": ("CodeableConcept", _STATUS),
+            "code": ("CodeableConcept", concept),
+            "subject": ("Reference", _SUBJECT),
+            "encounter": ("Reference", _REFERENCE),
+            "onsetDateTime": "dateTime",
+            "onsetPeriod": ("Period", _PERIOD),
+            "recordedDate": "dateTime",
+            "abatementDateTime": "dateTime",
+            "abatementPeriod": ("Period", _PERIOD),
+            "assertedDate": "dateTime",  # STU3
+        },
+        "Procedure": {
+            "status": "code",
+            "code": ("CodeableConcept", concept),
+            "subject": ("Reference", _SUBJECT),
+            "encounter": ("Reference", _REFERENCE),
+            **{f"{name}DateTime": "dateTime" for name in occurred},
+            **{f"{name}Period": ("Period", _PERIOD) for name in occurred},
+            "notDone": "boolean",  # STU3
+        },
+        "MedicationRequest": _medication(concept, dates=request_dates),
+        "MedicationStatement": _medication(concept, dates={**taken_dates, "dosage*": ("Dosage", _DOSE)}),
+        "MedicationAdministration": _medication(
+            concept,
+            dates={
+                **taken_dates,
+                # So spelt in R5.
+                "occurenceDateTime": "dateTime",
+                "occurencePeriod": ("Period", _PERIOD),
+                "dosage": ("MedicationAdministrationDosage", {"dose": ("Quantity", _QUANTITY)}),
+            },
+        ),
+        "MedicationDispense": _medication(
+            concept,
+            dates={
+                "whenPrepared": "dateTime",
+                "whenHandedOver": "dateTime",
+                "dosageInstruction*": ("Dosage", _DOSE),
+            },
+        ),
+        "Medication": {"status": "code", "code": ("CodeableConcept", concept)},
+        "Immunization": {
+            "status": "code",
+            "vaccineCode": ("CodeableConcept", concept),
+            "patient": ("Reference", _SUBJECT),
+            "encounter": ("Reference", _REFERENCE),
+            "occurrenceDateTime": "dateTime",
+        },
+        "AllergyIntolerance": {
+            "verificationStatus": ("CodeableConcept", _STATUS),
+            "code": ("CodeableConcept", concept),
+            "patient": ("Reference", _SUBJECT),
+            "onsetDateTime": "dateTime",
+            "recordedDate": "dateTime",
+        },
+    }
+
+
+def _grow(shape: Shape, elements: Elements) -> Shape:
+    for name, declared in elements.items():
+        type_name, children = declared if isinstance(declared, tuple) else (declared, {})
+        _grow(shape.child(name.rstrip("*"), type_name, repeats=name.endswith("*")), children)
+    return shape
