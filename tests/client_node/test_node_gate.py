@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from gemel.core.errors import GemelError
 from gemel.core.messages import HELLO, Envelope, Reply, Request, read_reply, sign_request
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Mechanism, MechanismKind, Study
+from gemel.data_adapters.dataset.build import pseudonym
 from gemel.privacy.engine import DpTrainer
 from gemel.privacy.ledger_chain import EntryKind, LedgerEntry
 from gemel.privacy.noise import NoiseSource
@@ -215,6 +217,22 @@ def test_every_released_table_carries_the_noise_that_was_paid_for(
         if table.size >= 20:
             assert 0.4 * sigma < np.std(released[name] - table) < 1.8 * sigma, name
         assert released[name].tobytes() != table.tobytes() or table.size < 4, name
+
+
+def test_a_patient_who_opts_out_is_gone_before_the_next_task_and_ends_the_approval(
+    federation: Federation, make_study: MakeStudy
+) -> None:
+    home, study = federation.nodes[SITE], make_study()
+    _approve(federation, study)
+    before = patients.load(home, PROGRAMME)
+    ids = [json.loads(line)["id"] for line in (home.export / "Patient.ndjson").read_text().splitlines()]
+    inside = next(name for name in ids if pseudonym(home.pseudonym_key, name) in before.patient_ids)
+    (home.folder / "opt_out.txt").write_text(f"{inside}\n")
+    after = patients.load(home, PROGRAMME)
+    assert set(before.patient_ids) - set(after.patient_ids) == {pseudonym(home.pseudonym_key, inside)}
+    reply, _ = _ask(federation, study, "count")
+    assert (reply.status, reply.code) == ("refused", "GEM405")
+    assert not _charged(federation)
 
 
 def test_a_round_carries_the_noise_that_was_paid_for(federation: Federation, make_study: MakeStudy) -> None:

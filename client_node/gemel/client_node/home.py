@@ -92,6 +92,17 @@ class NodeHome:
         """The FHIR export that the hospital pointed the node at."""
         return Path(self.config.export)
 
+    @property
+    def mapping_files(self) -> tuple[Path, ...]:
+        """The site's own words (`gemel.data_adapters.meaning.site_mapping`): what stands in the folder `mapping`."""
+        return tuple(sorted(path for path in (self.folder / "mapping").glob("*") if path.is_file()))
+
+    @property
+    def opt_out(self) -> Path | None:
+        """The list of patients who opted out, `opt_out.txt`; None when there is none."""
+        path = self.folder / "opt_out.txt"
+        return path if path.exists() else None
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One task at a time for each hospital: two at once could draw noise twice for one charge."""

@@ -1,13 +1,18 @@
-"""The node's data set: built from the hospital's export once, kept, and built again when the export changes."""
+"""The node's data set: built from the hospital's records once and kept.
+
+It is built again when the export, the site's mapping or the opt-out list changes, and on each new day: a consent may
+have ended.
+"""
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import msgspec
 
 from gemel.client_node.home import NodeHome
-from gemel.core.canonical import document_hash
+from gemel.core.canonical import document_hash, sha256_hex
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
@@ -19,12 +24,21 @@ def load(home: NodeHome, programme: Programme) -> Dataset:
     stem = f"{programme.name}-{programme.version}"
     path = home.folder / "data" / f"{stem}.safetensors"
     mark = home.folder / "data" / f"{stem}.export"
-    state = f"{export_state(home.export)} {document_hash(msgspec.to_builtins(programme))}".encode()
+    today = datetime.now(UTC).date()
+    state = _state(home, programme, today)
     if path.exists() and mark.exists() and mark.read_bytes() == state:
         return Dataset.load(path)
     from gemel.data_adapters.dataset.build import build
+    from gemel.data_adapters.meaning.site_mapping import load_mapping
 
-    dataset, card = build(home.export, programme, pseudonym_key=home.pseudonym_key)
+    dataset, card = build(
+        home.export,
+        programme,
+        pseudonym_key=home.pseudonym_key,
+        mapping=load_mapping(*home.mapping_files),
+        opt_out=home.opt_out,
+        on=today,
+    )
     mark.unlink(missing_ok=True)
     temporary = path.with_suffix(".building")
     dataset.save(temporary)
@@ -32,6 +46,19 @@ def load(home: NodeHome, programme: Programme) -> Dataset:
     write_durably(home.folder / "data" / f"{stem}.card.json", msgspec.json.encode(card))
     write_durably(mark, state)
     return dataset
+
+
+def _state(home: NodeHome, programme: Programme, day: date) -> bytes:
+    """What the kept data set was built from, and when; it holds as long as this is the same."""
+    files = (*home.mapping_files, *((home.opt_out,) if home.opt_out is not None else ()))
+    site = {path.name: sha256_hex(path.read_bytes()) for path in files}
+    parts = (
+        export_state(home.export),
+        document_hash(msgspec.to_builtins(programme)),
+        document_hash(site),
+        day,
+    )
+    return " ".join(map(str, parts)).encode()
 
 
 def export_state(export: Path) -> str:

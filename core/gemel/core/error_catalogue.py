@@ -149,82 +149,6 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "It is a Bundle that holds other resources, or a modifier extension may turn its meaning.",
         "Write each resource on a line of its own; take out what the modifier extension marks, or the extension.",
     ),
-    "GEM232": CatalogueEntry(
-        "A resource repeats more levels than a view can follow",
-        "The view follows an element that contains its own kind (repeat); a resource nests it deeper than any real "
-        "record, and cutting it off would lose rows.",
-        "Look at the resource; a view with fewer paths in its repeat can follow more levels.",
-    ),
-    "GEM233": CatalogueEntry(
-        "An engine for views is missing",
-        "Views run on DuckDB, or on Spark when PySpark and a Java runtime are installed.",
-        "pip install gemel[spark] and install Java 17 or later, or leave out --engine spark.",
-        ExitCode.USAGE,
-    ),
-    "GEM234": CatalogueEntry(
-        "A table cannot be written",
-        "The disk is full, or the folder does not let this user write. Nothing was left under the table's name.",
-        "Free space or choose another folder, and run it again.",
-    ),
-    "GEM230": CatalogueEntry(
-        "The native reader was not compiled",
-        "It was asked for by name, and this installation found no C++ compiler. The reader in Python gives the same, slowly.",
-        "Install g++ or clang++ and install Gemel again, or leave the choice of the reader to Gemel.",
-    ),
-    "GEM240": CatalogueEntry(
-        "A site mapping cannot be read",
-        "The file is not TOML or a FHIR ConceptMap, or has a key or a type that a site mapping does not have.",
-        "Correct the line that the message names; `gemel data check --suggest-mapping FILE` writes a skeleton.",
-        ExitCode.USAGE,
-    ),
-    "GEM241": CatalogueEntry(
-        "An entry of a site mapping cannot hold",
-        "It names a concept, code system, unit, time zone, gender or relationship that is not known, or says a factor.",
-        "Correct the entry that the message names: concepts by their names, units in UCUM.",
-        ExitCode.USAGE,
-    ),
-    "GEM242": CatalogueEntry(
-        "Two entries of a site's mapping contradict each other",
-        "The same local code, text, unit or setting is given two meanings. None of them is chosen.",
-        "Keep one of the two entries that the message names.",
-        ExitCode.USAGE,
-    ),
-    "GEM243": CatalogueEntry(
-        "The concept library is inconsistent",
-        "A file of the concepts that this installation ships is missing, changed or damaged.",
-        "Install the wheel again.",
-    ),
-    "GEM244": CatalogueEntry(
-        "The opt-out list cannot be read",
-        "Nothing is read about any patient before the people who opted out are known.",
-        "Give a UTF-8 text or CSV file with one patient id or `system|value` identifier a line.",
-        ExitCode.USAGE,
-    ),
-    "GEM245": CatalogueEntry(
-        "A patient stands in the records twice",
-        "Two persons have one id, so that nothing says whose birth date and whose death hold.",
-        "Correct the source's table of persons: one row for each id.",
-    ),
-    "GEM250": CatalogueEntry(
-        "An OMOP CDM cannot be read",
-        "The folder or database holds no PERSON, VISIT_OCCURRENCE or CONCEPT table, a column that CDM 5.3 and 5.4 both "
-        "need is missing, a file is damaged as a whole, or a file leads out of its folder.",
-        "Check the path, and that tables are named as in the CDM and hold its columns.",
-        ExitCode.USAGE,
-    ),
-    "GEM251": CatalogueEntry(
-        "A row of an OMOP table cannot be used",
-        "The record has another number of columns than the header, or bytes that are no UTF-8; or its primary "
-        "key names two different rows, and nothing says which of them holds.",
-        "Correct the table; the rejects table names the file and the row.",
-    ),
-    "GEM252": CatalogueEntry(
-        "A hospital database cannot be reached",
-        "The server does not answer, refuses the user, or the reader for it is not installed. A password in the URL is "
-        "refused: other users of the machine could read it.",
-        "Check host, port and database; give the password in PGPASSWORD or ~/.pgpass; install the extra 'postgres'.",
-        ExitCode.UNREACHABLE,
-    ),
     "GEM220": CatalogueEntry(
         "A file is damaged before its end",
         "Its compressed stream or JSON document ends early, is corrupt, or expands beyond all bounds. What stands before "
@@ -281,6 +205,82 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "The server no longer holds the export",
         "Exports expire. The files that were already fetched belong to the old export and cannot be completed.",
         "Fetch into a new folder: a new export is started.",
+    ),
+    "GEM230": CatalogueEntry(
+        "The native reader was not compiled",
+        "It was asked for by name, and this installation found no C++ compiler. The reader in Python gives the same, slowly.",
+        "Install g++ or clang++ and install Gemel again, or leave the choice of the reader to Gemel.",
+    ),
+    "GEM232": CatalogueEntry(
+        "A resource repeats more levels than a view can follow",
+        "The view follows an element that contains its own kind (repeat); a resource nests it deeper than any real "
+        "record, and cutting it off would lose rows.",
+        "Look at the resource; a view with fewer paths in its repeat can follow more levels.",
+    ),
+    "GEM233": CatalogueEntry(
+        "An engine for views is missing",
+        "Views run on DuckDB, or on Spark when PySpark and a Java runtime are installed.",
+        "pip install gemel[spark] and install Java 17 or later, or leave out --engine spark.",
+        ExitCode.USAGE,
+    ),
+    "GEM234": CatalogueEntry(
+        "A table cannot be written",
+        "The disk is full, or the folder does not let this user write. Nothing was left under the table's name.",
+        "Free space or choose another folder, and run it again.",
+    ),
+    "GEM240": CatalogueEntry(
+        "A site mapping cannot be read",
+        "The file is not TOML or a FHIR ConceptMap, or has a key or a type that a site mapping does not have.",
+        "Correct the line that the message names; `gemel data check --suggest-mapping FILE` writes a skeleton.",
+        ExitCode.USAGE,
+    ),
+    "GEM241": CatalogueEntry(
+        "An entry of a site mapping cannot hold",
+        "It names a concept, code system, unit, time zone, gender or relationship that is not known, or says a factor.",
+        "Correct the entry that the message names: concepts by their names, units in UCUM.",
+        ExitCode.USAGE,
+    ),
+    "GEM242": CatalogueEntry(
+        "Two entries of a site's mapping contradict each other",
+        "The same local code, text, unit or setting is given two meanings. None of them is chosen.",
+        "Keep one of the two entries that the message names.",
+        ExitCode.USAGE,
+    ),
+    "GEM243": CatalogueEntry(
+        "The concept library is inconsistent",
+        "A file of the concepts that this installation ships is missing, changed or damaged.",
+        "Install the wheel again.",
+    ),
+    "GEM244": CatalogueEntry(
+        "The opt-out list cannot be read",
+        "Nothing is read about any patient before the people who opted out are known.",
+        "Give a UTF-8 text or CSV file with one patient id or `system|value` identifier a line.",
+        ExitCode.USAGE,
+    ),
+    "GEM245": CatalogueEntry(
+        "A patient stands in the records twice",
+        "Two persons have one id, so that nothing says whose birth date and whose death hold.",
+        "Correct the source's table of persons: one row for each id.",
+    ),
+    "GEM250": CatalogueEntry(
+        "An OMOP CDM cannot be read",
+        "The folder or database holds no PERSON, VISIT_OCCURRENCE or CONCEPT table, a column that CDM 5.3 and 5.4 both "
+        "need is missing, a file is damaged as a whole, or a file leads out of its folder.",
+        "Check the path, and that tables are named as in the CDM and hold its columns.",
+        ExitCode.USAGE,
+    ),
+    "GEM251": CatalogueEntry(
+        "A row of an OMOP table cannot be used",
+        "The record has another number of columns than the header, or bytes that are no UTF-8; or its primary "
+        "key names two different rows, and nothing says which of them holds.",
+        "Correct the table; the rejects table names the file and the row.",
+    ),
+    "GEM252": CatalogueEntry(
+        "A hospital database cannot be reached",
+        "The server does not answer, refuses the user, or the reader for it is not installed. A password in the URL is "
+        "refused: other users of the machine could read it.",
+        "Check host, port and database; give the password in PGPASSWORD or ~/.pgpass; install the extra 'postgres'.",
+        ExitCode.UNREACHABLE,
     ),
     "GEM254": CatalogueEntry(
         "An input file cannot be read",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +13,7 @@ from gemel.core.dataset import CENSORED, OCCURRED, PREVALENT, Dataset
 from gemel.core.programme import Programme
 from gemel.core.series import Series
 from gemel.data_adapters.dataset.cohort import CohortCounts
+from gemel.data_adapters.inputs.account import InputAccount
 from gemel.data_adapters.meaning.account import FactsAccount
 from gemel.data_adapters.omop.account import OmopAccount
 from gemel.data_adapters.reading.intake import FileCount
@@ -85,6 +89,27 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     unread: list[str]
 
 
+class InputCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the items of one further input.
+
+    Attributes:
+        input: Its name.
+        items: Items by kind of file and outcome, as "vcf: used"; `files_rejected` whole files at fault.
+        facts: Facts added, by concept.
+        rejects: Rejected items and files, as "code: reason".
+        unread: Entries of no known kind, as "name: reason".
+        images: Volumes that were kept.
+    """
+
+    input: str
+    items: dict[str, int]
+    files_rejected: int
+    facts: dict[str, int]
+    rejects: dict[str, int]
+    unread: list[str]
+    images: int
+
+
 class DatasetCard(Reading, frozen=True, kw_only=True):
     """What went into a data set and what was left out. Its numbers are exact: it stays inside the hospital.
 
@@ -95,6 +120,7 @@ class DatasetCard(Reading, frozen=True, kw_only=True):
         target_coverage: Patients with a value, by target.
         distributions: By feature and by target (but series).
         series: By feature or target.
+        inputs: Images, wearables, genomes and so on, each on its own.
     """
 
     programme: str
@@ -107,9 +133,17 @@ class DatasetCard(Reading, frozen=True, kw_only=True):
     target_coverage: dict[str, int]
     distributions: dict[str, Distribution]
     series: dict[str, SeriesCard]
+    inputs: list[InputCard]
 
 
-def describe(dataset: Dataset, programme: Programme, counts: CohortCounts, reading: Reading) -> DatasetCard:
+def describe(
+    dataset: Dataset,
+    programme: Programme,
+    counts: CohortCounts,
+    reading: Reading,
+    *,
+    inputs: Sequence[InputCard] = (),
+) -> DatasetCard:
     """The card of a data set that was built from a source."""
     features = {name: dataset.values[:, i] for i, name in enumerate(dataset.features)}
     targets = {name: dataset.targets[:, i] for i, name in enumerate(dataset.target_names)}
@@ -132,6 +166,24 @@ def describe(dataset: Dataset, programme: Programme, counts: CohortCounts, readi
             for name, column in (features | targets).items()
         },
         series={name: _series_card(series) for name, series in dataset.series.items()},
+        inputs=list(inputs),
+    )
+
+
+def describe_input(name: str, account: InputAccount) -> InputCard:
+    """The account of one further input, as far as a card shows it."""
+    items: Counter[str] = Counter()
+    for file in account.files:
+        if file.fault is None:
+            items.update({f"{file.kind}: {outcome}": n for outcome, n in file.outcomes.items()})
+    return InputCard(
+        input=name,
+        items=dict(sorted(items.items())),
+        files_rejected=account.files_rejected,
+        facts=dict(sorted(account.facts.items())),
+        rejects={f"{code}: {reason}": n for (code, reason), n in sorted(account.reasons.items())},
+        unread=account.unread,
+        images=len(account.images),
     )
 
 

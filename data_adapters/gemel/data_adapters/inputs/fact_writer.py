@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from typing import Any
@@ -40,7 +40,7 @@ class FactWriter:
         facts: Facts,
         *,
         mapping: SiteMapping = NO_MAPPING,
-        withheld: frozenset[str] = frozenset(),
+        withheld: Container[str] = frozenset(),
     ) -> None:
         self.account = InputAccount()
         self.index = ConceptIndex(programme, mapping)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,25 @@ from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
 from gemel.data_adapters.reading.json_line import NOT_JSON
 from gemel.data_adapters.sources.files import ExportFile, open_export
 
+
+@dataclass(frozen=True)
+class FurtherInputs:
+    """What a hospital has of its patients beside their records.
+
+    Attributes:
+        paths: Files, or folders of files, of the kinds that `read_input` knows.
+        tables: Link tables (`links.load_links`), which say whose each input is.
+        subject_is_patient: Whether a subject that no table names is the id of a patient.
+        images: Folder that keeps the volumes, with their index `images.parquet`; None keeps none.
+    """
+
+    paths: tuple[Path, ...] = ()
+    tables: tuple[Path, ...] = ()
+    subject_is_patient: bool = False
+    images: Path | None = None
+
+
+NO_FURTHER_INPUTS = FurtherInputs()
 _HEAD_BYTES = 8192
 _MAX_FILES = 10_000_000
 _GZIP = b"\x1f\x8b"
@@ -39,7 +59,7 @@ def read_input(
     *,
     links: Links,
     mapping: SiteMapping = NO_MAPPING,
-    withheld: frozenset[str] = frozenset(),
+    withheld: Container[str] = frozenset(),
     images: Path | None = None,
 ) -> InputAccount:
     """Add the facts of one further input: a file, or a folder of files of any known kinds.

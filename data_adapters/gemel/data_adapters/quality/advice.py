@@ -27,7 +27,10 @@ def fix_of(code: str, reason: str, programme: Programme | None) -> str:
             f'{concept} = "...". Else send the unit: {CATALOGUE[code].remedy}'
         )
     if code == "GEM202" and concept is None and programme is not None:
-        return f"Nothing for this programme, which does not use the code. {CATALOGUE[code].remedy}"
+        return (
+            f"The code is none of the programme's, but the whole line is left out, with any other value in it. "
+            f"{CATALOGUE[code].remedy}"
+        )
     if code == "GEM203" and concept is not None:
         found = _UNIT_AT_START.match(reason)
         unit = found.group(1) if found is not None else "..."
@@ -55,9 +58,8 @@ def rejected_lines(rejects: Iterable[Reject], programme: Programme | None) -> li
 
 def group(rejects: Sequence[RejectedLine]) -> list[RejectGroup]:
     """The same faults together, the most frequent first."""
-    key = lambda r: (r.code, r.resource_type, re.sub(r"\d+", "*", r.path), re.sub(r"\d+", "*", r.reason))  # noqa: E731
-    counts = Counter(key(reject) for reject in rejects)
-    first = {key(reject): reject for reject in reversed(rejects)}
+    counts = Counter(_kind(reject) for reject in rejects)
+    first = {_kind(reject): reject for reject in reversed(rejects)}
     return [
         RejectGroup(
             code=reject.code,
@@ -71,6 +73,12 @@ def group(rejects: Sequence[RejectedLine]) -> list[RejectGroup]:
         for kind, number in counts.most_common()
         for reject in (first[kind],)
     ]
+
+
+def _kind(reject: RejectedLine) -> tuple[str, str, str, str]:
+    """What makes two faults the same: all but the numbers in path and reason."""
+    path, reason = (re.sub(r"\d+", "*", text) for text in (reject.path, reject.reason))
+    return reject.code, reject.resource_type or "", path, reason
 
 
 def explain_version(account: FactsAccount) -> str:
@@ -120,6 +128,7 @@ def _shoulds(report: CheckReport, programme: Programme | None) -> Iterator[ToDo]
     for problem in report.unit_examples:
         if problem.concept:
             yield _unit_to_do(problem, programme)
+    yield from _hidden_units(report)
     missing = [concept for concept in report.coverage if not concept.patients]
     if missing and report.patients:
         names = ", ".join(concept.concept for concept in missing)
@@ -146,6 +155,23 @@ def _shoulds(report: CheckReport, programme: Programme | None) -> Iterator[ToDo]
         )
     for entry in report.mapping.skipped:
         yield ToDo("should", f"An entry of the mapping maps nothing: {entry}", "Correct or remove it.")
+
+
+def _hidden_units(report: CheckReport) -> Iterator[ToDo]:
+    """Values of the programme without a unit in lines that were rejected for another value of theirs (a panel)."""
+    named: Counter[str] = Counter()
+    for problem in report.unit_examples:
+        if not problem.unit:
+            named[problem.concept] += problem.count
+    for one in report.concepts:
+        hidden = one.units.get("", 0) - report.default_units.get(one.concept, 0) - named[one.concept]
+        if hidden > 0:
+            yield ToDo(
+                "should",
+                f"{hidden} values of {one.concept} have no unit, in lines that were rejected for another value "
+                "without a unit.",
+                f"Send the units of all values of these lines: {CATALOGUE['GEM202'].remedy}",
+            )
 
 
 def _unit_to_do(problem: UnitProblem, programme: Programme | None) -> ToDo:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from gemel.core.programme import Programme
+from gemel.core.programme import Feature, Outcome, Programme, Target
 from gemel.data_adapters.meaning.account import FactsAccount
 from gemel.data_adapters.meaning.consent import Withheld, withheld_patients
 from gemel.data_adapters.meaning.facts import Facts
@@ -113,7 +114,7 @@ def check_export(
     return msgspec.structs.replace(report, to_do=advice.to_do(report, programme))
 
 
-def _lines(account: FactsAccount, programme: Programme | None, validation: Validation) -> dict[str, object]:
+def _lines(account: FactsAccount, programme: Programme | None, validation: Validation) -> dict[str, Any]:
     """What the account itself says, as far as the report shows it unchanged."""
     noted = {
         "GEM204": account.unmapped_total,
@@ -156,7 +157,7 @@ def _coverage(
 ) -> list[ConceptCoverage]:
     if programme is None:
         return []
-    needed = [*programme.features, *programme.outcomes, *programme.targets]
+    needed: list[Feature | Outcome | Target] = [*programme.features, *programme.outcomes, *programme.targets]
     found = []
     for counted in account.concepts:
         concept = programme.concept(counted.concept)

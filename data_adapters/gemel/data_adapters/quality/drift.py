@@ -42,12 +42,13 @@ _OTHER_UNITS = (
 
 
 def find_drift(facts: Facts, programme: Programme) -> list[Drift]:
-    """Each feature that is a value of one measured concept, one value a patient, over the whole record.
+    """Each feature that is a value of one measured concept, one value a patient, at the ages that the cohort takes.
 
     A data set takes the values at each patient's index date, so its own card is the last word. Ages, counts and
     histories are not compared: the programme declares no reference of theirs that would say how common they are.
     """
     found = []
+    ages = (programme.cohort.minimum_age_years, programme.cohort.maximum_age_years + 1)
     for feature in programme.features:
         if feature.kind not in MEASURED_KINDS or len(feature.concepts) != 1:
             continue
@@ -56,9 +57,11 @@ def find_drift(facts: Facts, programme: Programme) -> list[Drift]:
             f"""SELECT count(*), favg(least(greatest(v, ?), ?)), quantile_disc(v, 0.5),
                 count(*) FILTER (v < ?), count(*) FILTER (v > ?),
                 {counts_sql(edges, "v") if len(edges) > 1 else "NULL"}
-            FROM (SELECT {_AGGREGATES[feature.kind]} AS v FROM fact
-                WHERE concept = ? AND value IS NOT NULL AND bound IS NULL GROUP BY patient_id)""",
-            [feature.low, feature.high, feature.low, feature.high, feature.concepts[0]],
+            FROM (SELECT {_AGGREGATES[feature.kind]} AS v FROM fact JOIN person USING (patient_id)
+                WHERE concept = ? AND value IS NOT NULL AND bound IS NULL
+                    AND date_diff('day', birth_day, day) / 365.25 BETWEEN ? AND ?
+                GROUP BY patient_id)""",
+            [*[feature.low, feature.high] * 2, feature.concepts[0], *ages],
         )
         found.append(_drift(feature, *row))
     return found
@@ -102,7 +105,7 @@ def _judge(
 ) -> tuple[str, str]:
     """The verdict and what it rests on, in a sentence."""
     if mean is None or smd is None:
-        return "no values", "No patient has a value."
+        return "no values", "No patient of the cohort's ages has a value."
     if patients < FEWEST_PATIENTS:
         return (
             "too few patients",

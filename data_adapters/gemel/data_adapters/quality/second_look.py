@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from gemel.data_adapters.meaning.site_mapping import SiteMapping
-from gemel.data_adapters.quality.validation import patient_of
+from gemel.data_adapters.quality.validation import Subject, patient_of
 from gemel.data_adapters.reading.json_line import NOT_JSON
 from gemel.data_adapters.sources.files import Block, open_export, read_blocks
 
@@ -22,11 +22,7 @@ _MOST_DISPLAY = 120
 _Code = tuple[str, str]
 
 
-class _Line(msgspec.Struct):
-    resourceType: str
-    id: Any = None
-    subject: Any = None
-    patient: Any = None
+class _Line(Subject):
     code: Any = None
     medicationCodeableConcept: Any = None
     vaccineCode: Any = None

@@ -26,8 +26,8 @@ _Line = tuple[int, int, str, bytes]  # file, line, resource type, content
 _Failure = tuple[int, int, str, str]  # file, line, resource type, reason
 
 
-class _Subject(msgspec.Struct):
-    """Any content: the reader has accepted the line, whatever stands here."""
+class Subject(msgspec.Struct):
+    """Whose line it is, of any content: the reader has accepted the line, whatever stands here."""
 
     resourceType: str
     id: Any = None
@@ -35,10 +35,10 @@ class _Subject(msgspec.Struct):
     patient: Any = None
 
 
-_decode_subject = msgspec.json.Decoder(_Subject).decode
+_decode_subject = msgspec.json.Decoder(Subject).decode
 
 
-def patient_of(line: _Subject) -> str:
+def patient_of(line: Subject) -> str:
     """The id of the patient whose line it is, as far as a reference says it; "" for nobody's."""
     if line.resourceType == "Patient":
         return str(line.id)

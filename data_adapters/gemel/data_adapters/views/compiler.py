@@ -30,7 +30,9 @@ from gemel.data_adapters.views.view_definition import (
 
 _MAX_CHAINS = 256
 FIRST_DEPTH = 4
-MAX_DEPTH = 13  # Binding lambdas within lambdas takes DuckDB a second at 13 levels, and twice that for each more.
+MAX_DEPTH = (
+    13  # Binding lambdas within lambdas takes DuckDB a second at 13 levels, and twice that for each more.
+)
 
 # What a stage makes of the rows before it.
 _Stage = Callable[[exp.Query], exp.Query]

@@ -14,7 +14,7 @@ from gemel.data_adapters.reading.shape import Shape, quote_name
 from gemel.data_adapters.views.compiler import DEEPER, CompiledView, rows_schema
 from gemel.data_adapters.views.dialects import duckdb_sql
 
-_SETTINGS = (
+SETTINGS = (
     "SET TimeZone = 'UTC'",
     "SET enable_progress_bar = false",  # It would be drawn into a command's result.
     "SET enable_external_access = false",
@@ -49,7 +49,7 @@ class DuckDBEngine:
             self._views[one.view.resource].append((one.view.name, clean, careful))
         self._schemas = {name: rows_schema(shape) for name, shape in shapes.items()}
         self._connection = duckdb.connect(":memory:", config={"threads": 1})
-        for setting in _SETTINGS:
+        for setting in SETTINGS:
             self._connection.execute(setting)
         self._local = local()
 

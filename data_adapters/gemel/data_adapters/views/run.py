@@ -10,19 +10,15 @@ from importlib import resources
 from pathlib import Path
 from threading import Lock
 
-import duckdb
 import msgspec
 import pyarrow as pa
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.reading.intake import Intake, Judge
+from gemel.data_adapters.reading.intake import Intake
 from gemel.data_adapters.reading.reader import ReadBlock, Reader, open_reader
-from gemel.data_adapters.reading.shape import quote_name
-from gemel.data_adapters.reading.store import Store
 from gemel.data_adapters.reading.versions import Versions
 from gemel.data_adapters.sources.files import Block, list_unread, open_export, read_blocks
 from gemel.data_adapters.views.compiler import FIRST_DEPTH, MAX_DEPTH, compile_views
-from gemel.data_adapters.views.dialects import duckdb_sql
 from gemel.data_adapters.views.duckdb_engine import DuckDBEngine, TooDeepError
 from gemel.data_adapters.views.output import write_tables, write_views
 from gemel.data_adapters.views.view_definition import ViewDefinition, load_view, parse_view
@@ -32,7 +28,6 @@ __all__ = [
     "ViewDefinition",
     "compile_views",
     "load_view",
-    "load_views_into",
     "parse_view",
     "read_views",
     "run_views",
@@ -214,27 +209,3 @@ def read_views(
         kept = [older.keep(file, table) for file, table in rows.pop(view.name)]
         tables[view.name] = pa.Table.from_batches(kept, schemas[view.name]).drop_columns("_line")
     return tables, intake
-
-
-def load_views_into(
-    store: Store, views: Sequence[ViewDefinition], export: Path, *, judge: Judge | None = None
-) -> Intake:
-    """Load what the views read, and make each view a table `view_NAME` of the store.
-
-    Raises:
-        GemelError: GEM208 (export), GEM209 (an expression that is not supported, or gives more than one value).
-    """
-    compiled, shapes = compile_views(views)
-    intake = store.load(export, shapes, judge=judge)
-    for one in compiled:
-        resource = quote_name(one.view.resource)
-        try:
-            store.run(
-                f"CREATE TABLE {quote_name('view_' + one.view.name)} AS "
-                f"WITH {resource} AS (SELECT 0 AS _line, unnest(r) FROM main.{resource}) "
-                f"SELECT * EXCLUDE (_line) FROM ({duckdb_sql(one.tree)})"
-            )
-        except duckdb.InvalidInputException as error:
-            message = str(error).splitlines()[0]
-            raise GemelError("GEM209", f"The view {one.view.name} failed: {message}.") from error
-    return intake
