@@ -1,33 +1,51 @@
-"""`gemel data`: look at a FHIR export before anything is built from it."""
+"""`gemel data`: fetch a hospital's records, look at them, and build a data set from them."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gemel.cli.output import Format, FormatOption, emit, failures, say, table
+from gemel.cli.output import Format, FormatOption, emit, failures, say
 from gemel.core.error_catalogue import ExitCode
 from gemel.core.errors import GemelError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from gemel.core.programme import Programme
+    from gemel.data_adapters.meaning.site_mapping import SiteMapping
+    from gemel.data_adapters.quality.report import CheckReport
+    from gemel.data_adapters.sources.settings import SourceSettings
 
-app = typer.Typer(help="FHIR exports: check them, and read them through views.", no_args_is_help=True)
+app = typer.Typer(
+    help="A hospital's records: fetch, check, read through views, build data sets.", no_args_is_help=True
+)
 
-SHOWN_REJECTS = 20
-SHOWN_INVALID = 5
-SHOWN_CODES = 10
+SHOWN_UNREAD = 10
 COUNTS = ("read", "accepted", "rejected")
 Export = Annotated[
     Path,
     typer.Argument(
-        metavar="EXPORT", help="A folder of NDJSON files (plain or gzipped), or one file.", show_default=False
+        metavar="EXPORT",
+        help="A folder of FHIR files (NDJSON or Bundles; plain, .gz, .zst), or one file.",
+        show_default=False,
     ),
 ]
+Mapping = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--mapping", metavar="FILE", help="The site's own words: TOML, or a FHIR ConceptMap. May be repeated."
+    ),
+]
+OptOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--opt-out", metavar="FILE", help="People who opted out: a patient id or system|value a line."
+    ),
+]
+Workers = Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Threads that read.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
 
 
 def find_programme(name: str) -> Programme:
@@ -49,119 +67,98 @@ def check(
     programme: Annotated[
         str | None,
         typer.Option(
-            metavar="P", help="Also say what this programme finds: its concepts and their coverage."
+            metavar="P", help="Also say what this programme finds: its concepts, their coverage and drift."
         ),
     ] = None,
+    mapping: Mapping = None,
+    opt_out: OptOut = None,
     validate: Annotated[
         Literal["off", "sample", "full"],
         typer.Option(help="How many resources to hold against the FHIR R4 models."),
     ] = "sample",
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the report as one HTML page.")
+    ] = None,
+    suggest_mapping: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a mapping to fill in, of what is not known yet."),
+    ] = None,
+    workers: Workers = 1,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Check an export: what was read, what was rejected, why.
+    """Check an export: what was read, what was rejected, why, and what to do.
 
-    Lines, required elements, units, codes, dates and plausible values; nothing is changed.
+    Lines, required elements, units, codes, dates, plausible values, consent; nothing is changed.
     """
     with failures(output):
         import msgspec
 
+        from gemel.cli.data_render import render_check
         from gemel.data_adapters.quality.check import check_export
 
         chosen = find_programme(programme) if programme is not None else None
-        checked = check_export(export, chosen, validate=validate)
+        if suggest_mapping is not None and chosen is None:
+            raise typer.BadParameter(
+                "name a --programme, whose concepts to map to", param_hint="--suggest-mapping"
+            )
+        if suggest_mapping is not None and suggest_mapping.exists():
+            raise typer.BadParameter(
+                f"{suggest_mapping} is there already, perhaps filled in: name another",
+                param_hint="--suggest-mapping",
+            )
+        checked = check_export(
+            export,
+            chosen,
+            validate=validate,
+            mapping=_load(mapping),
+            opt_out=opt_out,
+            workers=workers,
+        )
+        if html is not None:
+            from gemel.data_adapters.quality.html_report import render_report
+
+            _write_inside(html, render_report(checked))
+            say(f"Report: {html}")
+        if suggest_mapping is not None and chosen is not None:
+            _write_inside(suggest_mapping, _suggestion(checked, chosen))
+            say(f"Mapping to fill in: {suggest_mapping}")
         report = msgspec.to_builtins(checked)
-        emit(report, output, render=lambda console: _render_check(console, report))
+        emit(report, output, render=lambda console: render_check(console, report))
+        if checked.consent.unmatched:
+            say(f"{checked.consent.unmatched} entries of the opt-out list name no patient of this export.")
         if not checked.patients:
             # The account of the lines is still the result, so this is said beside it and not instead of it.
             say(str(GemelError("GEM205", f"{export} holds no accepted Patient.")))
             raise typer.Exit(int(ExitCode.FAILED))
 
 
-def _render_check(console: Console, report: dict[str, Any]) -> None:
-    made = table("File", ">Read", ">Accepted", ">Rejected", title=f"FHIR {report['fhir_version']}")
-    for file in report["files"]:
-        made.add_row(file["file"], *(str(file[name]) for name in COUNTS))
-    made.add_row(
-        "together", *(str(report[name]) for name in ("read", "accepted", "rejected_total")), style="bold"
-    )
-    console.print(made)
-    if report["coverage"]:
-        columns = ("values", "patients", "implausible")
-        made = table("Concept", ">Values", ">Patients", ">Implausible")
-        for concept in report["coverage"]:
-            made.add_row(concept["concept"], *(str(concept[name]) for name in columns))
-        console.print(made)
-    if report["rejects"]:
-        made = table("Rejected", "Code", "Reason")
-        for reject in report["rejects"][:SHOWN_REJECTS]:
-            made.add_row(f"{reject['file']}:{reject['line']}", reject["code"], _place(reject))
-        console.print(made)
-    _render_units(console, report)
-    _render_codes(console, report)
-    _render_remarks(console, report)
+def _load(paths: list[Path] | None) -> SiteMapping:
+    from gemel.data_adapters.meaning.site_mapping import load_mapping
+
+    return load_mapping(*(paths or ()))
 
 
-def _render_units(console: Console, report: dict[str, Any]) -> None:
-    """Which units cannot be used, where to see one, and what to do."""
-    if not report["unit_examples"]:
-        return
-    made = table("Unit", "Of", ">Values", "Code", "For example", title="Units that cannot be used")
-    for problem in report["unit_examples"][:SHOWN_CODES]:
-        unit, concept = problem["unit"] or "none", problem["concept"] or "a code outside the programme"
-        made.add_row(unit, concept, str(problem["count"]), problem["code"], problem["example"])
-    console.print(made)
-    console.print(
-        "To do: write UCUM in valueQuantity.code at the source (system http://unitsofmeasure.org). "
-        "Until then these values are left out; none is guessed.",
-        markup=False,
+def _suggestion(checked: CheckReport, programme: Programme) -> str:
+    from gemel.data_adapters.meaning.mapping_suggestion import suggest
+
+    codes = {(code.system, code.code): code for code in checked.unmapped}
+    return suggest(
+        {key: code.count for key, code in codes.items()},
+        {(p.code, p.concept, p.unit, ""): p.count for p in checked.unit_examples},
+        programme,
+        displays={key: code.display for key, code in codes.items() if code.display},
     )
 
 
-def _render_codes(console: Console, report: dict[str, Any]) -> None:
-    """Which codes the programme does not know, and what to do."""
-    if not report["unmapped"]:
-        return
-    total = report["unmapped_total"]
-    made = table(">Times", "Code", "System", title=f"Codes that the programme does not know ({total})")
-    for code in report["unmapped"][:SHOWN_CODES]:
-        made.add_row(str(code["count"]), code["code"] or "(none)", code["system"] or "(no system)")
-    console.print(made)
-    console.print(
-        "To do: nothing, if none of them means a concept above. Else export the standard code (LOINC, SNOMED CT or "
-        "ICD-10) as a further coding beside the local one; one that the programme lacks is for its authors to add.",
-        markup=False,
-    )
+def _write_inside(path: Path, content: str) -> None:
+    """Write a file that only its owner may read, whole or not at all. Raises GEM234."""
+    from gemel.data_adapters.sources.fetched import write_durably
 
-
-def _render_remarks(console: Console, report: dict[str, Any]) -> None:
-    validation = report["validation"]
-    remarks = {
-        "patients": report["patients"],
-        "rejected, by code": _counts(report["rejects_by_code"]),
-        "left out, by reason": _counts(report["excluded"]),
-        "synthetic": report["synthetic"] or "",
-        "whose patient is not in the export": _counts(report["orphans"]),
-        "not read": "; ".join(report["unread"][:SHOWN_CODES]),
-        "dates without a day": _counts(report["partial_dates"]),
-        "implausible, for example": ", ".join(report["implausible_examples"][:SHOWN_INVALID]),
-        "FHIR R4B models": f"{validation['checked']} lines, {validation['failed']} failed",
-    }
-    for name, value in remarks.items():
-        if value != "":
-            console.print(f"{name}: {value}", markup=False)
-    for example in validation["examples"][:SHOWN_INVALID]:
-        console.print(f"  {example['file']}:{example['line']} {example['reason']}", markup=False)
-    if report["rejected_total"] > SHOWN_REJECTS:
-        console.print(f"The first {SHOWN_REJECTS} rejected lines are shown; --format json lists more.")
-
-
-def _place(reject: dict[str, Any]) -> str:
-    """Where in which resource, and why: `Observation $.valueQuantity: no unit`."""
-    return f"{reject['resource_type'] or ''} {reject['path']}: {reject['reason']}".strip()
-
-
-def _counts(counted: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counted.items())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, content.encode("utf-8"))
+    except OSError as error:
+        raise GemelError("GEM234", f"{path} cannot be written: {error.strerror}.") from error
 
 
 @app.command()
@@ -173,40 +170,225 @@ def view(
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the tables.")],
+    out: Out,
+    engine: Annotated[
+        Literal["duckdb", "spark"], typer.Option(help="Spark needs PySpark and a Java runtime.")
+    ] = "duckdb",
+    workers: Workers = 1,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Read an export through SQL-on-FHIR views.
 
-    Writes one Parquet file per view, named after the view.
+    Writes one Parquet file per view (with Spark: a folder of them), named after the view.
     """
     with failures(output):
         if len(views) < 2:
             raise GemelError("GEM209", "Name at least one view definition and then the export.")
-        import pyarrow.parquet as pq
-
-        from gemel.data_adapters.views.run import load_view, read_views, write_tables
+        from gemel.cli.data_render import counts_text, render_views
+        from gemel.data_adapters.reading.intake import Intake
+        from gemel.data_adapters.views.run import load_view, write_views
 
         definitions, export = [load_view(path) for path in views[:-1]], views[-1]
-        if out.exists() and not out.is_dir():
-            raise typer.BadParameter(f"{out} is no folder", param_hint="--out")
-        tables, intake = read_views(definitions, export)
-        written = [
-            {"view": path.stem, "file": str(path), "rows": pq.read_metadata(path).num_rows}
-            for path in write_tables(tables, out)
-        ]
+        _require_folder(out)
+        intake = Intake()
+        made_here = not out.exists()
+        try:
+            paths = write_views(definitions, export, out, workers=workers, engine=engine, intake=intake)
+        except GemelError:
+            if made_here:
+                with suppress(OSError):
+                    out.rmdir()
+            raise
+        written = [{"view": path.stem, "file": str(path), "rows": _count_rows(path)} for path in paths]
         lines = {name: sum(getattr(file, name) for file in intake.files) for name in COUNTS}
         if lines["rejected"]:
-            left_out = _counts(dict(sorted(intake.by_code.items())))
+            left_out = counts_text(dict(sorted(intake.by_code.items())))
             say(f"{lines['rejected']} of {lines['read']} lines were left out ({left_out}).")
             say("  `gemel data check` names them.")
         if intake.unread:
-            say(f"Not read: {'; '.join(intake.unread[:SHOWN_CODES])}.")
+            say(f"Not read: {'; '.join(intake.unread[:SHOWN_UNREAD])}.")
+        emit(
+            {"files": written, **lines, "unread": intake.unread},
+            output,
+            render=lambda console: render_views(console, written),
+        )
 
-        def render(console: Console) -> None:
-            made = table("View", ">Rows", "File")
-            for file in written:
-                made.add_row(str(file["view"]), str(file["rows"]), str(file["file"]))
-            console.print(made)
 
-        emit({"files": written, **lines, "unread": intake.unread}, output, render=render)
+def _require_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"{out} is no folder", param_hint="--out")
+
+
+def _count_rows(path: Path) -> int:
+    """Rows of a Parquet file, or of a folder of them."""
+    import pyarrow.dataset as ds
+
+    return int(ds.dataset(path, format="parquet").count_rows())
+
+
+@app.command()
+def build(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXPORT",
+            help="A FHIR export, or an OMOP CDM: a folder with its tables, or postgresql://USER@HOST/DATABASE.",
+            show_default=False,
+        ),
+    ],
+    *,
+    programme: Annotated[str, typer.Option(metavar="P", help="Whose data set: NAME or NAME@VERSION.")],
+    out: Out,
+    mapping: Mapping = None,
+    opt_out: OptOut = None,
+    further: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            metavar="PATH",
+            help="Images, wearables or genomes of the same patients: a file or a folder. May be repeated.",
+        ),
+    ] = None,
+    links: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A CSV table that says whose each of them is. May be repeated."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The hospital's secret that makes pseudonyms, such as the node's keys/pseudonym.key. "
+            "Without it DIR/pseudonym.key is used, and made when absent.",
+        ),
+    ] = None,
+    workers: Workers = 1,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Build a programme's data set, and its card: who is in, who is out and why.
+
+    Writes DIR/NAME-VERSION.safetensors and DIR/card.json. Patients without consent are removed before anything else.
+    """
+    with failures(output):
+        import msgspec
+
+        from gemel.cli.data_render import render_card
+        from gemel.cli.pseudonym_key import KEY_NAME, make_key, read_key
+        from gemel.data_adapters.dataset.build import build as build_dataset
+        from gemel.data_adapters.inputs.read import FurtherInputs
+
+        chosen, site = find_programme(programme), _load(mapping)
+        _require_folder(out)
+        try:
+            out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise GemelError("GEM234", f"{out} cannot be made: {error.strerror}.") from error
+        secret = read_key(key) if key is not None else make_key(out / KEY_NAME)
+        dataset, card = build_dataset(
+            source if "://" in source else Path(source),
+            chosen,
+            pseudonym_key=secret,
+            mapping=site,
+            opt_out=opt_out,
+            workers=workers,
+            further=FurtherInputs(
+                tuple(further or ()), tuple(links or ()), images=out / "images" if further else None
+            ),
+        )
+        path = out / f"{chosen.name}-{chosen.version}.safetensors"
+        dataset.save(path)
+        path.chmod(0o600)
+        _write_inside(
+            out / "card.json", msgspec.json.format(msgspec.json.encode(card), indent=2).decode() + "\n"
+        )
+        result: dict[str, Any] = {
+            "dataset": str(path),
+            "card_file": str(out / "card.json"),
+            "key_file": str(key if key is not None else out / KEY_NAME),
+            "snapshot": dataset.snapshot,
+            "patients": len(dataset),
+            "card": msgspec.to_builtins(card),
+        }
+        emit(result, output, render=lambda console: render_card(console, result))
+
+
+@app.command("export")
+def fetch_export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Address of a FHIR server, or a TOML file of settings (key, client id, scopes, searches).",
+            show_default=False,
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new folder for the export.")],
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", metavar="TYPE", help="Only this resource type. May be repeated."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="Only what changed since an instant, or since an earlier export (its folder).",
+        ),
+    ] = None,
+    group: Annotated[str | None, typer.Option(metavar="ID", help="Only the patients of this Group.")] = None,
+    searches: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search",
+            metavar="QUERY",
+            help="Search instead of $export: Type or Type?query. May be repeated.",
+        ),
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Fetch an export from a FHIR server: Bulk Data $export, or searches.
+
+    What was broken off goes on when the same is fetched into the same folder.
+    """
+    with failures(output):
+        from gemel.cli.data_render import render_fetched
+        from gemel.data_adapters.sources.fetch import fetch
+
+        settings = _settings(source, types=types, since=since, group=group, searches=searches)
+        fetched = fetch(settings, out, say=say)
+        result = {
+            "folder": str(fetched.folder),
+            "transaction_time": fetched.transaction_time,
+            "lines": dict(fetched.lines),
+            "deleted_files": fetched.deleted_files,
+            "problems": dict(fetched.problems),
+            "notes": list(fetched.notes),
+        }
+        emit(result, output, render=lambda console: render_fetched(console, result))
+
+
+def _settings(
+    source: str,
+    *,
+    types: list[str] | None,
+    since: str | None,
+    group: str | None,
+    searches: list[str] | None,
+) -> SourceSettings:
+    """The settings of a file or of an address, with what the options say instead. Raises GEM228."""
+    import msgspec
+
+    from gemel.data_adapters.sources.fetched import last_transaction_time
+    from gemel.data_adapters.sources.settings import SourceSettings, load_source
+
+    is_address = source.startswith(("https://", "http://"))
+    settings = SourceSettings(base_url=source.rstrip("/")) if is_address else load_source(Path(source))
+    changes: dict[str, Any] = {}
+    if types:
+        changes["types"] = tuple(types)
+    if since is not None:
+        changes["since"] = last_transaction_time(Path(since)) if Path(since).is_dir() else since
+    if group is not None:
+        changes |= {"level": "Group", "group": group}
+    if searches:
+        changes |= {"way": "search", "searches": tuple(searches)}
+    return msgspec.structs.replace(settings, **changes)

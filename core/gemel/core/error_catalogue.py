@@ -262,6 +262,14 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "Two persons have one id, so that nothing says whose birth date and whose death hold.",
         "Correct the source's table of persons: one row for each id.",
     ),
+    "GEM246": CatalogueEntry(
+        "The key of the pseudonyms cannot be used",
+        "The file is not there, others may read it, or it holds no key. With another key the same patients would get "
+        "other pseudonyms; a key that others read would not hide them.",
+        "Name the file of 32 bytes (or 64 hexadecimal digits) that the node uses, and let only its owner read it: "
+        "chmod 600.",
+        ExitCode.USAGE,
+    ),
     "GEM250": CatalogueEntry(
         "An OMOP CDM cannot be read",
         "The folder or database holds no PERSON, VISIT_OCCURRENCE or CONCEPT table, a column that CDM 5.3 and 5.4 both "

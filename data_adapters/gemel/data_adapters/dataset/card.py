@@ -21,6 +21,7 @@ from gemel.data_adapters.reading.intake import FileCount
 _EVENTS = {"occurred": OCCURRED, "censored": CENSORED, "prevalent": PREVALENT}
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _LOOKED_AT = 1 << 22
+_SHOWN_CODES = 50
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,7 +202,7 @@ def fhir_reading(account: FactsAccount, withheld: dict[str, int]) -> Reading:
         bounds=account.by_concept("bounds"),
         implausible=account.by_concept("implausible"),
         absent=account.by_concept("absent"),
-        unmapped={f"{code.system}|{code.code}": code.count for code in account.unmapped},
+        unmapped={f"{code.system}|{code.code}": code.count for code in account.unmapped[:_SHOWN_CODES]},
         unmapped_total=account.unmapped_total,
         unit_problems={f"{p.concept}: {p.unit}": p.count for p in account.unit_problems},
         partial_dates=account.partial_dates,
@@ -223,7 +224,7 @@ def omop_reading(account: OmopAccount, withheld: dict[str, int]) -> Reading:
         bounds=account.bounds,
         implausible=account.implausible,
         absent=account.absent,
-        unmapped={f"{code.system}|{code.code}": code.count for code in account.unmapped},
+        unmapped={f"{code.system}|{code.code}": code.count for code in account.unmapped[:_SHOWN_CODES]},
         unmapped_total=account.unmapped_total,
         unit_problems={f"{p.concept}: {p.unit}": p.count for p in account.unit_problems},
         partial_dates=account.partial_dates,

@@ -8,7 +8,8 @@ import msgspec
 
 from gemel.data_adapters.reading.intake import FileCount, Reject
 
-MOST_FREQUENT = 50
+# As many as a mapping file is suggested for: rare local codes hide behind frequent standard ones.
+MOST_FREQUENT = 500
 
 
 class UnmappedCode(msgspec.Struct, frozen=True):

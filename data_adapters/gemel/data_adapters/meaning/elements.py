@@ -78,6 +78,7 @@ def _elements(concept: Elements) -> dict[str, Elements]:
         "valueInteger": "integer",
         "valueString": "string",
         "dataAbsentReason": "CodeableConcept",
+        "valueSampledData": ("SampledData", {"dimensions": "positiveInt"}),  # that it is there
     }
     occurred = {"performed": "R4", "occurrence": "R5"}
     request_dates: Elements = {

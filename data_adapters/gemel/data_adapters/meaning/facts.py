@@ -77,8 +77,9 @@ class Facts:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="gemel-facts-")
-        self.connection = duckdb.connect(f"{self._folder.name}/facts.duckdb")
+        self.connection = duckdb.connect(":memory:")
         for setting in (
+            f"temp_directory = '{self._folder.name}'",
             "TimeZone = 'UTC'",
             "enable_progress_bar = false",
             f"memory_limit = '{MEMORY_LIMIT}'",

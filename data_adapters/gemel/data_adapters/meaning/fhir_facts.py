@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from gemel.data_adapters.meaning.consent import NOBODY, Withheld
 from gemel.data_adapters.meaning.elements import fact_shapes
 from gemel.data_adapters.meaning.facts import Facts
 from gemel.data_adapters.meaning.judge import Judge, Judged
+from gemel.data_adapters.meaning.sieve import Plain, Sieve
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
 from gemel.data_adapters.meaning.staging import Staging, concept_facts, describe_facts
 from gemel.data_adapters.meaning.statements import statements
@@ -41,6 +42,10 @@ from gemel.data_adapters.sources.files import DELETED_FOLDER, Block, list_unread
 # than work, more cost memory.
 _CHUNK_LINES = 16_384
 _OPEN_LINES = 32_768
+# A block fits into the processor's second cache; what is done in columns is worth it for several of them.
+_BLOCK_BYTES = 1 << 20
+_GROUP_BYTES = 8 << 20
+_SUBJECTS_AT_ONCE = 100_000
 _STU3_STATUSES = ("$.clinicalStatus", "$.verificationStatus")
 
 # Called with the file's index, the block and how it was read: for those who look at the lines themselves.
@@ -150,6 +155,35 @@ class _Chunk:
         return pa.Table.from_batches(batches)
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Blocks of one file that were read: what is to be judged of them together, and what needs no judging."""
+
+    blocks: list[tuple[Block, ReadBlock]]
+    tables: dict[str, pa.RecordBatch]
+    plain: Plain | None
+
+
+def _grouped(blocks: Iterable[Block]) -> Iterator[list[Block]]:
+    """Blocks to read together; those that were taken out of Bundles stay alone."""
+    group: list[Block] = []
+    size = 0
+    for block in blocks:
+        if block.places is not None:
+            if group:
+                yield group
+            yield [block]
+            group, size = [], 0
+            continue
+        group.append(block)
+        size += len(block.data)
+        if size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
 class _Reading:
     """One pass over an export: blocks are read and chunks are judged, by threads or in turn."""
 
@@ -168,6 +202,8 @@ class _Reading:
         self._subjects = {name: statement.subject for name, statement in statements(mapping).items()}
         self._intake, self._versions, self._tallies = Intake(), Versions(export), Tallies()
         self._staging = Staging(facts)
+        self._sieve = Sieve(programme, mapping, withheld)
+        self._subject_counts: list[pa.Table] = []
         self._workers = workers
         self._pool = ThreadPoolExecutor(max_workers=workers) if workers > 1 else None
         self._own, self._judges = local(), list[Judge]()
@@ -187,39 +223,66 @@ class _Reading:
         """Read the export; the lines of each resource type in chunks that are worth judging together."""
         self._intake.unread = list_unread(self._export)
         open_chunks: dict[str, _Chunk] = {}
-        for file, block, read in self._blocks():
-            self._intake.take_in(file, block, self._renamed(read))
-            deleted.update(block.deleted)
-            if on_block is not None:
-                on_block(file, block, read)
-            for resource, batch in read.tables.items():
-                if not len(batch):
-                    continue
+        for file, group in self._groups():
+            for block, read in group.blocks:
+                self._intake.take_in(file, block, self._renamed(read))
+                deleted.update(block.deleted)
+                if on_block is not None:
+                    on_block(file, block, read)
+            if group.plain is not None:
+                self._take_in_plain(file, group.plain)
+            for resource, batch in group.tables.items():
                 chunk = open_chunks.setdefault(resource, _Chunk(resource))
-                chunk.add(file, batch, block)
+                chunk.add(file, batch, group.blocks[0][0])
                 if chunk.lines >= _CHUNK_LINES:
                     yield open_chunks.pop(resource)
             while sum(chunk.lines for chunk in open_chunks.values()) >= _OPEN_LINES:
                 yield open_chunks.pop(max(open_chunks, key=lambda name: open_chunks[name].lines))
         yield from open_chunks.values()
 
-    def _blocks(self) -> Iterator[tuple[int, Block, ReadBlock]]:
-        """The blocks of all files in their order, each with how it was read."""
+    def _groups(self) -> Iterator[tuple[int, _Group]]:
+        """The blocks of all files in their order, some at a time, as they were read."""
         for exported in open_export(self._export):
             file = self._intake.add_file(exported.name)
-            blocks = read_blocks(exported)
+            groups = _grouped(read_blocks(exported, block_bytes=_BLOCK_BYTES))
             if self._pool is None:
-                for block in blocks:
-                    yield file, block, self._reader.read(block)
+                for blocks in groups:
+                    yield file, self._read(blocks)
                 continue
-            ahead: deque[tuple[Block, Future[ReadBlock]]] = deque()
-            for block in blocks:
-                ahead.append((block, self._pool.submit(self._reader.read, block)))
+            ahead: deque[Future[_Group]] = deque()
+            for blocks in groups:
+                ahead.append(self._pool.submit(self._read, blocks))
                 if len(ahead) > self._workers:
-                    first, future = ahead.popleft()
-                    yield file, first, future.result()
-            for first, future in ahead:
-                yield file, first, future.result()
+                    yield file, ahead.popleft().result()
+            for future in ahead:
+                yield file, future.result()
+
+    def _read(self, blocks: Sequence[Block]) -> _Group:
+        """Read blocks of one file, and take out the lines that need no judging."""
+        read = [self._reader.read(block) for block in blocks]
+        names = dict.fromkeys(name for one in read for name in one.tables)
+        tables = {
+            name: pa.concat_batches([one.tables[name] for one in read if name in one.tables])
+            for name in names
+        }
+        plain = None
+        if "Observation" in tables:
+            tables["Observation"], plain = self._sieve.sift(tables["Observation"])
+        filled = {name: table for name, table in tables.items() if len(table)}
+        return _Group(list(zip(blocks, read, strict=True)), filled, plain)
+
+    def _take_in_plain(self, file: int, plain: Plain) -> None:
+        self._tallies.unmapped.update(plain.unmapped)
+        self._versions.add(file, ReadBlock(len(plain.lines), {}, {"Observation": plain.lines}, ()))
+        if plain.subjects is not None:
+            self._subject_counts.append(plain.subjects)
+        if sum(len(counts) for counts in self._subject_counts) >= _SUBJECTS_AT_ONCE:
+            self._stage_subjects()
+
+    def _stage_subjects(self) -> None:
+        if self._subject_counts:
+            self._staging.add("subject", pa.concat_tables(self._subject_counts))
+            self._subject_counts.clear()
 
     def _renamed(self, read: ReadBlock) -> ReadBlock:
         """The same, where a status that is a text is told for what it is: FHIR STU3's."""
@@ -307,6 +370,7 @@ class _Reading:
 
     def finish(self) -> FactsAccount:
         """Fill the tables and close the account."""
+        self._stage_subjects()
         staging, tallies, intake = self._staging, self._tallies, self._intake
         orphans = staging.orphans()
         superseded, deleted = staging.gone("superseded"), staging.gone("deleted")

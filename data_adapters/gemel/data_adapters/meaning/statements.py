@@ -217,8 +217,13 @@ COMPONENT_CHECKS = (
 HOLDS = "(valueQuantity IS NOT NULL OR coalesce(len(component), 0) = 0)"
 
 
+def usable_observations(mapping: SiteMapping) -> tuple[str, ...]:
+    """The statuses of observations that count at a site."""
+    return (*USABLE_OBSERVATIONS, "preliminary") if mapping.preliminary else USABLE_OBSERVATIONS
+
+
 def _observation(mapping: SiteMapping) -> Statement:
-    usable = (*USABLE_OBSERVATIONS, "preliminary") if mapping.preliminary else USABLE_OBSERVATIONS
+    usable = usable_observations(mapping)
     when = "coalesce(nullif(effectiveDateTime, ''), nullif(effectiveInstant, ''), effectivePeriod.start)"
     return Statement(
         "Observation",

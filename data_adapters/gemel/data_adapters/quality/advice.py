@@ -24,7 +24,7 @@ def fix_of(code: str, reason: str, programme: Programme | None) -> str:
     if code == "GEM202" and concept is not None and "needs a valueQuantity" not in reason:
         return (
             f"If every such value has the same unit, name it under [default_units] in the mapping: "
-            f'{concept} = "...". Else send the unit: {CATALOGUE[code].remedy}'
+            f'{concept} = "...". Else: {CATALOGUE[code].remedy}'
         )
     if code == "GEM202" and concept is None and programme is not None:
         return (
@@ -36,7 +36,7 @@ def fix_of(code: str, reason: str, programme: Programme | None) -> str:
         unit = found.group(1) if found is not None else "..."
         return (
             f'If the spelling means a unit of that kind, say so under [units_of.{concept}] in the mapping: "{unit}" = '
-            f'"(UCUM)". Else correct it: {CATALOGUE[code].remedy}'
+            f'"(UCUM)". Else: {CATALOGUE[code].remedy}'
         )
     return CATALOGUE[code].remedy
 
@@ -111,7 +111,7 @@ def _musts(report: CheckReport) -> Iterator[ToDo]:
     if report.consent.unmatched:
         yield ToDo(
             "must",
-            f"{report.consent.unmatched} entries of the opt-out list name no patient of this export.",
+            f"Entries of the opt-out list that name no patient of this export: {report.consent.unmatched}.",
             "Look each of them up: a mistyped entry leaves a person in who asked to be out. Fine if they are patients "
             "of another export.",
         )
@@ -144,13 +144,13 @@ def _shoulds(report: CheckReport, programme: Programme | None) -> Iterator[ToDo]
     for code, number in sorted(known, key=lambda item: (-item[1], item[0])):
         yield ToDo(
             "should",
-            f"{number} lines were rejected with {code}: {CATALOGUE[code].title[:1].lower()}{CATALOGUE[code].title[1:]}.",
+            f"Rejected with {code}: {number}. {CATALOGUE[code].title}.",
             CATALOGUE[code].remedy,
         )
     if report.orphans:
         yield ToDo(
             "should",
-            f"{sum(report.orphans.values())} accepted lines belong to patients who are not in the export.",
+            f"Accepted lines of patients who are not in the export: {sum(report.orphans.values())}.",
             "Export the Patients with their records, or take these records out.",
         )
     for entry in report.mapping.skipped:
@@ -170,7 +170,7 @@ def _hidden_units(report: CheckReport) -> Iterator[ToDo]:
                 "should",
                 f"{hidden} values of {one.concept} have no unit, in lines that were rejected for another value "
                 "without a unit.",
-                f"Send the units of all values of these lines: {CATALOGUE['GEM202'].remedy}",
+                f"For all values of these lines: {CATALOGUE['GEM202'].remedy}",
             )
 
 
@@ -202,13 +202,13 @@ def _looks(report: CheckReport) -> Iterator[ToDo]:
         if concept.implausible:
             yield ToDo(
                 "look",
-                f"{concept.implausible} values of {concept.concept} lie outside its plausible bounds and were left out.",
+                f"Values of {concept.concept} outside its plausible bounds, left out: {concept.implausible}.",
                 CATALOGUE["GEM206"].remedy,
             )
     if report.mapping.never_seen:
         yield ToDo(
             "look",
-            f"{len(report.mapping.never_seen)} entries of the mapping name words that this export never says.",
+            f"Entries of the mapping whose words this export never says: {len(report.mapping.never_seen)}.",
             "Check their spelling; remove what is out of use.",
         )
     if report.validation.failed:

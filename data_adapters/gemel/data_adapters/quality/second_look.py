@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ from gemel.data_adapters.sources.files import Block, open_export, read_blocks
 _MOST_TRIES = 20
 _MOST_BYTES = 1 << 28
 _MOST_DISPLAY = 120
+
+# A code as JSON writes it, with its quotes.
+_SAID_CODE = re.compile(rb'"code"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 _Code = tuple[str, str]
 
@@ -37,16 +41,19 @@ def find_displays(export: Path, codes: Collection[_Code], *, withheld: Container
 
     Texts that people type (`CodeableConcept.text`) are not looked at, and no line of a withheld patient is.
     """
-    wanted = {code: _written(code[1]) for code in codes if code[1] and code != ("", "text only")}
+    wanted: dict[bytes, set[_Code]] = {}
+    for code in codes:
+        if code[1]:
+            for form in _written(code[1]):
+                wanted.setdefault(form, set()).add(code)
     found: dict[_Code, str] = {}
     tries: Counter[_Code] = Counter()
     read = 0
     for file in open_export(export):
         for block in read_blocks(file):
-            for code in [code for code, forms in wanted.items() if any(form in block.data for form in forms)]:
-                _look(block, code, wanted[code], tries, found, withheld)
-                if code in found or tries[code] >= _MOST_TRIES:
-                    del wanted[code]
+            for match in _SAID_CODE.finditer(block.data):
+                if match.group(1) in wanted:
+                    _look(block.data, match, wanted, tries, found, withheld)
             read += len(block.data)
             if not wanted or read > _MOST_BYTES:
                 return found
@@ -54,25 +61,26 @@ def find_displays(export: Path, codes: Collection[_Code], *, withheld: Container
 
 
 def _look(
-    block: Block,
-    code: _Code,
-    forms: Collection[bytes],
+    data: bytes,
+    match: re.Match[bytes],
+    wanted: dict[bytes, set[_Code]],
     tries: Counter[_Code],
     found: dict[_Code, str],
     withheld: Container[object],
 ) -> None:
-    """Look at the first lines of a block that say a code."""
-    for form in forms:
-        at = block.data.find(form)
-        while at >= 0 and tries[code] < _MOST_TRIES:
-            start, end = block.data.rfind(b"\n", 0, at) + 1, block.data.find(b"\n", at)
-            end = len(block.data) if end < 0 else end
-            display = _display(block.data[start:end], code, withheld)
-            if display:
-                found[code] = display[:_MOST_DISPLAY]
-                return
-            tries[code] += 1
-            at = block.data.find(form, end)
+    """Look at a line that says a code, and at the code no more once it has a display, or 20 lines gave none."""
+    start, end = data.rfind(b"\n", 0, match.start()) + 1, data.find(b"\n", match.end())
+    line = data[start : end if end >= 0 else len(data)]
+    form = match.group(1)
+    for code in tuple(wanted[form]):
+        tries[code] += 1
+        display = _display(line, code, withheld)
+        if display:
+            found[code] = display[:_MOST_DISPLAY]
+        if display or tries[code] >= _MOST_TRIES:
+            wanted[form].discard(code)
+    if not wanted[form]:
+        del wanted[form]
 
 
 def _display(content: bytes, code: _Code, withheld: Container[object]) -> str:

@@ -68,11 +68,12 @@ def compile_views(
     if len({view.name for view in views}) != len(views):
         raise GemelError("GEM209", "Two of the views have the same name.")
     shapes = {view.resource: Shape.of_resource(view.resource) for view in views}
-    before = -1
-    # Once more when an expression has asked for the text of a decimal that others read as a number.
-    while before != (before := sum(_exact_elements(shape) for shape in shapes.values())):
+    exact = 0
+    while True:
         compiled = tuple(_Compiler(view, depth).compile(shapes[view.resource]) for view in views)
-    return compiled, shapes
+        # Once more when an expression has asked for the text of a decimal that others read as a number.
+        if exact == (exact := sum(_exact_elements(shape) for shape in shapes.values())):
+            return compiled, shapes
 
 
 def rows_schema(shape: Shape) -> pa.Schema:

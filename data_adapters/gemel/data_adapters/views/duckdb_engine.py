@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from threading import local
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -29,11 +28,13 @@ class TooDeepError(Exception):
 class _Rows:
     """The rows that a prepared query reads next: DuckDB asks for them each time it runs."""
 
-    def __init__(self, batch: pa.RecordBatch) -> None:
-        self.batch = batch
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.batches: Sequence[pa.RecordBatch] = ()
+        self.prepared: set[str] = set()
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        return pa.RecordBatchReader.from_batches(self.batch.schema, [self.batch]).__arrow_c_stream__()
+        return pa.RecordBatchReader.from_batches(self.schema, self.batches).__arrow_c_stream__()
 
 
 class DuckDBEngine:
@@ -43,10 +44,9 @@ class DuckDBEngine:
     """
 
     def __init__(self, compiled: Sequence[CompiledView], shapes: Mapping[str, Shape]) -> None:
-        self._views: dict[str, list[tuple[str, str, str]]] = {resource: [] for resource in shapes}
+        self._views: dict[str, list[CompiledView]] = {resource: [] for resource in shapes}
         for one in compiled:
-            clean, careful = duckdb_sql(one.tree, clean=True), duckdb_sql(one.tree)
-            self._views[one.view.resource].append((one.view.name, clean, careful))
+            self._views[one.view.resource].append(one)
         self._schemas = {name: rows_schema(shape) for name, shape in shapes.items()}
         self._connection = duckdb.connect(":memory:", config={"threads": 1})
         for setting in SETTINGS:
@@ -57,8 +57,8 @@ class DuckDBEngine:
         """Close the database."""
         self._connection.close()
 
-    def run(self, tables: Mapping[str, pa.RecordBatch]) -> dict[str, pa.Table]:
-        """Run the views over a block's tables, as a reader gives them; only views of their types.
+    def run(self, tables: Mapping[str, Sequence[pa.RecordBatch]]) -> dict[str, pa.Table]:
+        """Run the views over the tables of some blocks, as a reader gives them; only views of their types.
 
         Raises:
             GemelError: GEM209 when an expression gives more than one value.
@@ -66,53 +66,45 @@ class DuckDBEngine:
         """
         return {
             name: table
-            for resource, rows in tables.items()
-            if rows.num_rows
-            for name, table in self._run(resource, rows)
+            for resource, batches in tables.items()
+            for name, table in self._run(resource, [_flat(rows, self._schemas[resource]) for rows in batches])
         }
 
     def schemas(self) -> dict[str, pa.Schema]:
         """The columns of each view's rows."""
-        return {
-            name: table.schema
-            for resource, schema in self._schemas.items()
-            for name, table in self._run(resource, schema.empty_table().combine_chunks().to_batches() or None)
-        }
+        return {name: table.schema for resource in self._schemas for name, table in self._run(resource, [])}
 
-    def _run(self, resource: str, rows: Any) -> list[tuple[str, pa.Table]]:
-        if isinstance(rows, pa.RecordBatch):
-            batch = _flat(rows, self._schemas[resource])
-        else:
-            batch = pa.RecordBatch.from_pylist([], self._schemas[resource])
-        clean = not any(_has_null_items(column) for column in batch.columns)
-        cursor = self._cursor(resource, batch)
+    def _run(self, resource: str, batches: Sequence[pa.RecordBatch]) -> list[tuple[str, pa.Table]]:
+        clean = not any(_has_null_items(column) for batch in batches for column in batch.columns)
+        cursor, rows = self._cursor(resource)
+        rows.batches = batches
         results = []
-        for name, *_ in self._views[resource]:
+        for one in self._views[resource]:
+            name = one.view.name
             prepared = quote_name(f"{name}_{'clean' if clean else 'careful'}")
             try:
+                if prepared not in rows.prepared:
+                    cursor.execute(f"PREPARE {prepared} AS {duckdb_sql(one.tree, clean=clean)}")
+                    rows.prepared.add(prepared)
                 results.append((name, cursor.sql(f"EXECUTE {prepared}").to_arrow_table()))
             except duckdb.InvalidInputException as error:
                 message = str(error).splitlines()[0]
                 if DEEPER in message:
                     raise TooDeepError from error
                 raise GemelError("GEM209", f"The view {name} failed: {message}.") from error
+        rows.batches = ()
         return results
 
-    def _cursor(self, resource: str, batch: pa.RecordBatch) -> duckdb.DuckDBPyConnection:
-        """This thread's cursor, on which the resource type's table is the batch and its views are prepared."""
+    def _cursor(self, resource: str) -> tuple[duckdb.DuckDBPyConnection, _Rows]:
+        """This thread's cursor, and what it reads as the resource type's table."""
         if not hasattr(self._local, "cursor"):
             self._local.cursor, self._local.rows = self._connection.cursor(), {}
         cursor: duckdb.DuckDBPyConnection = self._local.cursor
         rows: dict[str, _Rows] = self._local.rows
-        if resource in rows:
-            rows[resource].batch = batch
-            return cursor
-        rows[resource] = _Rows(batch)
-        cursor.register(resource, rows[resource])
-        for name, *queries in self._views[resource]:
-            for kind, query in zip(("clean", "careful"), queries, strict=True):
-                cursor.execute(f"PREPARE {quote_name(f'{name}_{kind}')} AS {query}")
-        return cursor
+        if resource not in rows:
+            rows[resource] = _Rows(self._schemas[resource])
+            cursor.register(resource, rows[resource])
+        return cursor, rows[resource]
 
 
 def _flat(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -56,22 +56,24 @@ def write_views(
 def _write(
     views: Sequence[ViewDefinition], export: Path, folder: Path, intake: Intake, workers: int
 ) -> list[Path]:
-    from gemel.data_adapters.views.run import scan, view_schemas
+    from gemel.data_adapters.views.run import Passes, scan
 
-    schemas = view_schemas(views)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(prefix=".gemel-", dir=folder) as scratch,
             ExitStack() as stack,
+            Passes(views) as passes,
             Versions(export) as versions,
         ):
+            schemas = passes.schemas()
             writers = {
                 view.name: stack.enter_context(_ViewWriter(Path(scratch) / view.name, schemas[view.name]))
                 for view in views
             }
-            for batch in scan(views, export, intake=intake, workers=workers):
-                versions.add(batch.file, batch.read)
+            for batch in scan(passes, export, intake=intake, workers=workers):
+                for read in batch.read:
+                    versions.add(batch.file, read)
                 for name, rows in batch.tables.items():
                     writers[name].write(batch.file, rows)
             older = versions.find_superseded()

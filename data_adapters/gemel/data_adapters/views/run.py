@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,13 +18,14 @@ from gemel.core.errors import GemelError
 from gemel.data_adapters.reading.intake import Intake
 from gemel.data_adapters.reading.reader import ReadBlock, Reader, open_reader
 from gemel.data_adapters.reading.versions import Versions
-from gemel.data_adapters.sources.files import Block, list_unread, open_export, read_blocks
+from gemel.data_adapters.sources.files import Block, ExportFile, list_unread, open_export, read_blocks
 from gemel.data_adapters.views.compiler import FIRST_DEPTH, MAX_DEPTH, compile_views
 from gemel.data_adapters.views.duckdb_engine import DuckDBEngine, TooDeepError
 from gemel.data_adapters.views.output import write_tables, write_views
 from gemel.data_adapters.views.view_definition import ViewDefinition, load_view, parse_view
 
 __all__ = [
+    "Passes",
     "ViewBatch",
     "ViewDefinition",
     "compile_views",
@@ -46,34 +48,37 @@ def standard_views() -> tuple[ViewDefinition, ...]:
     return tuple(parse_view(msgspec.json.decode(content)) for content in contents)
 
 
+# A block and what is made of it fit into the processor's second cache; a query costs as much as a thousand rows.
+_BLOCK_BYTES = 1 << 20
+_GROUP_BYTES = 8 << 20
 _STANDARD = ("patient", "observation", "condition", "encounter")
 
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """What the views give for one block of an export.
+    """What the views give for some blocks of an export's file.
 
     Attributes:
         file: Index of the file, as in the intake's `files`.
         tables: The rows by the view's name, of views that have any; the first column, `_line`, is the number of the
             line in the file.
-        read: The block as it was read.
+        read: The blocks as they were read.
     """
 
     file: int
     tables: Mapping[str, pa.RecordBatch]
-    read: ReadBlock
+    read: tuple[ReadBlock, ...]
 
 
 def scan(
-    views: Sequence[ViewDefinition], export: Path, *, intake: Intake, workers: int = 1
+    views: Sequence[ViewDefinition] | Passes, export: Path, *, intake: Intake, workers: int = 1
 ) -> Iterator[ViewBatch]:
-    """Run views over an export in one pass, a batch for each block of lines, in the order of the files.
+    """Run views over an export in one pass, a batch for some blocks of lines, in the order of the files.
 
     Older versions of a resource are still among the rows: see `reading.versions`.
 
     Args:
-        views: The views; their names differ.
+        views: The views; their names differ. Or `Passes` of them.
         export: Folder of NDJSON files, or one file.
         intake: The account that the lines are entered into.
         workers: Threads; the batches and their order do not depend on it.
@@ -82,35 +87,56 @@ def scan(
         GemelError: GEM208 (export), GEM209 (an expression that is not supported, or gives more than one value),
             GEM232 (more levels of `repeat` than any query is written for).
     """
-    passes = _Passes(views)
-    intake.unread = list_unread(export)
-    pool = ThreadPoolExecutor(max_workers=workers) if workers > 1 else None
-    try:
+    with ExitStack() as stack:
+        passes = views if isinstance(views, Passes) else stack.enter_context(Passes(views))
+        pool = stack.enter_context(_pool(workers)) if workers > 1 else None
+        intake.unread = list_unread(export)
         for file in open_export(export):
             index = intake.add_file(file.name)
-            for block, (read, tables) in _in_order(passes, read_blocks(file), pool, workers):
-                intake.take_in(index, block, read)
+            for blocks, (read, tables) in _in_order(passes, _groups(file), pool, workers):
+                for block, one in zip(blocks, read, strict=True):
+                    intake.take_in(index, block, one)
                 yield ViewBatch(index, tables, read)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
+        yield pool
     finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
-        passes.close()
+        pool.shutdown(cancel_futures=True)
 
 
-_Result = tuple[ReadBlock, dict[str, pa.RecordBatch]]
+def _groups(file: ExportFile) -> Iterator[tuple[Block, ...]]:
+    """Blocks that stay in the processor's cache while they are read, so many that running a query on them pays."""
+    group: list[Block] = []
+    size = 0
+    for block in read_blocks(file, block_bytes=_BLOCK_BYTES):
+        group.append(block)
+        size += len(block.data)
+        if size >= _GROUP_BYTES:
+            yield tuple(group)
+            group.clear()
+            size = 0
+    if group:
+        yield tuple(group)
+
+
+_Result = tuple[tuple[ReadBlock, ...], dict[str, pa.RecordBatch]]
 
 
 def _in_order(
-    passes: _Passes, blocks: Iterator[Block], pool: ThreadPoolExecutor | None, workers: int
-) -> Iterator[tuple[Block, _Result]]:
-    """Each block with its result; no more blocks are alive than there are workers, and one."""
+    passes: Passes, groups: Iterator[tuple[Block, ...]], pool: ThreadPoolExecutor | None, workers: int
+) -> Iterator[tuple[tuple[Block, ...], _Result]]:
+    """Each group of blocks with its result; no more are alive than there are workers, and one."""
     if pool is None:
-        for block in blocks:
-            yield block, passes.work(block)
+        for group in groups:
+            yield group, passes.work(group)
         return
-    waiting: deque[tuple[Block, Future[_Result]]] = deque()
-    for block in blocks:
-        waiting.append((block, pool.submit(passes.work, block)))
+    waiting: deque[tuple[tuple[Block, ...], Future[_Result]]] = deque()
+    for group in groups:
+        waiting.append((group, pool.submit(passes.work, group)))
         if len(waiting) > workers:
             first, future = waiting.popleft()
             yield first, future.result()
@@ -128,24 +154,40 @@ class _Pass:
     engine: DuckDBEngine
 
 
-class _Passes:
-    """Reads blocks and runs the views on them; compiled again when a block needs a greater depth."""
+class Passes:
+    """Reads blocks and runs views on them; the views are compiled again when a block needs a greater depth."""
 
     def __init__(self, views: Sequence[ViewDefinition]) -> None:
         self._views = views
         self._lock = Lock()
         self._passes = [self._open(FIRST_DEPTH)]
 
+    def __enter__(self) -> Passes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for one in self._passes:
+            one.engine.close()
+
+    def schemas(self) -> dict[str, pa.Schema]:
+        """The columns of each view's rows, `_line` first."""
+        return self._passes[0].engine.schemas()
+
     def _open(self, depth: int) -> _Pass:
         compiled, shapes = compile_views(self._views, depth=depth)
         return _Pass(depth, open_reader(shapes), DuckDBEngine(compiled, shapes))
 
-    def work(self, block: Block) -> _Result:
+    def work(self, blocks: Sequence[Block]) -> _Result:
+        """The blocks as they were read, and the views' rows of all of them."""
         current = self._passes[-1]
         while True:
-            read = current.reader.read(block)
+            read = tuple(map(current.reader.read, blocks))
+            batches: dict[str, list[pa.RecordBatch]] = {}
+            for one in read:
+                for resource, rows in one.tables.items():
+                    batches.setdefault(resource, []).append(rows)
             try:
-                tables = current.engine.run(read.tables)
+                tables = current.engine.run(batches)
             except TooDeepError:
                 current = self._deeper(current.depth)
                 continue
@@ -159,10 +201,6 @@ class _Passes:
                 self._passes.append(self._open(min(depth * 3 // 2, MAX_DEPTH)))
             return self._passes[-1]
 
-    def close(self) -> None:
-        for one in self._passes:
-            one.engine.close()
-
 
 def _batch(table: pa.Table) -> pa.RecordBatch:
     [batch] = table.combine_chunks().to_batches()
@@ -171,12 +209,8 @@ def _batch(table: pa.Table) -> pa.RecordBatch:
 
 def view_schemas(views: Sequence[ViewDefinition]) -> dict[str, pa.Schema]:
     """The columns of each view's rows, `_line` first. Raises GEM209."""
-    compiled, shapes = compile_views(views)
-    engine = DuckDBEngine(compiled, shapes)
-    try:
-        return engine.schemas()
-    finally:
-        engine.close()
+    with Passes(views) as passes:
+        return passes.schemas()
 
 
 def run_views(views: Sequence[ViewDefinition], export: Path, *, workers: int = 1) -> dict[str, pa.Table]:
@@ -196,11 +230,12 @@ def read_views(
 ) -> tuple[dict[str, pa.Table], Intake]:
     """Run views over an export, and give the account of its lines beside the tables. Raises as `run_views`."""
     intake = Intake()
-    schemas = view_schemas(views)
     rows: dict[str, list[tuple[int, pa.RecordBatch]]] = {view.name: [] for view in views}
-    with Versions(export) as versions:
-        for batch in scan(views, export, intake=intake, workers=workers):
-            versions.add(batch.file, batch.read)
+    with Passes(views) as passes, Versions(export) as versions:
+        schemas = passes.schemas()
+        for batch in scan(passes, export, intake=intake, workers=workers):
+            for read in batch.read:
+                versions.add(batch.file, read)
             for name, table in batch.tables.items():
                 rows[name].append((batch.file, table))
         older = versions.find_superseded()
