@@ -12,7 +12,7 @@ LINES := 100000
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench peers faults fuzz docs clean
+.PHONY: help setup demo test check bench peers spark faults fuzz docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ peers:  ## what benchmarks and live tests compare with, each in an environment o
 	  echo $$home; rm -rf $$home; $(PYTHON) -m venv $$home && \
 	  $$home/bin/python -m pip install --quiet --requirement $$list && cp $$list $$home/installed.txt || exit 1; \
 	done
+
+spark: $(READY)  ## the SQL on FHIR cases on Spark as well: installs PySpark (450 MB), and needs Java 17
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[spark]'
+	$(BIN)/pytest -q tests/data_adapters/views/test_views_spark.py $(ARGS)
 
 faults: $(READY)  ## the heavy tests: processes killed, files damaged
 	$(ONE_THREAD) $(BIN)/pytest -q -m "faults or heavy" tests $(ARGS)

@@ -97,15 +97,8 @@ def check(
         from gemel.data_adapters.quality.check import check_export
 
         chosen = find_programme(programme) if programme is not None else None
-        if suggest_mapping is not None and chosen is None:
-            raise typer.BadParameter(
-                "name a --programme, whose concepts to map to", param_hint="--suggest-mapping"
-            )
-        if suggest_mapping is not None and suggest_mapping.exists():
-            raise typer.BadParameter(
-                f"{suggest_mapping} is there already, perhaps filled in: name another",
-                param_hint="--suggest-mapping",
-            )
+        if suggest_mapping is not None:
+            _require_new(suggest_mapping, chosen)
         checked = check_export(
             export,
             chosen,
@@ -124,12 +117,25 @@ def check(
             say(f"Mapping to fill in: {suggest_mapping}")
         report = msgspec.to_builtins(checked)
         emit(report, output, render=lambda console: render_check(console, report))
-        if checked.consent.unmatched:
-            say(f"{checked.consent.unmatched} entries of the opt-out list name no patient of this export.")
-        if not checked.patients:
-            # The account of the lines is still the result, so this is said beside it and not instead of it.
-            say(str(GemelError("GEM205", f"{export} holds no accepted Patient.")))
-            raise typer.Exit(int(ExitCode.FAILED))
+        _say_beside(checked, export)
+
+
+def _say_beside(checked: CheckReport, export: Path) -> None:
+    """What is said beside the result and not instead of it: the account of the lines is still the result."""
+    if checked.consent.unmatched:
+        say(f"{checked.consent.unmatched} entries of the opt-out list name no patient of this export.")
+    if not checked.patients:
+        say(str(GemelError("GEM205", f"{export} holds no accepted Patient.")))
+        raise typer.Exit(int(ExitCode.FAILED))
+
+
+def _require_new(suggestion: Path, programme: Programme | None) -> None:
+    option = "--suggest-mapping"
+    if programme is None:
+        raise typer.BadParameter("name a --programme, whose concepts to map to", param_hint=option)
+    if suggestion.exists():
+        reason = f"{suggestion} is there already, perhaps filled in: name another"
+        raise typer.BadParameter(reason, param_hint=option)
 
 
 def _load(paths: list[Path] | None) -> SiteMapping:
@@ -253,6 +259,12 @@ def build(
         list[Path] | None,
         typer.Option(metavar="FILE", help="A CSV table that says whose each of them is. May be repeated."),
     ] = None,
+    subject_is_patient: Annotated[
+        bool,
+        typer.Option(
+            "--subject-is-patient", help="A subject that no link table names is the id of a patient."
+        ),
+    ] = False,
     key: Annotated[
         Path | None,
         typer.Option(
@@ -291,7 +303,10 @@ def build(
             opt_out=opt_out,
             workers=workers,
             further=FurtherInputs(
-                tuple(further or ()), tuple(links or ()), images=out / "images" if further else None
+                tuple(further or ()),
+                tuple(links or ()),
+                subject_is_patient=subject_is_patient,
+                images=out / "images" if further else None,
             ),
         )
         path = out / f"{chosen.name}-{chosen.version}.safetensors"

@@ -18,16 +18,20 @@ HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;{{ 7*7 }}
 PERMIT = {"code": "OPTIN"}
 
 
+def said(fhir, key, concept):
+    return fhir.observation(key, "x", 1, "1", "2010") | {"code": concept}
+
+
 def local(code, display=None, system="http://local"):
     return {"coding": [{"system": system, "code": code} | ({"display": display} if display else {})]}
 
 
 def test_a_display_is_the_first_that_a_record_says_and_never_a_typed_text(fhir, tmp_path):
     lines = [
-        fhir.observation("p", "x", 1, "1", "2010", code=local("A") | {"text": "typed by a person"}),
-        fhir.observation("p", "x", 1, "1", "2010", code=local("A", "Alpha")),
-        fhir.observation("p", "x", 1, "1", "2010", code=local("A", "Other", system="http://elsewhere")),
-        fhir.observation("p", "x", 1, "1", "2010", code=local("Ä/1", "Umlaut")),
+        said(fhir, "p", local("A") | {"text": "typed by a person"}),
+        said(fhir, "p", local("A", "Alpha")),
+        said(fhir, "p", local("A", "Other", system="http://elsewhere")),
+        said(fhir, "p", local("Ä/1", "Umlaut")),
     ]
     escaped = json.dumps(lines[3]).replace("/1", "\\/1").encode()
     export = fhir.write(tmp_path / "e", {"x.ndjson": [*lines[:3], escaped]})
@@ -62,7 +66,7 @@ def test_a_mapping_that_the_export_never_says_is_named_and_one_that_it_says_is_n
 
 def test_nothing_of_a_withheld_patient_reaches_the_report(fhir, tmp_path):
     def of(key):
-        odd = fhir.observation(key, "x", 1, "1", "2010", code=local(f"code-{key}", f"display-{key}"))
+        odd = said(fhir, key, local(f"code-{key}", f"display-{key}"))
         return [
             fhir.patient(key) | {"unheardOf": key},
             odd,
@@ -74,12 +78,12 @@ def test_nothing_of_a_withheld_patient_reaches_the_report(fhir, tmp_path):
     report = check_export(
         export, PROGRAMME, validate="full", opt_out=tmp_path / "out.txt", on=date(2026, 1, 1)
     )
-    said = msgspec.json.encode(report).decode()
-    assert "hidden" not in said
-    assert "display-shown" in said
+    text = msgspec.json.encode(report).decode()
+    assert "hidden" not in text
+    assert "display-shown" in text
     assert (report.consent.withheld.patients, report.consent.unmatched, report.patients) == (1, 1, 1)
     assert (report.validation.checked, report.validation.failed) == (3, 1)
-    assert [item.weight for item in report.to_do][0] == "must"
+    assert report.to_do[0].weight == "must"
     assert "1" in report.to_do[0].what
 
 
@@ -105,6 +109,26 @@ def test_the_same_faults_stand_together_with_what_to_do(fhir, tmp_path):
     assert all(reject.fix for reject in report.rejects)
     assert "40" not in report.to_do[0].what
     assert report.to_do[0].what.startswith("5 values of body_mass_index were left out: no unit")
+
+
+def test_codes_that_are_called_like_a_concept_that_nobody_has_are_asked_about(fhir, tmp_path):
+    conditions = [
+        fhir.condition("p", "x", "x", "2010") | {"code": local(f"{i % 60}", f"Code {i}")} for i in range(120)
+    ]
+    called = ("Chronic congestive HEART failure (disorder)", "Heart transplant")
+    conditions += [
+        fhir.condition("p", "x", "x", "2010") | {"code": local(f"h{i}", name)}
+        for i, name in enumerate(called)
+    ]
+    export = fhir.write(tmp_path / "e", {"x.ndjson": [fhir.patient("p"), *conditions]})
+    report = check_export(export, PROGRAMME, validate="off")
+    [asked] = [item for item in report.to_do if "called alike" in item.what]
+    assert "heart_failure" in asked.what
+    assert "http://local|h0 (Chronic congestive HEART failure (disorder), 1 times)" in asked.what
+    assert "transplant" not in asked.what
+    assert '= "heart_failure"' in asked.fix
+    assert "heart_failure" not in report.to_do[-1].what
+    assert "The next 12" in render_report(report)
 
 
 def test_values_hidden_in_a_rejected_panel_are_not_lost_in_silence(fhir, tmp_path):
@@ -138,7 +162,7 @@ def hostile_page(fhir, tmp_path_factory):
         fhir.encounter("p", "2010-01-01", "2012-01-01"),
         fhir.observation("p", "39156-5", 30, "kg/m2", "2010-01-01"),
         fhir.observation("p", "39156-5", 30, HOSTILE, "2010-01-01"),
-        fhir.observation("p", "x", 1, "1", "2010-01-01", code=local(HOSTILE, HOSTILE, system=HOSTILE)),
+        said(fhir, "p", local(HOSTILE, HOSTILE, system=HOSTILE)),
         b'{"resourceType": "' + b"<b>x</b>" + b'", "id": "1"}',
         fhir.patient("q") | {HOSTILE: 1},
     ]
@@ -153,7 +177,52 @@ def hostile_page(fhir, tmp_path_factory):
 def test_hostile_texts_of_an_export_never_become_markup(hostile_page):
     _, page = hostile_page
     tags = Tags(page)
-    allowed = ["html", "head", "meta", "title", "style", "body", "header", "p", "h1", "h2", "h3", "nav", "a", "dl", "div", "dt", "dd", "small", "main", "section", "ul", "li", "strong", "span", "table", "caption", "thead", "tr", "th", "tbody", "td", "code", "br", "abbr", "details", "summary", "figure", "figcaption", "svg", "rect", "line", "text", "footer", "i"]
+    allowed = [
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "header",
+        "p",
+        "h1",
+        "h2",
+        "h3",
+        "nav",
+        "a",
+        "dl",
+        "div",
+        "dt",
+        "dd",
+        "small",
+        "main",
+        "section",
+        "ul",
+        "li",
+        "strong",
+        "span",
+        "table",
+        "caption",
+        "thead",
+        "tr",
+        "th",
+        "tbody",
+        "td",
+        "code",
+        "br",
+        "abbr",
+        "details",
+        "summary",
+        "figure",
+        "figcaption",
+        "svg",
+        "rect",
+        "line",
+        "text",
+        "footer",
+        "i",
+    ]
     assert {tag for tag, _ in tags.found} <= set(allowed)
     assert not [name for _, attributes in tags.found for name in attributes if name.startswith("on")]
     assert "&lt;script&gt;alert(1)" in page

@@ -1,5 +1,6 @@
 """Drift against a public reference: the numbers by hand, the words by their thresholds, unit mistakes as questions."""
 
+import itertools
 import random
 import statistics
 from datetime import date
@@ -83,7 +84,7 @@ def test_mean_median_and_bins_are_those_of_a_plain_count(values, order):
     assert found.mean == pytest.approx(statistics.fmean(min(max(v, 100), 180) for v in values))
     assert found.median == statistics.median_low(values)
     edges = found.bins.edges
-    inner = [sum(low <= v < high for v in values) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    inner = [sum(low <= v < high for v in values) for low, high in itertools.pairwise(edges)]
     inner[0] += sum(v < edges[0] for v in values)
     inner[-1] += sum(v >= edges[-1] for v in values)
     assert found.bins.counts == inner

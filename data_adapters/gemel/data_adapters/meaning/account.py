@@ -72,10 +72,12 @@ class FactsAccount(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         fhir_version: What the export is believed to be: "R4" (R4 and R4B cannot be told apart), "R5", "STU3", or
-            several of them; `versions` counts the lines that show it.
+            several of them; `versions` counts the lines that show it, also those too few to count as evidence.
         files: Lines read, accepted, rejected by file. `unread`: entries of the folder that are not read, with a reason.
         rejects: The first 1000 rejected lines; `rejects_by_code` has all.
         patients: Patients in the table `person`.
+        merged: Patients whom another one replaces (`Patient.link`): their records are the other's.
+        sampled: Observations that hold sampled data, which `inputs.read` reads (in all lines).
         synthetic: Lines with the HTEST label (in all lines).
         excluded: Lines that say of themselves that they do not count, as "Type: reason" (in all lines).
         superseded, deleted: Lines that a newer version replaces, and of resources that the export deletes, by type.
@@ -99,6 +101,8 @@ class FactsAccount(msgspec.Struct, frozen=True, kw_only=True):
     rejects: list[Reject]
     rejects_by_code: dict[str, int]
     patients: int
+    merged: int = 0
+    sampled: int = 0
     synthetic: int
     excluded: dict[str, int]
     superseded: dict[str, int]

@@ -30,6 +30,14 @@ _SUBJECT: Elements = {
     "reference": "string",
     "identifier": ("Identifier", {"system": "uri", "value": "string"}),
 }
+
+# What a German coding says of its certainty.
+_CERTAINTY: Elements = {
+    "extension*": (
+        "Extension",
+        {"url": "uri", "valueCoding": ("Coding", {"code": "code"}), "valueCode": "code"},
+    )
+}
 _STATUS: Elements = {"coding*": ("Coding", {"code": "code"})}
 _DOSE: Elements = {"doseAndRate*": ("DosageDoseAndRate", {"doseQuantity": ("Quantity", _QUANTITY)})}
 
@@ -72,6 +80,8 @@ def fact_shapes(*, texts: bool = False, classes: bool = False) -> dict[str, Shap
 
 
 def _elements(concept: Elements) -> dict[str, Elements]:
+    codings = concept["coding*"][1]
+    diagnosis = {**concept, "coding*": ("Coding", {**codings, **_CERTAINTY})}
     held: Elements = {
         "code": ("CodeableConcept", concept),
         "valueQuantity": ("Quantity", _QUANTITY),
@@ -101,6 +111,7 @@ def _elements(concept: Elements) -> dict[str, Elements]:
             "deceasedBoolean": "boolean",
             "deceasedDateTime": "dateTime",
             "identifier*": ("Identifier", {"system": "uri", "value": "string"}),
+            "link*": ("PatientLink", {"type": "code", "other": ("Reference", _REFERENCE)}),
         },
         "Encounter": {
             "status": "code",
@@ -121,7 +132,7 @@ def _elements(concept: Elements) -> dict[str, Elements]:
         "Condition": {
             "clinicalStatus": ("CodeableConcept", _STATUS),
             "verificationStatus": ("CodeableConcept", _STATUS),
-            "code": ("CodeableConcept", concept),
+            "code": ("CodeableConcept", diagnosis),
             "subject": ("Reference", _SUBJECT),
             "encounter": ("Reference", _REFERENCE),
             "onsetDateTime": "dateTime",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,9 @@ from gemel.data_adapters.meaning.account import (
 from gemel.data_adapters.meaning.consent import NOBODY, Withheld
 from gemel.data_adapters.meaning.elements import fact_shapes
 from gemel.data_adapters.meaning.facts import Facts
+from gemel.data_adapters.meaning.fhir_version import STU3_STATUSES, believed_version
 from gemel.data_adapters.meaning.judge import Judge, Judged
+from gemel.data_adapters.meaning.labels import count_labelled
 from gemel.data_adapters.meaning.sieve import Plain, Sieve
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
 from gemel.data_adapters.meaning.staging import Staging, concept_facts, describe_facts
@@ -46,7 +48,8 @@ _OPEN_LINES = 32_768
 _BLOCK_BYTES = 1 << 20
 _GROUP_BYTES = 8 << 20
 _SUBJECTS_AT_ONCE = 100_000
-_STU3_STATUSES = ("$.clinicalStatus", "$.verificationStatus")
+
+LOOKED_UP = frozenset({"Patient", "Medication"})
 
 # Called with the file's index, the block and how it was read: for those who look at the lines themselves.
 OnBlock = Callable[[int, Block, ReadBlock], None]
@@ -85,9 +88,11 @@ def read_fhir(
             reading.submit(chunk, final=False)
             reading.collect(waiting, all_of_it=False)
         reading.collect(waiting, all_of_it=True)
-        reading.forget(deleted)
+        # Whom lines name, and which medication, is looked up in what is left of patients and medications.
+        reading.forget(deleted, looked_up=True)
         for resource, batch in waiting.take():
             reading.judge_waiting(resource, batch)
+        reading.forget(deleted, looked_up=False)
         return reading.finish()
 
 
@@ -162,6 +167,7 @@ class _Group:
     blocks: list[tuple[Block, ReadBlock]]
     tables: dict[str, pa.RecordBatch]
     plain: Plain | None
+    labelled: int
 
 
 def _grouped(blocks: Iterable[Block]) -> Iterator[list[Block]]:
@@ -199,8 +205,10 @@ class _Reading:
         self._export, self._programme, self._facts = export, programme, facts
         self._mapping, self._withheld = mapping, withheld
         self._reader = _fact_reader(texts=bool(mapping.texts), classes=bool(mapping.finished_classes))
+        self._types = fact_shapes().keys()
         self._subjects = {name: statement.subject for name, statement in statements(mapping).items()}
-        self._intake, self._versions, self._tallies = Intake(), Versions(export), Tallies()
+        self._intake, self._tallies = Intake(), Tallies()
+        self._versions, self._looked_up = Versions(export), Versions(export)
         self._staging = Staging(facts)
         self._sieve = Sieve(programme, mapping, withheld)
         self._subject_counts: list[pa.Table] = []
@@ -218,6 +226,7 @@ class _Reading:
         for judge in self._judges:
             judge.close()
         self._versions.close()
+        self._looked_up.close()
 
     def chunks(self, deleted: set[tuple[str, str]], on_block: OnBlock | None) -> Iterator[_Chunk]:
         """Read the export; the lines of each resource type in chunks that are worth judging together."""
@@ -229,6 +238,7 @@ class _Reading:
                 deleted.update(block.deleted)
                 if on_block is not None:
                     on_block(file, block, read)
+            self._tallies.synthetic += group.labelled
             if group.plain is not None:
                 self._take_in_plain(file, group.plain)
             for resource, batch in group.tables.items():
@@ -260,6 +270,10 @@ class _Reading:
     def _read(self, blocks: Sequence[Block]) -> _Group:
         """Read blocks of one file, and take out the lines that need no judging."""
         read = [self._reader.read(block) for block in blocks]
+        labelled = sum(
+            count_labelled(block, one, besides=self._types, withheld=self._withheld)
+            for block, one in zip(blocks, read, strict=True)
+        )
         names = dict.fromkeys(name for one in read for name in one.tables)
         tables = {
             name: pa.concat_batches([one.tables[name] for one in read if name in one.tables])
@@ -269,11 +283,11 @@ class _Reading:
         if "Observation" in tables:
             tables["Observation"], plain = self._sieve.sift(tables["Observation"])
         filled = {name: table for name, table in tables.items() if len(table)}
-        return _Group(list(zip(blocks, read, strict=True)), filled, plain)
+        return _Group(list(zip(blocks, read, strict=True)), filled, plain, labelled)
 
     def _take_in_plain(self, file: int, plain: Plain) -> None:
         self._tallies.unmapped.update(plain.unmapped)
-        self._versions.add(file, ReadBlock(len(plain.lines), {}, {"Observation": plain.lines}, ()))
+        self._add_version(file, "Observation", plain.lines)
         if plain.subjects is not None:
             self._subject_counts.append(plain.subjects)
         if sum(len(counts) for counts in self._subject_counts) >= _SUBJECTS_AT_ONCE:
@@ -294,10 +308,10 @@ class _Reading:
             if (
                 fault.resource_type == "Condition"
                 and what.code == "GEM214"
-                and what.path in _STU3_STATUSES
+                and what.path in STU3_STATUSES
                 and "str" in what.reason
             ):
-                self._tallies.versions["STU3"] += 1
+                self._tallies.versions["STU3", "Condition"] += 1
                 fault = fault._replace(fault=Fault("GEM213", what.path, "the element is FHIR STU3's"))
             faults.append(fault)
         return replace(read, faults=tuple(faults))
@@ -324,18 +338,26 @@ class _Reading:
             if isinstance(judged, Future):
                 judged = judged.result()
             self._take_in(judged, chunk.table() if judged.faults else None)
-            if judged.waiting is not None:
-                waiting.add(judged.resource, judged.waiting)
+            waits = judged.waiting
+            if waits is not None:
+                waiting.add(judged.resource, waits)
             self._count_versions(chunk, judged)
 
     def _count_versions(self, chunk: _Chunk, judged: Judged) -> None:
-        """Lines at fault replace no older version of themselves."""
+        """Lines at fault replace no older version of themselves; those that wait may be at fault yet."""
         for file, batch, _ in chunk.parts:
-            lines = [line for number, line, _ in judged.faults if number == file]
-            if lines:
-                at_fault = pc.is_in(batch.column("line"), value_set=pa.array(lines, pa.int64()))
-                batch = batch.filter(pc.invert(at_fault))
-            self._versions.add(file, ReadBlock(len(batch), {}, {chunk.resource: batch}, ()))
+            out = [line for number, line, _ in judged.faults if number == file]
+            left = pa.array(out, pa.int64())
+            if judged.waiting is not None:
+                here = judged.waiting.filter(pc.equal(judged.waiting["file"], file))["line"]
+                left = pa.concat_arrays([left, *here.chunks])
+            if len(left):
+                batch = batch.filter(pc.invert(pc.is_in(batch.column("line"), value_set=left)))
+            self._add_version(file, chunk.resource, batch)
+
+    def _add_version(self, file: int, resource: str, lines: pa.RecordBatch) -> None:
+        versions = self._looked_up if resource in LOOKED_UP else self._versions
+        versions.add(file, ReadBlock(len(lines), {}, {resource: lines}, ()))
 
     def _take_in(self, judged: Judged, table: pa.Table | None) -> None:
         self._tallies.add(judged.tallies)
@@ -356,17 +378,27 @@ class _Reading:
             count.types[judged.resource] -= 1
             self._intake.reject(file, line, judged.resource, fault, place=place)
 
-    def forget(self, deleted: Iterable[tuple[str, str]]) -> None:
-        """Undo what the export deletes, and what newer versions replace."""
-        self._staging.drop_resources(deleted)
-        superseded = self._versions.superseded().select(["resource_type", "file", "line"])
+    def forget(self, deleted: Iterable[tuple[str, str]], *, looked_up: bool) -> None:
+        """Undo what the export deletes, and what newer versions replace: of what others look up, or of the rest."""
+        self._staging.drop_resources(pair for pair in deleted if (pair[0] in LOOKED_UP) == looked_up)
+        versions = self._looked_up if looked_up else self._versions
+        superseded = versions.superseded().select(["resource_type", "file", "line"])
         self._staging.drop_lines(superseded.rename_columns(["resource", "file", "line"]), "superseded")
 
     def judge_waiting(self, resource: str, batch: pa.Table) -> None:
         """Judge lines that waited, now that all patients and medications are known."""
         subject = self._subjects.get(resource, "subject")
         table = self._staging.resolve(batch, subject)
-        self._take_in(self._judge(resource, table, final=True), table)
+        judged = self._judge(resource, table, final=True)
+        self._take_in(judged, table)
+        for file in pc.unique(batch["file"]).to_pylist():
+            mine = batch.filter(pc.equal(batch["file"], file)).select(["line", "id"]).combine_chunks()
+            ids = pa.StructArray.from_arrays(mine["id"].chunks, ["id"])
+            lines = pa.RecordBatch.from_arrays([mine["line"].chunk(0), ids], ["line", "r"])
+            out = pa.array([line for number, line, _ in judged.faults if number == file], pa.int64())
+            self._add_version(
+                file, resource, lines.filter(pc.invert(pc.is_in(lines.column("line"), value_set=out)))
+            )
 
     def finish(self) -> FactsAccount:
         """Fill the tables and close the account."""
@@ -374,20 +406,28 @@ class _Reading:
         staging, tallies, intake = self._staging, self._tallies, self._intake
         orphans = staging.orphans()
         superseded, deleted = staging.gone("superseded"), staging.gone("deleted")
+        merged = staging.merge_patients()
         undated, duplicates = staging.finish()
         concepts = [concept.name for concept in self._programme.concepts] if self._programme else []
         described = describe_facts(self._facts, concepts)
         [(patients,)] = self._facts.run("SELECT count(*) FROM person")
+        accepted, versions = Counter[str](), Counter[str]()
+        for file in intake.files:
+            accepted.update(file.types)
+        for (version, _), number in tallies.versions.items():
+            versions[version] += number
         order = {file.file: i for i, file in enumerate(intake.files)}
         intake.rejects.sort(key=lambda reject: (order[reject.file], reject.line))
         return FactsAccount(
-            fhir_version=_version(tallies),
-            versions=dict(sorted(tallies.versions.items())),
+            fhir_version=believed_version(tallies.versions, accepted),
+            versions=dict(sorted(versions.items())),
             files=intake.files,
             unread=intake.unread,
             rejects=intake.rejects,
             rejects_by_code=dict(sorted(intake.by_code.items())),
             patients=patients,
+            merged=merged,
+            sampled=tallies.sampled,
             synthetic=tallies.synthetic,
             excluded={f"{kind}: {why}": n for (kind, why), n in sorted(tallies.excluded.items())},
             superseded=superseded,
@@ -420,14 +460,6 @@ class _Reading:
             partial_dates=dict(sorted(tallies.partial_dates.items())),
             withheld=WithheldLines(tallies.withheld["Patient"], tallies.withheld.total()),
         )
-
-
-def _version(tallies: Tallies) -> str:
-    """What the export is believed to be. STU3 shares its older elements with R4: alone they say nothing."""
-    seen = {version for version, number in tallies.versions.items() if number}
-    if "STU3" in seen:
-        return "+".join(sorted(seen - {"R4"}))
-    return "+".join(sorted(seen)) or "R4"
 
 
 def _unit_problems(tallies: Tallies, intake: Intake) -> list[UnitProblem]:

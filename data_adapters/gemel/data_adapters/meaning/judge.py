@@ -174,13 +174,13 @@ class Judge:
         )
         SELECT file, line, id, CAST(-1 AS SMALLINT) AS part,
             fhir_key({rules.subject}.reference, 'Patient') AS patient_id,
-            coalesce({rules.subject}.reference, '') <> '' AS named,
+            NOT fhir_unnamed({rules.subject}) AS named,
             excluded, fault,
             {waits_for_subject(rules.subject, rules.waits, final=final)} AS waits,
             {HOLDS if observation else "TRUE"} AND fault IS NULL AND excluded IS NULL AND NOT waits AS usable,
             CAST({partial_mask(rules.dates)} AS TINYINT) AS partial,
             CAST(CASE WHEN {rules.r5} THEN 5 WHEN {rules.r4} THEN 4 END AS TINYINT) AS version,
-            {labelled()} AS synthetic,
+            {labelled()} AS synthetic, coalesce({_SAMPLED if observation else "FALSE"}, FALSE) AS sampled,
             {rules.start} AS start_text, {rules.end} AS end_text,
             fhir_key({rules.encounter}, 'Encounter') AS encounter_id,
             {self._key(concept)},
@@ -209,7 +209,7 @@ class Judge:
             INSERT INTO said BY NAME
             SELECT s.file, s.line, s.id, CAST(i - 1 AS SMALLINT) AS part, s.patient_id, s.named, NULL AS excluded, s.waits,
                 CASE {cases(COMPONENT_CHECKS, offset=offset)} END AS fault, fault IS NULL AS usable,
-                0 AS partial, NULL AS version, FALSE AS synthetic, s.start_text, s.end_text, s.encounter_id,
+                0 AS partial, NULL AS version, FALSE AS synthetic, FALSE AS sampled, s.start_text, s.end_text, s.encounter_id,
                 {self._key("c.code")},
                 c.valueQuantity.value AS value, {unit_of("c.valueQuantity")} AS unit,
                 c.valueQuantity.comparator AS comparator, {_OTHER.format("c.")} AS other
@@ -232,20 +232,21 @@ class Judge:
         """Count what lines say of themselves, and take out those at fault."""
         tallies, kind = judged.tallies, judged.resource
         at_fault = False
-        for excluded, partial, version, synthetic, waits, fault, number in self._run(
-            "SELECT excluded, partial, version, synthetic, waits, fault IS NOT NULL, count(*) FROM said GROUP BY ALL"
+        for excluded, partial, version, synthetic, sampled, waits, fault, number in self._run(
+            "SELECT excluded, partial, version, synthetic, sampled, waits, fault IS NOT NULL, count(*) FROM said GROUP BY ALL"
         ):
             at_fault |= fault
             if waits:
                 continue
             tallies.synthetic += number if synthetic else 0
             if version is not None:
-                tallies.versions["R5" if version == 5 else "R4"] += number
+                tallies.versions["R5" if version == 5 else "R4", kind] += number
             if fault:
                 continue
             if excluded is not None:
                 tallies.excluded[kind, excluded] += number
                 continue
+            tallies.sampled += number if sampled else 0
             for i, (name, _) in enumerate(dated):
                 if partial >> i & 1:
                     tallies.partial_dates[name] += number
@@ -260,7 +261,7 @@ class Judge:
             found.setdefault((file, line), checks[fault].fault(part))
         for (file, line), fault in found.items():
             if fault.code == "GEM213":
-                judged.tallies.versions["STU3"] += 1
+                judged.tallies.versions["STU3", judged.resource] += 1
             judged.faults.append((file, line, fault))
         self._delete(found)
 
@@ -388,6 +389,7 @@ class Judge:
 
 
 _OTHER = "CASE WHEN {0}valueInteger IS NOT NULL THEN 'valueInteger' WHEN {0}valueString IS NOT NULL THEN 'valueString' END"
+_SAMPLED = "valueSampledData IS NOT NULL OR len(list_filter(component, lambda c: c.valueSampledData IS NOT NULL)) > 0"
 _MAPPED = """
     CREATE OR REPLACE TEMP TABLE mapped AS
     SELECT s.file, s.line, s.id, s.part, s.patient_id, s.start_text, s.end_text, s.encounter_id, s.value, s.comparator,

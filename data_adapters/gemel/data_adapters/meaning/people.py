@@ -81,13 +81,14 @@ def _patient(mapping: SiteMapping) -> Rules:
     sql = f"""
         SELECT file, line, -1 AS part, id AS patient_id, CAST(CASE {cases(checks)} END AS SMALLINT) AS fault,
             NULL AS excluded, FALSE AS waits, CAST({partial_mask(dates)} AS TINYINT) AS partial,
-            NULL AS version, {labelled()} AS synthetic,
+            NULL AS version, {labelled()} AS synthetic, FALSE AS sampled,
             nullif({sex}, '') AS sex, fhir_written_day(birthDate) AS birth_day,
             fhir_day(nullif(deceasedDateTime, '')) AS death_day,
-            coalesce(deceasedBoolean, FALSE) OR coalesce(deceasedDateTime, '') <> '' AS deceased, identifier
+            coalesce(deceasedBoolean, FALSE) OR coalesce(deceasedDateTime, '') <> '' AS deceased, identifier,
+            fhir_key(list_filter(link, lambda l: l.type = 'replaced-by')[1].other.reference, 'Patient') AS replaced_by
         FROM (SELECT *, {date_faults(dates)} FROM batch)"""
     rows = {
-        "person": "SELECT 'Patient' AS resource, file, line, patient_id AS id, patient_id, sex, birth_day, death_day, deceased FROM said",
+        "person": "SELECT 'Patient' AS resource, file, line, patient_id AS id, patient_id, sex, birth_day, death_day, deceased, replaced_by FROM said",
         "identifier": """SELECT 'Patient' AS resource, file, line, patient_id AS id, patient_id, fhir_identifier(i) AS identifier
             FROM (SELECT file, line, patient_id, unnest(identifier) AS i FROM said)
             WHERE fhir_identifier(i) IS NOT NULL""",
@@ -124,14 +125,14 @@ def _encounter(mapping: SiteMapping, *, final: bool) -> Rules:
     checks = (_MODIFIED, *late)
     sql = f"""
         SELECT file, line, -1 AS part, fhir_key(subject.reference, 'Patient') AS patient_id,
-            coalesce(subject.reference, '') <> '' AS named, {excluded} AS excluded,
+            NOT fhir_unnamed(subject) AS named, {excluded} AS excluded,
             CAST(CASE {cases((_MODIFIED,))} WHEN excluded IS NOT NULL THEN NULL {cases(late, offset=1)} END
                 AS SMALLINT) AS fault,
             {waits_for_subject("subject", final=final)} AS waits,
             CAST({partial_mask(dates)} AS TINYINT) AS partial,
             CASE WHEN actualPeriod IS NOT NULL OR status IN ('completed', 'discharged') THEN 5
                 WHEN period IS NOT NULL OR status = 'finished' THEN 4 END AS version,
-            {labelled()} AS synthetic, id AS encounter_id, {finished} AS finished,
+            {labelled()} AS synthetic, FALSE AS sampled, id AS encounter_id, {finished} AS finished,
             fhir_day(nullif({period}.start, '')) AS start_day, fhir_at(nullif({period}.start, '')) AS start_at,
             coalesce(fhir_day(nullif({period}.end, '')), start_day) AS end_day
         FROM (SELECT *, {date_faults(dates)} FROM batch)"""
@@ -148,7 +149,7 @@ _MEDICATION = Rules(
     f"""
     SELECT file, line, -1 AS part, NULL::VARCHAR AS patient_id, CAST(CASE {cases((_MODIFIED,))} END AS SMALLINT) AS fault,
         CASE WHEN status = 'entered-in-error' THEN 'status entered-in-error' END AS excluded, FALSE AS waits,
-        0 AS partial, NULL AS version, {labelled()} AS synthetic, id AS medication_id, code
+        0 AS partial, NULL AS version, {labelled()} AS synthetic, FALSE AS sampled, id AS medication_id, code
     FROM batch""",
     (_MODIFIED,),
     (),

@@ -30,7 +30,7 @@ _PLAIN_TIME = (
     rf"\A{_DAY}(T([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-](0\d|1[0-3]):[0-5]\d|[+-]14:00)?)?\z"
 )
 _PATIENT = "Patient/"
-_PLAIN_REFERENCE = rf"\A{_PATIENT}[^/]+\z"
+_PLAIN_REFERENCE = rf"\A{_PATIENT}[^/?]+\z"
 
 
 @dataclass

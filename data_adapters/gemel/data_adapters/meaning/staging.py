@@ -23,6 +23,7 @@ _SCHEMAS = {
             ("birth_day", pa.date32()),
             ("death_day", pa.date32()),
             ("deceased", pa.bool_()),
+            ("replaced_by", pa.string()),
         ]
     ),
     "identifier": pa.schema([*_FROM_LINE, ("patient_id", pa.string()), ("identifier", pa.string())]),
@@ -53,6 +54,7 @@ _SCHEMAS = {
     "subject": pa.schema([("resource", pa.string()), ("patient_id", pa.string()), ("lines", pa.int64())]),
     "gone": pa.schema([*_LINE, ("why", pa.string())]),
 }
+_MERGED = pa.schema([("patient_id", pa.string()), ("other", pa.string())])
 _GONE = "SELECT 1 FROM staged_gone AS g WHERE g.resource = s.resource AND g.file = s.file AND g.line = s.line"
 _FACT_COLUMNS = 'patient_id, concept, day, "at", end_day, value, bound'
 
@@ -127,10 +129,10 @@ class Staging:
         columns = set(batch.column_names)
         with self._registered(batch):
             changes = [
-                f"""CASE WHEN coalesce({subject}.reference, '') = '' AND i.patient_id IS NOT NULL
+                f"""CASE WHEN fhir_unnamed({subject}) AND i.patient_id IS NOT NULL
                 THEN struct_update({subject}, reference := 'Patient/' || i.patient_id) ELSE {subject} END AS {subject}"""
             ]
-            joins = f"LEFT JOIN known AS i ON i.identifier = fhir_identifier(b.{subject}.identifier)"
+            joins = f"LEFT JOIN known AS i ON i.identifier = fhir_named_by(b.{subject})"
             if "medicationReference" in columns and self._has_medications:
                 changes.append("coalesce(medicationCodeableConcept, m.code) AS medicationCodeableConcept")
                 joins += """ LEFT JOIN medicine AS m ON m.medication_id =
@@ -156,6 +158,43 @@ class Staging:
                 OR patient_id NOT IN (SELECT patient_id FROM staged_person) GROUP BY 1 ORDER BY 1"""
             )
         )
+
+    def merge_patients(self) -> int:
+        """Give what replaced patients have to those who replace them; the number of patients who are no longer there.
+
+        A link to nobody in the export, or round in a circle, replaces nobody.
+        """
+        links = dict(
+            self._facts.run(
+                f"SELECT patient_id, replaced_by FROM staged_person AS s WHERE replaced_by IS NOT NULL AND NOT EXISTS ({_GONE})"
+            )
+        )
+        if not links:
+            return 0
+        there = {
+            key
+            for (key,) in self._facts.run(
+                f"SELECT patient_id FROM staged_person AS s WHERE NOT EXISTS ({_GONE})"
+            )
+        }
+        last = {}
+        for patient in links:
+            seen, now = {patient}, patient
+            while (following := links.get(now)) in there and following not in seen:
+                seen.add(now := following)
+            if now != patient and links.get(now) not in seen:
+                last[patient] = now
+        pairs = {"patient_id": list(last), "other": list(last.values())}
+        with self._registered(pa.table(pairs, schema=_MERGED)):
+            for name in ("visit", "fact"):
+                self._facts.run(
+                    f"UPDATE staged_{name} SET patient_id = g.other FROM gemel_rows AS g "
+                    f"WHERE staged_{name}.patient_id = g.patient_id"
+                )
+            self._facts.run(
+                "DELETE FROM staged_person WHERE patient_id IN (SELECT patient_id FROM gemel_rows)"
+            )
+        return len(last)
 
     def finish(self) -> tuple[dict[str, int], dict[str, int]]:
         """Fill the tables of facts; gives the statements without a date by type, and the duplicates by concept."""

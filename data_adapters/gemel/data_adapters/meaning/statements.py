@@ -89,13 +89,7 @@ class Statement:
     def checks(self, *, final: bool) -> tuple[tuple[Check, ...], tuple[Check, ...]]:
         """All checks, those before and those after `excluded`; `final` when no other resource is waited for."""
         modified = Check("len(modifierExtension) > 0", "GEM215", "$.modifierExtension", MODIFIED)
-        nobody = f"coalesce({self.subject}.reference, '') = ''"
-        logical = f"fhir_identifier({self.subject}.identifier)"
-        place = f"$.{self.subject}"
-        late = [Check(f"{nobody} AND {logical} IS NULL", "GEM207", place, "the resource names no patient")]
-        if final:
-            reason = "the identifier is that of no patient of the export, or of several"
-            late.append(Check(nobody, "GEM207", place, reason))
+        late = [*subject_checks(self.subject, final=final)]
         if self.resource in _MEDICATED:
             late.append(
                 Check(f"{_no_code(self.concept)} AND {_REFERENCE} IS NULL", "GEM207", self.path, _NO_CODE)
@@ -131,8 +125,8 @@ def date_faults(dates: Dates) -> str:
 
 def subject_checks(element: str, *, final: bool) -> tuple[Check, ...]:
     """That a line names a patient: by a reference, or by an identifier that must have been resolved when `final`."""
-    nobody, place = f"coalesce({element}.reference, '') = ''", f"$.{element}"
-    nameless = f"{nobody} AND fhir_identifier({element}.identifier) IS NULL"
+    nobody, place = f"fhir_unnamed({element})", f"$.{element}"
+    nameless = f"{nobody} AND fhir_named_by({element}) IS NULL"
     checks = (Check(nameless, "GEM207", place, "the resource names no patient"),)
     if not final:
         return checks
@@ -144,7 +138,7 @@ def waits_for_subject(element: str, more: str = "FALSE", *, final: bool) -> str:
     """True for a line (not at fault, not excluded) whose patient, or what `more` says, is to be looked up first."""
     if final:
         return "FALSE"
-    return f"fault IS NULL AND excluded IS NULL AND coalesce(coalesce({element}.reference, '') = '' OR ({more}), FALSE)"
+    return f"fault IS NULL AND excluded IS NULL AND coalesce(fhir_unnamed({element}) OR ({more}), FALSE)"
 
 
 def partial_mask(dates: Dates) -> str:
@@ -255,10 +249,17 @@ def _negated(*statuses: str) -> str:
     return f"list_filter({codes}, lambda x: x IN {NEGATED})[1]"
 
 
+# Of German diagnoses: A was ruled out, V is suspected. G (confirmed) and Z (state after) count.
+CERTAINTY = "http://fhir.de/StructureDefinition/icd-10-gm-diagnosesicherheit"
+_UNCERTAIN = f"""list_filter(flatten(list_transform(coalesce(code.coding, []), lambda c: list_transform(
+    list_filter(coalesce(c.extension, []), lambda e: e.url = {quote_text(CERTAINTY)}),
+    lambda e: CASE coalesce(e.valueCoding.code, e.valueCode) WHEN 'A' THEN 'diagnosesicherheit A (ruled out)'
+        WHEN 'V' THEN 'diagnosesicherheit V (suspected)' END))), lambda reason: reason IS NOT NULL)[1]"""
+
 _CONDITION = Statement(
     "Condition",
     early=(other_version("assertedDate", "$.assertedDate"),),
-    excluded=_negated("clinicalStatus", "verificationStatus"),
+    excluded=f"coalesce({_negated('clinicalStatus', 'verificationStatus')}, {_UNCERTAIN})",
     dates=(
         ("Condition.onsetDateTime", "onsetDateTime"),
         ("Condition.onsetPeriod.start", "onsetPeriod.start"),

@@ -14,8 +14,9 @@ class Tallies:
 
     Attributes:
         excluded: Lines that say of themselves that they do not count, by (type, reason).
+        sampled: Lines that count and hold sampled data.
         synthetic: Lines with the HTEST security label.
-        versions: Lines with an element that only one FHIR version has, by version.
+        versions: Lines with an element that only one FHIR version has, by (version, type).
         unmapped: Codes that no concept of the programme knows, by (system, code).
         implausible, absent: Values left out, by concept: outside its bounds, or not there.
         unused: Statements of a kind that the concept cannot take a value from, by (type, reason).
@@ -29,8 +30,9 @@ class Tallies:
     """
 
     excluded: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sampled: int = 0
     synthetic: int = 0
-    versions: Counter[str] = field(default_factory=Counter)
+    versions: Counter[tuple[str, str]] = field(default_factory=Counter)
     unmapped: Counter[tuple[str, str]] = field(default_factory=Counter)
     implausible: Counter[str] = field(default_factory=Counter)
     absent: Counter[str] = field(default_factory=Counter)
@@ -48,5 +50,6 @@ class Tallies:
         for name, value in vars(other).items():
             if isinstance(value, Counter):
                 getattr(self, name).update(value)
+        self.sampled += other.sampled
         self.synthetic += other.synthetic
         self.examples = sorted({*self.examples, *other.examples})[:MAX_EXAMPLES]

@@ -11,10 +11,12 @@ import msgspec
 from gemel.core.error_catalogue import CATALOGUE
 from gemel.core.programme import Programme
 from gemel.data_adapters.meaning.account import FactsAccount, UnitProblem
-from gemel.data_adapters.quality.report import CheckReport, RejectedLine, RejectGroup, ToDo
+from gemel.data_adapters.quality.report import CheckReport, CodeCount, RejectedLine, RejectGroup, ToDo
 from gemel.data_adapters.reading.intake import MAX_REJECTS_LISTED, Reject
 
 _CONCEPT_AT_END = re.compile(r"\(([a-z][a-z0-9_]*)\)$|: ([a-z][a-z0-9_]*) needs a valueQuantity$")
+_EMPTY_WORDS = frozenset({"disease", "disorder", "or", "and", "of", "the"})
+_SHOWN_ALIKE = 3
 _UNIT_AT_START = re.compile(r"^'([^']*)' cannot become")
 
 
@@ -129,19 +131,11 @@ def _shoulds(report: CheckReport, programme: Programme | None) -> Iterator[ToDo]
         if problem.concept:
             yield _unit_to_do(problem, programme)
     yield from _hidden_units(report)
-    missing = [concept for concept in report.coverage if not concept.patients]
-    if missing and report.patients:
-        names = ", ".join(concept.concept for concept in missing)
-        yield ToDo(
-            "should",
-            f"No patient has any record of {len(missing)} of {len(report.coverage)} concepts: {names}.",
-            "If the hospital records them, find their codes below among those that the programme does not know, and "
-            "map them under [codes]. If nobody has them, nothing is wrong.",
-        )
-    known = {
-        (code, path) for code, path in report.rejects_by_code.items() if code not in ("GEM202", "GEM203")
+    yield from _missing_concepts(report)
+    other = {
+        (code, number) for code, number in report.rejects_by_code.items() if code not in ("GEM202", "GEM203")
     }
-    for code, number in sorted(known, key=lambda item: (-item[1], item[0])):
+    for code, number in sorted(other, key=lambda item: (-item[1], item[0])):
         yield ToDo(
             "should",
             f"Rejected with {code}: {number}. {CATALOGUE[code].title}.",
@@ -155,6 +149,44 @@ def _shoulds(report: CheckReport, programme: Programme | None) -> Iterator[ToDo]
         )
     for entry in report.mapping.skipped:
         yield ToDo("should", f"An entry of the mapping maps nothing: {entry}", "Correct or remove it.")
+
+
+def _missing_concepts(report: CheckReport) -> Iterator[ToDo]:
+    """Concepts that nobody has: with unknown codes that are called as the concept is, or all others together."""
+    if not report.patients:
+        return
+    missing = [concept for concept in report.coverage if not concept.patients]
+    alike = {concept.concept: called_alike(concept.title, report.unmapped) for concept in missing}
+    for name, codes in alike.items():
+        if codes:
+            shown = "; ".join(
+                f"{c.system}|{c.code} ({c.display}, {c.count} times)" for c in codes[:_SHOWN_ALIKE]
+            )
+            yield ToDo(
+                "should",
+                f"No patient has any record of {name}, but codes that the programme does not know are called alike: "
+                f"{shown}.",
+                f'If a code means the concept, map it under [codes] in the mapping: "system|code" = "{name}". That it is '
+                "called alike proves nothing.",
+            )
+    rest = [name for name, codes in alike.items() if not codes]
+    if rest:
+        yield ToDo(
+            "should",
+            f"No patient has any record of {', '.join(rest)}.",
+            "If the hospital records them, find their codes below among those that the programme does not know, and "
+            "map them under [codes] in the mapping. If nobody has them, nothing is wrong.",
+        )
+
+
+def called_alike(title: str, codes: Iterable[CodeCount]) -> list[CodeCount]:
+    """Codes whose display holds every word of a title, but the words that say nothing."""
+    words = _words(title) - _EMPTY_WORDS
+    return [code for code in codes if words and words <= _words(code.display)]
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
 
 
 def _hidden_units(report: CheckReport) -> Iterator[ToDo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,6 @@ def check_export(
             on_block=on_block,
         )
         validation = validator.finish([file.file for file in account.files])
-        displays = find_displays(export, {(u.system, u.code) for u in account.unmapped}, withheld=withheld)
         report = CheckReport(
             notice=STAYS_INSIDE,
             export=export.name or export.resolve().name,
@@ -91,27 +91,44 @@ def check_export(
             people=describe_people(facts),
             years=count_years(facts),
             coverage=_coverage(account, programme, concept_years(facts)),
-            distributions=describe_distributions(facts, programme) if programme is not None else [],
-            drift=(drift := find_drift(facts, programme) if programme is not None else []),
-            unit_questions=(
-                ask_about_units(programme, drift, account.implausible_examples)
-                if programme is not None
-                else []
-            ),
             consent=_consent(withheld, account, day, mapping, opt_out),
-            unmapped=[
-                CodeCount(u.system, u.code, u.count, displays.get((u.system, u.code), ""))
-                for u in account.unmapped
-            ],
-            mapping=MappingUse(
-                title=mapping.title,
-                entries=count_entries(mapping),
-                skipped=list(mapping.skipped),
-                never_seen=watch.never_seen(),
-            ),
+            unmapped=_unmapped(account, find_displays(export, _codes(account), withheld=withheld)),
+            mapping=_mapping_use(mapping, watch),
+            **_values(facts, account, programme),
             **_lines(account, programme, validation),
         )
     return msgspec.structs.replace(report, to_do=advice.to_do(report, programme))
+
+
+def _codes(account: FactsAccount) -> set[tuple[str, str]]:
+    return {(unknown.system, unknown.code) for unknown in account.unmapped}
+
+
+def _unmapped(account: FactsAccount, displays: Mapping[tuple[str, str], str]) -> list[CodeCount]:
+    return [
+        CodeCount(u.system, u.code, u.count, displays.get((u.system, u.code), "")) for u in account.unmapped
+    ]
+
+
+def _mapping_use(mapping: SiteMapping, watch: MappingWatch) -> MappingUse:
+    return MappingUse(
+        title=mapping.title,
+        entries=count_entries(mapping),
+        skipped=list(mapping.skipped),
+        never_seen=watch.never_seen(),
+    )
+
+
+def _values(facts: Facts, account: FactsAccount, programme: Programme | None) -> dict[str, Any]:
+    """How the values of the programme's concepts lie, and lie beside its reference."""
+    if programme is None:
+        return {"distributions": [], "drift": [], "unit_questions": []}
+    drift = find_drift(facts, programme)
+    return {
+        "distributions": describe_distributions(facts, programme),
+        "drift": drift,
+        "unit_questions": ask_about_units(programme, drift, account.implausible_examples),
+    }
 
 
 def _lines(account: FactsAccount, programme: Programme | None, validation: Validation) -> dict[str, Any]:

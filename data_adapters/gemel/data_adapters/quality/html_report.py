@@ -56,6 +56,7 @@ def _view(report: CheckReport) -> dict[str, Any]:
         "groups": report.reject_groups[:SHOWN_GROUPS],
         "rejects": report.rejects[:SHOWN_REJECTS],
         "codes": report.unmapped[:SHOWN_CODES],
+        "more_codes": report.unmapped[SHOWN_CODES:],
         "left_out": _left_out(report),
     }
 

@@ -20,7 +20,8 @@ from gemel.data_adapters.reading.reader import ReadBlock, Reader, open_reader
 from gemel.data_adapters.reading.versions import Versions
 from gemel.data_adapters.sources.files import Block, ExportFile, list_unread, open_export, read_blocks
 from gemel.data_adapters.views.compiler import FIRST_DEPTH, MAX_DEPTH, compile_views
-from gemel.data_adapters.views.duckdb_engine import DuckDBEngine, TooDeepError
+from gemel.data_adapters.views.duckdb_engine import TooDeepError
+from gemel.data_adapters.views.engine import Engine
 from gemel.data_adapters.views.output import write_tables, write_views
 from gemel.data_adapters.views.view_definition import ViewDefinition, load_view, parse_view
 
@@ -151,7 +152,7 @@ class _Pass:
 
     depth: int
     reader: Reader
-    engine: DuckDBEngine
+    engine: Engine
 
 
 class Passes:
@@ -175,7 +176,7 @@ class Passes:
 
     def _open(self, depth: int) -> _Pass:
         compiled, shapes = compile_views(self._views, depth=depth)
-        return _Pass(depth, open_reader(shapes), DuckDBEngine(compiled, shapes))
+        return _Pass(depth, open_reader(shapes), Engine(compiled, shapes))
 
     def work(self, blocks: Sequence[Block]) -> _Result:
         """The blocks as they were read, and the views' rows of all of them."""
