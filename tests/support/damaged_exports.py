@@ -139,6 +139,8 @@ def _is_used(kind: str, place: tuple[int | str, ...]) -> bool:
         place = place[2:]
     if place[:1] == ("code",):
         return place[-1] in ("system", "code")
+    if place[:1] == ("subject",):
+        return place[-1] != "display"
     return not place or place[0] in USED[kind]
 
 
@@ -152,9 +154,14 @@ def _is_tolerated(fault: dict[str, object]) -> bool:
         # Blanks around a code, or none in it: a status or sex that is none is refused by the rules, of a unit the
         # other text counts, and a code with blanks is of no concept.
         return place[-1] in ("code", "unit")
+    if place == ("status",) and "required" in str(fault["msg"]):
+        return (
+            True  # Of an encounter, which then is not finished; an observation without a status is left out.
+        )
     # A time without its seconds or its zone: only its day is used.
     return (
-        str(place[-1]) in ("effectiveDateTime", "onsetDateTime", "recordedDate", "start", "end", "deceasedDateTime")
+        str(place[-1])
+        in ("effectiveDateTime", "onsetDateTime", "recordedDate", "start", "end", "deceasedDateTime")
         and isinstance(given, str)
         and LOOSE_TIME.fullmatch(given) is not None
     )

@@ -220,6 +220,15 @@ def view(
         )
 
 
+def _make_folder(out: Path) -> None:
+    """Make a folder that only its owner may read. Raises GEM234."""
+    _require_folder(out)
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise GemelError("GEM234", f"{out} cannot be made: {error.strerror}.") from error
+
+
 def _require_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise typer.BadParameter(f"{out} is no folder", param_hint="--out")
@@ -232,47 +241,52 @@ def _count_rows(path: Path) -> int:
     return int(ds.dataset(path, format="parquet").count_rows())
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPORT",
+        help="A FHIR export, or an OMOP CDM: a folder with its tables, or postgresql://USER@HOST/DATABASE.",
+        show_default=False,
+    ),
+]
+Further = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with",
+        metavar="PATH",
+        help="Images, wearables or genomes of the same patients: a file or a folder. May be repeated.",
+    ),
+]
+Links = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A CSV table that says whose each of them is. May be repeated."),
+]
+SubjectIsPatient = Annotated[
+    bool,
+    typer.Option("--subject-is-patient", help="A subject that no link table names is the id of a patient."),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The hospital's secret that makes pseudonyms, such as the node's keys/pseudonym.key. "
+        "Without it DIR/pseudonym.key is used, and made when absent.",
+    ),
+]
+
+
 @app.command()
 def build(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="EXPORT",
-            help="A FHIR export, or an OMOP CDM: a folder with its tables, or postgresql://USER@HOST/DATABASE.",
-            show_default=False,
-        ),
-    ],
+    source: Source,
     *,
     programme: Annotated[str, typer.Option(metavar="P", help="Whose data set: NAME or NAME@VERSION.")],
     out: Out,
     mapping: Mapping = None,
     opt_out: OptOut = None,
-    further: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--with",
-            metavar="PATH",
-            help="Images, wearables or genomes of the same patients: a file or a folder. May be repeated.",
-        ),
-    ] = None,
-    links: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A CSV table that says whose each of them is. May be repeated."),
-    ] = None,
-    subject_is_patient: Annotated[
-        bool,
-        typer.Option(
-            "--subject-is-patient", help="A subject that no link table names is the id of a patient."
-        ),
-    ] = False,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The hospital's secret that makes pseudonyms, such as the node's keys/pseudonym.key. "
-            "Without it DIR/pseudonym.key is used, and made when absent.",
-        ),
-    ] = None,
+    further: Further = None,
+    links: Links = None,
+    subject_is_patient: SubjectIsPatient = False,
+    key: Key = None,
     workers: Workers = 1,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -289,11 +303,7 @@ def build(
         from gemel.data_adapters.inputs.read import FurtherInputs
 
         chosen, site = find_programme(programme), _load(mapping)
-        _require_folder(out)
-        try:
-            out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise GemelError("GEM234", f"{out} cannot be made: {error.strerror}.") from error
+        _make_folder(out)
         secret = read_key(key) if key is not None else make_key(out / KEY_NAME)
         dataset, card = build_dataset(
             source if "://" in source else Path(source),
@@ -318,7 +328,7 @@ def build(
         result: dict[str, Any] = {
             "dataset": str(path),
             "card_file": str(out / "card.json"),
-            "key_file": str(key if key is not None else out / KEY_NAME),
+            "key_file": str(key or out / KEY_NAME),
             "snapshot": dataset.snapshot,
             "patients": len(dataset),
             "card": msgspec.to_builtins(card),

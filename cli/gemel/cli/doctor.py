@@ -128,6 +128,15 @@ def _clock() -> Check:
     return Check("clock", sane, shown, "Set the clock (NTP): certificates depend on it.")
 
 
+def _native_reader() -> Check:
+    from gemel.data_adapters.reading.reader import native_is_built
+
+    remedy = "Install g++ or clang++ and Python's header files, then Gemel again."
+    if native_is_built():
+        return Check("FHIR reader", True, "native", required=False)
+    return Check("FHIR reader", False, "in Python: right, but about 20 times slower", remedy, required=False)
+
+
 CHECKS: tuple[Callable[[], Check], ...] = (
     _python,
     _telemetry,
@@ -145,6 +154,7 @@ def examine() -> Iterator[Check]:
         yield check()
     for module, distribution, exact, purpose in PACKAGES:
         yield _package(module, distribution, exact, purpose, required=True)
+    yield _native_reader()
     for module, distribution, exact, purpose in DEMO_PACKAGES:
         yield _package(module, distribution, exact, purpose, required=False)
 

@@ -35,7 +35,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-MEMORY_LIMIT = "192MB"
+MEMORY_LIMIT = "128MB"
 
 PERSON = pa.schema(
     [

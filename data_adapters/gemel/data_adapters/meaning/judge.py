@@ -37,7 +37,7 @@ from gemel.data_adapters.meaning.tallies import MAX_EXAMPLES, Tallies
 from gemel.data_adapters.meaning.verdicts import Key, Verdicts
 from gemel.data_adapters.reading.intake import Fault
 
-_MEMORY_LIMIT = "96MB"
+_MEMORY_LIMIT = "64MB"
 _LINE = ("file", "line")
 
 
