@@ -129,9 +129,11 @@ def _clock() -> Check:
 
 
 def _native_reader() -> Check:
-    from gemel.data_adapters.reading.reader import native_is_built
-
     remedy = "Install g++ or clang++ and Python's header files, then Gemel again."
+    try:
+        from gemel.data_adapters.reading.reader import native_is_built
+    except ImportError as error:
+        return Check("FHIR reader", False, f"does not import: {error}", "Run `make setup`.", required=False)
     if native_is_built():
         return Check("FHIR reader", True, "native", required=False)
     return Check("FHIR reader", False, "in Python: right, but about 20 times slower", remedy, required=False)
