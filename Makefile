@@ -61,8 +61,9 @@ spark: $(READY)  ## the SQL on FHIR cases on Spark as well: installs PySpark (45
 faults: $(READY)  ## the heavy tests: processes killed, files damaged
 	$(ONE_THREAD) $(BIN)/pytest -q -m "faults or heavy" tests $(ARGS)
 
-fuzz: $(READY)  ## 100,000 damaged FHIR lines through both readers: every line is accounted for (LINES=... for more)
+fuzz: $(READY)  ## 100,000 damaged FHIR lines through both readers, and through the whole reading (LINES=... for more)
 	$(BIN)/python tests/support/damaged_lines.py $(LINES) $(ARGS)
+	$(BIN)/python tests/support/damaged_exports.py $(LINES) $(ARGS)
 
 docs: $(READY)  ## write docs/errors.md and docs/commands.md anew
 	$(BIN)/python -m gemel.cli.reference docs

@@ -47,8 +47,9 @@ TASKS = {
 def run(task: str, export: Path, out: Path) -> tuple[float, float]:
     """Peak resident megabytes and seconds of one task."""
     out.mkdir()
-    end = "\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    code = f"import sys\nfrom pathlib import Path\n{task}{end}"
+    # Not ru_maxrss: a child's starts with what its parent had, which has just written the export.
+    end = "\nprint(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])"
+    code = f"import re, sys\nfrom pathlib import Path\n{task}{end}"
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, str(export), str(HERE / "fhir_views"), str(out)],

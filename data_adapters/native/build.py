@@ -18,7 +18,7 @@ SOURCE = Path(__file__).resolve().parent
 TARGET = SOURCE.parent / "gemel" / "data_adapters" / "reading" / "_reader.abi3.so"
 FLAGS = (
     "-std=c++17",
-    "-O2",
+    "-O3",
     "-fPIC",
     "-shared",
     "-fvisibility=hidden",

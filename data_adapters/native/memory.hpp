@@ -9,10 +9,22 @@
 #include <new>
 #include <vector>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace gemel {
 
 class Pool {
    public:
+    Pool() {
+#if defined(__GLIBC__)
+        // The blocks of lines are Python's, and malloc's: it too shall keep what is freed for the next block.
+        mallopt(M_MMAP_THRESHOLD, 16 << 20);
+        mallopt(M_TRIM_THRESHOLD, 32 << 20);
+#endif
+    }
+
     // At least `bytes`, aligned to 64 as Arrow recommends.
     void* take(size_t bytes) {
         unsigned order = SMALLEST;

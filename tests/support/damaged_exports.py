@@ -150,14 +150,13 @@ def _is_tolerated(fault: dict[str, object]) -> bool:
     assert isinstance(place, tuple)
     if kind == "extra_forbidden":
         return "valueQuantity" not in place  # An element of another name, outside the quantity.
-    if kind == "string_pattern_mismatch":
+    if kind == "string_pattern_mismatch" and place != ("status",):
         # Blanks around a code, or none in it: a status or sex that is none is refused by the rules, of a unit the
         # other text counts, and a code with blanks is of no concept.
         return place[-1] in ("code", "unit")
-    if place == ("status",) and "required" in str(fault["msg"]):
-        return (
-            True  # Of an encounter, which then is not finished; an observation without a status is left out.
-        )
+    # An encounter without a status is not finished; an observation without one is left out.
+    if place == ("status",) and (given == "" or "required" in str(fault["msg"])):
+        return True
     # A time without its seconds or its zone: only its day is used.
     return (
         str(place[-1])

@@ -1,6 +1,8 @@
 """Facts from FHIR: labels of every type, versions by evidence, late rejects, certainty, merged patients, the sieve."""
 
 import random
+import subprocess
+import sys
 
 import damaged_lines
 import pyarrow as pa
@@ -221,6 +223,30 @@ def test_nothing_of_a_withheld_patient_comes_in_under_who_replaces_them(fhir, re
     assert read(lines, withheld=Withheld(frozenset({"a"})))[1:] == ([("b", "bmi", 31.0)], ["b"])
     account, rows, ids = read(lines, withheld=Withheld(frozenset({"b"})))
     assert (rows, ids, account.merged) == ([("a", "bmi", 30.0)], ["a"], 0)
+
+
+def test_reading_facts_imports_no_pandas(fhir, tmp_path):
+    lines = [
+        fhir.patient("p"),
+        bmi(fhir, 30.0),
+        bmi(fhir, 31.0, valueQuantity={"value": 3}),
+        fhir.encounter("p", "2010"),
+    ]
+    named = bmi(fhir, 32.0, subject={"identifier": {"value": "1"}})
+    export = fhir.write(tmp_path, {"x.ndjson": [*lines, named]})
+    code = """
+import sys
+from pathlib import Path
+from gemel.data_adapters.meaning.facts import Facts
+from gemel.data_adapters.meaning.fhir_facts import read_fhir
+from gemel.twins.programmes.fatty_liver import PROGRAMME
+with Facts() as facts:
+    account = read_fhir(Path(sys.argv[1]), PROGRAMME, facts, workers=2)
+    assert facts.run("SELECT count(*) FROM fact") == [(1,)]
+assert account.rejects_by_code == {"GEM202": 1, "GEM207": 1}
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, str(export)], check=True)
 
 
 # --- The sieve --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from gemel.data_adapters.reading.intake import Intake
 from gemel.data_adapters.reading.versions import Versions
 from gemel.data_adapters.sources import files as files_module
 from gemel.data_adapters.views import output
+from gemel.data_adapters.views import run as run_module
 from gemel.data_adapters.views.run import read_views, run_views, scan, view_schemas, write_views
 from gemel.data_adapters.views.view_definition import parse_view
 
@@ -61,6 +62,7 @@ def links_view(*paths):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_rows_carry_their_line_and_come_in_order_whatever_the_workers(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(files_module, "_BLOCK_BYTES", 500)
+    monkeypatch.setattr(run_module, "_GROUP_BYTES", 1000)
     export = write(tmp_path / "in", patients(100))
     write(export, patients(7), "q.ndjson")
     intake = Intake()
@@ -71,7 +73,7 @@ def test_rows_carry_their_line_and_come_in_order_whatever_the_workers(tmp_path, 
     ]
     assert lines == [(0, i) for i in range(1, 101)] + [(1, i) for i in range(1, 8)]
     assert [(file.read, file.accepted) for file in intake.files] == [(100, 100), (7, 7)]
-    assert sum(batch.read.read for batch in batches) == 107
+    assert sum(read.read for batch in batches for read in batch.read) == 107
 
 
 def test_a_scan_counts_rejected_lines_by_their_number(tmp_path):
@@ -146,7 +148,8 @@ def older_lines(export, resources):
     intake = Intake()
     with Versions(export) as versions:
         for batch in scan([VIEW], export, intake=intake):
-            versions.add(batch.file, batch.read)
+            for read in batch.read:
+                versions.add(batch.file, read)
         return {(row["file"], row["line"]) for row in versions.superseded().to_pylist()}
 
 
@@ -191,7 +194,8 @@ def test_an_export_that_changes_before_versions_are_compared_is_an_error(tmp_pat
     export = write(tmp_path / "in", [*patients(2), *patients(2)])
     with Versions(export) as versions:
         for batch in scan([VIEW], export, intake=Intake()):
-            versions.add(batch.file, batch.read)
+            for read in batch.read:
+                versions.add(batch.file, read)
         write(export, patients(1))
         with pytest.raises(GemelError) as caught:
             versions.superseded()
@@ -201,6 +205,7 @@ def test_an_export_that_changes_before_versions_are_compared_is_an_error(tmp_pat
 @pytest.mark.parametrize("workers", [1, 2])
 def test_written_rows_are_those_of_the_newest_versions(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(files_module, "_BLOCK_BYTES", 700)
+    monkeypatch.setattr(run_module, "_GROUP_BYTES", 1400)
     monkeypatch.setattr(output, "_GROUP_ROWS", 10)
     newer = {"resourceType": "Patient", "id": "p3", "gender": "other", "meta": {"versionId": "2"}}
     export = write(tmp_path / "in", [*patients(50), newer])

@@ -35,7 +35,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-MEMORY_LIMIT = "128MB"
+# While records are read beside it, and afterwards; sorting what twelve million facts say needs the latter.
+READING_LIMIT, MEMORY_LIMIT = "80MB", "192MB"
 
 PERSON = pa.schema(
     [
@@ -84,13 +85,12 @@ class Facts:
             "enable_progress_bar = false",
             f"memory_limit = '{MEMORY_LIMIT}'",
             "preserve_insertion_order = false",
-            "enable_external_access = false",
-            "lock_configuration = true",
+            "enable_external_access = false",  # cannot be switched on again
         ):
             self.run(f"SET {setting}")
         for name, schema in _TABLES.items():
             connection = self.connection
-            connection.register("gemel_rows", schema.empty_table())
+            connection.register("gemel_rows", pa.Table.from_batches([], schema))
             self.run(f"CREATE TABLE {name} AS SELECT * FROM gemel_rows")
             connection.unregister("gemel_rows")
 
@@ -102,6 +102,10 @@ class Facts:
     ) -> None:
         self.connection.close()
         self._folder.cleanup()
+
+    def limit_memory(self, limit: str) -> None:
+        """Keep in memory at most so much ("80MB"); the rest goes to the private folder."""
+        self.run(f"SET memory_limit = '{limit}'")
 
     def run(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
         """Run a statement to its end and give its rows (a result left open blocks the connection)."""

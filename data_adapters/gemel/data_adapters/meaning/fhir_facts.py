@@ -22,9 +22,10 @@ from gemel.data_adapters.meaning.account import (
     UnmappedCode,
     WithheldLines,
 )
+from gemel.data_adapters.meaning.arrow_values import column, scalar
 from gemel.data_adapters.meaning.consent import NOBODY, Withheld
 from gemel.data_adapters.meaning.elements import fact_shapes
-from gemel.data_adapters.meaning.facts import Facts
+from gemel.data_adapters.meaning.facts import MEMORY_LIMIT, READING_LIMIT, Facts
 from gemel.data_adapters.meaning.fhir_version import STU3_STATUSES, believed_version
 from gemel.data_adapters.meaning.judge import Judge, Judged
 from gemel.data_adapters.meaning.labels import count_labelled
@@ -42,11 +43,11 @@ from gemel.data_adapters.sources.files import DELETED_FOLDER, Block, list_unread
 
 # Lines of one type judged at a time, and lines of all types that wait for it: fewer cost more planning of statements
 # than work, more cost memory.
-_CHUNK_LINES = 16_384
-_OPEN_LINES = 32_768
+_CHUNK_LINES = 12_288
+_OPEN_LINES = 24_576
 # A block fits into the processor's second cache; what is done in columns is worth it for several of them.
 _BLOCK_BYTES = 1 << 20
-_GROUP_BYTES = 8 << 20
+_GROUP_BYTES = 4 << 20
 _SUBJECTS_AT_ONCE = 100_000
 
 LOOKED_UP = frozenset({"Patient", "Medication"})
@@ -82,7 +83,8 @@ def read_fhir(
         GemelError: GEM208 when the export cannot be read. Lines at fault are in the account, not raised; whether the
             export may be used at all is for `require_usable` to say.
     """
-    with _Reading(export, programme, facts, mapping, withheld, workers) as reading, WaitingLines() as waiting:
+    settings = (mapping, withheld, workers, on_block is not None)
+    with _Reading(export, programme, facts, *settings) as reading, WaitingLines() as waiting:
         deleted = set(deletions(export)) if _has_deletions(export) else set()
         for chunk in reading.chunks(deleted, on_block):
             reading.submit(chunk, final=False)
@@ -153,7 +155,7 @@ class _Chunk:
         for file, batch, places in self.parts:
             elements = batch.column("r")
             names = [elements.type.field(i).name for i in range(elements.type.num_fields)]
-            columns = [pa.repeat(pa.scalar(file, pa.int64()), len(batch)), batch.column("line"), places]
+            columns = [pa.repeat(scalar(pa.int64(), file), len(batch)), batch.column("line"), places]
             batches.append(
                 pa.RecordBatch.from_arrays([*columns, *elements.flatten()], ["file", "line", "place", *names])
             )
@@ -184,8 +186,9 @@ def _grouped(blocks: Iterable[Block]) -> Iterator[list[Block]]:
         group.append(block)
         size += len(block.data)
         if size >= _GROUP_BYTES:
-            yield group
-            group, size = [], 0
+            full, group, size = group, [], 0
+            yield full
+            del full
     if group:
         yield group
 
@@ -201,6 +204,7 @@ class _Reading:
         mapping: SiteMapping,
         withheld: Withheld,
         workers: int,
+        keeps_tables: bool,
     ) -> None:
         self._export, self._programme, self._facts = export, programme, facts
         self._mapping, self._withheld = mapping, withheld
@@ -210,9 +214,10 @@ class _Reading:
         self._intake, self._tallies = Intake(), Tallies()
         self._versions, self._looked_up = Versions(export), Versions(export)
         self._staging = Staging(facts)
+        facts.limit_memory(READING_LIMIT)
         self._sieve = Sieve(programme, mapping, withheld)
         self._subject_counts: list[pa.Table] = []
-        self._workers = workers
+        self._workers, self._keeps_tables = workers, keeps_tables
         self._pool = ThreadPoolExecutor(max_workers=workers) if workers > 1 else None
         self._own, self._judges = local(), list[Judge]()
         self._judging: deque[tuple[_Chunk, Future[Judged] | Judged]] = deque()
@@ -221,12 +226,17 @@ class _Reading:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-        for judge in self._judges:
-            judge.close()
+        self._dismiss()
+        self._facts.limit_memory(MEMORY_LIMIT)
         self._versions.close()
         self._looked_up.close()
+
+    def _dismiss(self) -> None:
+        """End the threads and their databases, whose memory is then free."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        while self._judges:
+            self._judges.pop().close()
 
     def chunks(self, deleted: set[tuple[str, str]], on_block: OnBlock | None) -> Iterator[_Chunk]:
         """Read the export; the lines of each resource type in chunks that are worth judging together."""
@@ -262,7 +272,7 @@ class _Reading:
             ahead: deque[Future[_Group]] = deque()
             for blocks in groups:
                 ahead.append(self._pool.submit(self._read, blocks))
-                if len(ahead) > self._workers:
+                if len(ahead) >= self._workers:
                     yield file, ahead.popleft().result()
             for future in ahead:
                 yield file, future.result()
@@ -283,6 +293,8 @@ class _Reading:
         if "Observation" in tables:
             tables["Observation"], plain = self._sieve.sift(tables["Observation"])
         filled = {name: table for name, table in tables.items() if len(table)}
+        if not self._keeps_tables:
+            read = [replace(one, tables={}) for one in read]
         return _Group(list(zip(blocks, read, strict=True)), filled, plain, labelled)
 
     def _take_in_plain(self, file: int, plain: Plain) -> None:
@@ -346,10 +358,11 @@ class _Reading:
     def _count_versions(self, chunk: _Chunk, judged: Judged) -> None:
         """Lines at fault replace no older version of themselves; those that wait may be at fault yet."""
         for file, batch, _ in chunk.parts:
-            out = [line for number, line, _ in judged.faults if number == file]
-            left = pa.array(out, pa.int64())
+            left = _lines_at_fault(judged, file)
             if judged.waiting is not None:
-                here = judged.waiting.filter(pc.equal(judged.waiting["file"], file))["line"]
+                here = judged.waiting.filter(pc.equal(judged.waiting["file"], scalar(pa.int64(), file)))[
+                    "line"
+                ]
                 left = pa.concat_arrays([left, *here.chunks])
             if len(left):
                 batch = batch.filter(pc.invert(pc.is_in(batch.column("line"), value_set=left)))
@@ -382,8 +395,10 @@ class _Reading:
         """Undo what the export deletes, and what newer versions replace: of what others look up, or of the rest."""
         self._staging.drop_resources(pair for pair in deleted if (pair[0] in LOOKED_UP) == looked_up)
         versions = self._looked_up if looked_up else self._versions
-        superseded = versions.superseded().select(["resource_type", "file", "line"])
-        self._staging.drop_lines(superseded.rename_columns(["resource", "file", "line"]), "superseded")
+        superseded = versions.find_superseded()
+        if len(superseded.places):
+            lines = superseded.table.select(["resource_type", "file", "line"])
+            self._staging.drop_lines(lines.rename_columns(["resource", "file", "line"]), "superseded")
 
     def judge_waiting(self, resource: str, batch: pa.Table) -> None:
         """Judge lines that waited, now that all patients and medications are known."""
@@ -392,10 +407,14 @@ class _Reading:
         judged = self._judge(resource, table, final=True)
         self._take_in(judged, table)
         for file in pc.unique(batch["file"]).to_pylist():
-            mine = batch.filter(pc.equal(batch["file"], file)).select(["line", "id"]).combine_chunks()
+            mine = (
+                batch.filter(pc.equal(batch["file"], scalar(pa.int64(), file)))
+                .select(["line", "id"])
+                .combine_chunks()
+            )
             ids = pa.StructArray.from_arrays(mine["id"].chunks, ["id"])
             lines = pa.RecordBatch.from_arrays([mine["line"].chunk(0), ids], ["line", "r"])
-            out = pa.array([line for number, line, _ in judged.faults if number == file], pa.int64())
+            out = _lines_at_fault(judged, file)
             self._add_version(
                 file, resource, lines.filter(pc.invert(pc.is_in(lines.column("line"), value_set=out)))
             )
@@ -403,6 +422,8 @@ class _Reading:
     def finish(self) -> FactsAccount:
         """Fill the tables and close the account."""
         self._stage_subjects()
+        self._dismiss()
+        self._facts.limit_memory(MEMORY_LIMIT)
         staging, tallies, intake = self._staging, self._tallies, self._intake
         orphans = staging.orphans()
         superseded, deleted = staging.gone("superseded"), staging.gone("deleted")
@@ -460,6 +481,10 @@ class _Reading:
             partial_dates=dict(sorted(tallies.partial_dates.items())),
             withheld=WithheldLines(tallies.withheld["Patient"], tallies.withheld.total()),
         )
+
+
+def _lines_at_fault(judged: Judged, file: int) -> pa.Array:
+    return column(pa.int64(), [line for number, line, _ in judged.faults if number == file])
 
 
 def _unit_problems(tallies: Tallies, intake: Intake) -> list[UnitProblem]:

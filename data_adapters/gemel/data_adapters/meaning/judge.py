@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from gemel.core.programme import Programme
 from gemel.data_adapters.meaning import dates, references
+from gemel.data_adapters.meaning.arrow_values import table
 from gemel.data_adapters.meaning.consent import Withheld
 from gemel.data_adapters.meaning.people import person_rules
 from gemel.data_adapters.meaning.site_mapping import SiteMapping
@@ -38,7 +39,8 @@ from gemel.data_adapters.meaning.verdicts import Key, Verdicts
 from gemel.data_adapters.reading.intake import Fault
 
 _MEMORY_LIMIT = "64MB"
-_LINE = ("file", "line")
+_LINE = pa.schema([("file", pa.int64()), ("line", pa.int64())])
+_IDS = pa.schema([("id", pa.string())])
 
 
 @dataclass
@@ -116,7 +118,7 @@ class Judge:
         conditions = []
         for name, ids, operator in (("refused", withheld.ids, "IN"), ("allowed", withheld.only, "NOT IN")):
             if ids or (ids is not None and name == "allowed"):
-                self._connection.register("gemel_rows", pa.table({"id": pa.array(sorted(ids), pa.string())}))
+                self._connection.register("gemel_rows", table(_IDS, [(key,) for key in sorted(ids)]))
                 self._run(f"CREATE TEMP TABLE {name} AS SELECT id FROM gemel_rows")
                 self._connection.unregister("gemel_rows")
                 conditions.append(f"patient_id {operator} (SELECT id FROM {name})")
@@ -130,8 +132,8 @@ class Judge:
         self._withhold(judged)
         self._count_lines(judged, rules.checks, rules.dates)
         self._set_aside(judged, batch)
-        for table, sql in rules.rows.items():
-            judged.rows[table] = self._arrow(sql)
+        for name, sql in rules.rows.items():
+            judged.rows[name] = self._arrow(sql)
 
     # --- Statements about patients ---------------------------------------------------------------
 
@@ -266,8 +268,7 @@ class Judge:
         self._delete(found)
 
     def _delete(self, lines: Mapping[tuple[int, int], object]) -> None:
-        columns = {name: [key[i] for key in lines] for i, name in enumerate(_LINE)}
-        self._connection.register("gemel_rows", pa.table(columns))
+        self._connection.register("gemel_rows", table(_LINE, list(lines)))
         self._run("DELETE FROM said USING gemel_rows AS g WHERE said.file = g.file AND said.line = g.line")
         self._connection.unregister("gemel_rows")
 

@@ -7,6 +7,7 @@ plain is left to `Judge`, so the account is the same with and without the sieve.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gemel.core.programme import Programme
+from gemel.data_adapters.meaning.arrow_values import column, mask, scalar
 from gemel.data_adapters.meaning.concepts import ConceptIndex
 from gemel.data_adapters.meaning.consent import Withheld
 from gemel.data_adapters.meaning.site_mapping import SiteMapping
@@ -29,6 +31,7 @@ _DAY = (
 _PLAIN_TIME = (
     rf"\A{_DAY}(T([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-](0\d|1[0-3]):[0-5]\d|[+-]14:00)?)?\z"
 )
+_ONE, _NOTHING = scalar(pa.int32(), 1), scalar(pa.string(), "")
 _PATIENT = "Patient/"
 _PLAIN_REFERENCE = rf"\A{_PATIENT}[^/?]+\z"
 
@@ -54,7 +57,7 @@ class Sieve:
     def __init__(self, programme: Programme | None, mapping: SiteMapping, withheld: Withheld) -> None:
         self._index = ConceptIndex(programme, mapping) if programme is not None else None
         self._looks_at_texts = bool(mapping.texts)
-        self._statuses = pa.array(usable_observations(mapping))
+        self._statuses = column(pa.string(), usable_observations(mapping))
         self._refused = _references(withheld.ids)
         self._allowed = None if withheld.only is None else _references(withheld.only)
 
@@ -72,7 +75,7 @@ class Sieve:
             return batch, None
         rest = np.ones(len(batch), bool)
         rest[plain] = False
-        rows = pa.array(plain)
+        rows = pa.Array.from_buffers(pa.uint64(), len(plain), [None, pa.py_buffer(plain)])
         lines = pa.RecordBatch.from_arrays(
             [batch.column("line").take(rows), pa.StructArray.from_arrays([said["id"].take(rows)], ["id"])],
             ["line", "r"],
@@ -81,7 +84,7 @@ class Sieve:
         if self._index is not None:
             counts = np.bincount(number[unknown], minlength=len(pairs)).tolist()
             kept.unmapped = Counter({pair: n for pair, n in zip(pairs, counts, strict=True) if n})
-        return batch.filter(pa.array(rest)), kept
+        return batch.filter(mask(rest)), kept
 
     def _is_mapped(self, system: str, code: str) -> bool:
         return self._index is not None and bool(self._index.find(system, code))
@@ -90,11 +93,11 @@ class Sieve:
         """True for lines at which no rule takes offence, and of which no count but that of codes takes note."""
         quantity = _fields(said["valueQuantity"])
         reference = _fields(said["subject"])["reference"]
-        named = (pc.greater(pc.binary_length(quantity[name]), 0) for name in ("code", "unit"))
+        unit = pc.or_kleene(*(_is_filled(quantity[name]) for name in ("code", "unit")))
         conditions = [
-            _is_length(_fields(said["code"])["coding"], 1),
+            pc.equal(pc.list_value_length(_fields(said["code"])["coding"]), _ONE),
             *(
-                _is_length(some, 0)
+                _is_empty(some)
                 for some in (
                     said["modifierExtension"],
                     said["component"],
@@ -102,12 +105,12 @@ class Sieve:
                 )
             ),
             *(pc.is_null(said[name]) for name in ("context", "dataAbsentReason", "valueSampledData")),
-            pc.or_(
+            pc.or_kleene(
                 pc.is_null(said["valueQuantity"]),
                 pc.and_(pc.is_null(said["valueString"]), pc.is_null(said["valueInteger"])),
             ),
             pc.is_null(quantity["comparator"]),
-            pc.or_(pc.is_null(quantity["value"]), _any(named)),
+            pc.or_kleene(pc.is_null(quantity["value"]), unit),
             pc.is_in(said["status"], value_set=self._statuses),
             pc.match_substring_regex(reference, _PLAIN_REFERENCE),
             pc.match_substring_regex(said["effectiveDateTime"], _PLAIN_TIME),
@@ -116,14 +119,11 @@ class Sieve:
             conditions.append(pc.invert(pc.is_in(reference, value_set=self._refused)))
         if self._allowed is not None:
             conditions.append(pc.is_in(reference, value_set=self._allowed))
-        mask = conditions[0]
-        for condition in conditions[1:]:
-            mask = pc.and_(mask, condition)
-        return mask.fill_null(False)
+        return functools.reduce(pc.and_, conditions)
 
 
 def _references(ids: frozenset[str]) -> pa.Array:
-    return pa.array([_PATIENT + key for key in sorted(ids)], pa.string())
+    return column(pa.string(), [_PATIENT + key for key in sorted(ids)])
 
 
 def _fields(column: pa.StructArray) -> dict[str, Any]:
@@ -131,22 +131,18 @@ def _fields(column: pa.StructArray) -> dict[str, Any]:
     return dict(zip((child.name for child in column.type), column.flatten(), strict=True))
 
 
-def _any(columns: Any) -> pa.BooleanArray:
-    found = None
-    for column in columns:
-        known = column.fill_null(False)
-        found = known if found is None else pc.or_(found, known)
-    return found
+def _is_filled(texts: pa.StringArray) -> pa.BooleanArray:
+    return pc.binary_length(texts).cast(pa.bool_())
 
 
-def _is_length(column: pa.ListArray, length: int) -> pa.BooleanArray:
-    return pc.equal(pc.list_value_length(column).fill_null(0), length)
+def _is_empty(lists: pa.ListArray) -> pa.BooleanArray:
+    return pc.or_kleene(pc.is_null(lists), pc.invert(pc.list_value_length(lists).cast(pa.bool_())))
 
 
 def _pairs(codings: pa.StructArray) -> tuple[list[tuple[str, str]], np.ndarray[Any, Any]]:
     """The different (system, code), and which of them each coding is."""
     texts = _fields(codings)
-    systems, codes = (pc.fill_null(texts[name], "").dictionary_encode() for name in ("system", "code"))
+    systems, codes = (pc.coalesce(texts[name], _NOTHING).dictionary_encode() for name in ("system", "code"))
     both = _numbers(systems.indices).astype(np.int64) * len(codes.dictionary) + _numbers(codes.indices)
     different, number = np.unique(both, return_inverse=True)
     first, second = systems.dictionary.to_pylist(), codes.dictionary.to_pylist()
@@ -162,6 +158,6 @@ def _numbers(indices: pa.Int32Array) -> np.ndarray[Any, Any]:
 def _subjects(references: pa.StringArray) -> pa.Table:
     counted = pc.value_counts(references)
     ids = pc.binary_replace_slice(counted.field("values").cast(pa.binary()), 0, len(_PATIENT), b"")
-    resource = pa.repeat(pa.scalar("Observation"), len(counted))
+    resource = pa.repeat(scalar(pa.string(), "Observation"), len(counted))
     columns = [resource, ids.cast(pa.string()), counted.field("counts")]
-    return pa.table(columns, names=["resource", "patient_id", "lines"])
+    return pa.Table.from_arrays(columns, names=["resource", "patient_id", "lines"])

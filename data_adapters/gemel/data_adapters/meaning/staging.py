@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from gemel.data_adapters.meaning import references
 from gemel.data_adapters.meaning.account import ConceptFacts
+from gemel.data_adapters.meaning.arrow_values import table
 from gemel.data_adapters.meaning.facts import Facts
 
 _LINE = [("resource", pa.string()), ("file", pa.int64()), ("line", pa.int64())]
@@ -54,6 +55,7 @@ _SCHEMAS = {
     "subject": pa.schema([("resource", pa.string()), ("patient_id", pa.string()), ("lines", pa.int64())]),
     "gone": pa.schema([*_LINE, ("why", pa.string())]),
 }
+_NAMES = pa.schema([("resource", pa.string()), ("id", pa.string())])
 _MERGED = pa.schema([("patient_id", pa.string()), ("other", pa.string())])
 _GONE = "SELECT 1 FROM staged_gone AS g WHERE g.resource = s.resource AND g.file = s.file AND g.line = s.line"
 _FACT_COLUMNS = 'patient_id, concept, day, "at", end_day, value, bound'
@@ -67,7 +69,7 @@ class Staging:
         for macro in references.MACROS:
             facts.run(macro)
         for name, schema in _SCHEMAS.items():
-            with self._registered(schema.empty_table()):
+            with self._registered(pa.Table.from_batches([], schema)):
                 facts.run(f"CREATE TABLE staged_{name} AS SELECT * FROM gemel_rows")
         self._has_medications = False
 
@@ -102,10 +104,9 @@ class Staging:
     def drop_resources(self, ids: Iterable[tuple[str, str]]) -> None:
         """Undo all lines of resources (type, id) that the export deletes."""
         pairs = sorted(ids)
-        columns = {"resource": [pair[0] for pair in pairs], "id": [pair[1] for pair in pairs]}
         if not pairs:
             return
-        with self._registered(pa.table(columns)):
+        with self._registered(table(_NAMES, pairs)):
             tables = ("person", "visit", "fact", *(("medication",) if self._has_medications else ()))
             lines = " UNION ".join(
                 f"SELECT resource, file, line FROM staged_{name} SEMI JOIN gemel_rows USING (resource, id)"
@@ -184,8 +185,9 @@ class Staging:
                 seen.add(now := following)
             if now != patient and links.get(now) not in seen:
                 last[patient] = now
-        pairs = {"patient_id": list(last), "other": list(last.values())}
-        with self._registered(pa.table(pairs, schema=_MERGED)):
+        if not last:
+            return 0
+        with self._registered(table(_MERGED, list(last.items()))):
             for name in ("visit", "fact"):
                 self._facts.run(
                     f"UPDATE staged_{name} SET patient_id = g.other FROM gemel_rows AS g "

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from gemel.core.concepts import Concept
 from gemel.core.programme import Programme
+from gemel.data_adapters.meaning.arrow_values import table
 from gemel.data_adapters.meaning.concepts import ConceptIndex
 from gemel.data_adapters.meaning.site_mapping import SiteMapping
 from gemel.data_adapters.meaning.units import find_conversion
@@ -54,7 +55,7 @@ class Verdicts:
         self._known: dict[Key, bool] = {}
         self._units: set[tuple[str, str]] = set()
         for name, schema in (("code_verdict", CODE_VERDICT), ("unit_verdict", UNIT_VERDICT)):
-            connection.register("gemel_rows", schema.empty_table())
+            connection.register("gemel_rows", table(schema))
             connection.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM gemel_rows").fetchall()
             connection.unregister("gemel_rows")
 
@@ -116,10 +117,6 @@ class Verdicts:
     def _insert(self, name: str, schema: pa.Schema, rows: list[tuple[object, ...]]) -> None:
         if not rows:
             return
-        columns = [
-            pa.array(column, field.type)
-            for column, field in zip(zip(*rows, strict=True), schema, strict=True)
-        ]
-        self._connection.register("gemel_rows", pa.table(columns, schema=schema))
+        self._connection.register("gemel_rows", table(schema, rows))
         self._connection.execute(f"INSERT INTO {name} SELECT * FROM gemel_rows").fetchall()
         self._connection.unregister("gemel_rows")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from gemel.data_adapters.reading.element_types import is_resource
 from gemel.data_adapters.reading.json_line import NOT_JSON, RepeatedKeyError, check_line, infinite_number
-from gemel.data_adapters.sources.files import Block, list_unread, open_export, read_blocks
+from gemel.data_adapters.sources.files import Block
 
 if TYPE_CHECKING:
     from gemel.data_adapters.reading.reader import ReadBlock
@@ -49,15 +46,6 @@ class Header(msgspec.Struct):
     id: str | None = None
     meta: Meta | None = None
     modifierExtension: list[msgspec.Raw] | None = None
-
-
-class AcceptedLine(NamedTuple):
-    """One line that passed, and where it stands."""
-
-    file: int  # index into the report's files
-    line: int
-    header: Header
-    content: bytes
 
 
 class FileCount(msgspec.Struct):
@@ -118,63 +106,6 @@ class Intake:
             self.rejects.append(
                 Reject(count.file, line, resource_type, fault.path, fault.reason, fault.code, place)
             )
-
-    def take_back(self, line: AcceptedLine, fault: Fault) -> None:
-        """Reject a line that had been accepted (an element that a view reads has another type)."""
-        count = self.files[line.file]
-        count.accepted -= 1
-        count.types[line.header.resourceType] -= 1
-        self.reject(line.file, line.line, line.header.resourceType, fault)
-
-    def read(self, export: Path, judge: Judge | None = None) -> Iterator[AcceptedLine]:
-        """Read an export; `judge` says what is wrong with a line that is a resource. Raises GEM208."""
-        self.unread = list_unread(export)
-        for index, file in enumerate(open_export(export)):
-            count = FileCount(file.name)
-            self.files.append(count)
-            for block in read_blocks(file):
-                is_utf8 = block.is_utf8
-                for offset, content in enumerate(block.lines):
-                    if not content:
-                        continue
-                    count.read += 1
-                    header = _header(content, is_utf8=is_utf8)
-                    if isinstance(header, Fault):
-                        self.reject(index, block.first_line + offset, None, header)
-                        continue
-                    fault = line_fault(content)
-                    if fault is None and judge is not None:
-                        fault = judge(header, content)
-                    if fault is not None:
-                        self.reject(index, block.first_line + offset, header.resourceType, fault)
-                        continue
-                    count.accepted += 1
-                    count.types[header.resourceType] = count.types.get(header.resourceType, 0) + 1
-                    yield AcceptedLine(index, block.first_line + offset, header, content)
-
-
-Judge = Callable[[Header, bytes], Fault | None]
-
-_decode_header = msgspec.json.Decoder(Header).decode
-
-
-def _header(content: bytes, *, is_utf8: bool) -> Header | Fault:
-    if not is_utf8:
-        try:
-            content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            return Fault("GEM201", "$", f"not UTF-8 at byte {error.start}")
-    try:
-        header = _decode_header(content)
-    except msgspec.ValidationError as error:
-        return type_fault(error)
-    except NOT_JSON as error:
-        return Fault("GEM201", "$", f"not JSON: {error}")
-    if header.resourceType == "Bundle":
-        return Fault("GEM215", "$.entry", "a Bundle: write each of its resources on a line of its own")
-    if not is_resource(header.resourceType):
-        return Fault("GEM214", "$.resourceType", "no resource type of FHIR R4")
-    return header
 
 
 def line_fault(content: bytes) -> Fault | None:

@@ -143,7 +143,8 @@ class _NativeReader:
         self._schemas = {name: _schema(shape) for name, shape in shapes.items()}
         shaped = {name: _native_node(shape) for name, shape in shapes.items()}
         others = resource_types() - shapes.keys() - {"Bundle"}
-        counted = {name: _native_node(Shape.of_resource(name)) for name in others}
+        # What is read of a resource that has no shape does not depend on its type.
+        counted = dict.fromkeys(others, _native_node(Shape.of_resource("Basic")))
         self._native = module.Reader(shaped, counted)
 
     def read(self, block: Block) -> ReadBlock:

@@ -20,7 +20,6 @@ _NAME = re.compile(r"\.(ndjson|jsonl|json)(\.gz|\.zst)?$", flags=re.IGNORECASE)
 _DOCUMENT_NAME = re.compile(r"\.json(\.gz|\.zst)?$", flags=re.IGNORECASE)
 _NAMES = ".ndjson, .jsonl or .json, plain, .gz or .zst"
 _BLOCK_BYTES = 1 << 23
-_KEPT_BYTES = 1 << 24
 _LF = 10
 _BOM = b"\xef\xbb\xbf"
 
@@ -184,9 +183,6 @@ def read_blocks(
             when it was changed while it was read.
     """
     limits = limits or ReadLimits()
-    # Freed at once: from then on glibc keeps freed pieces up to this size for the next block. Otherwise it gives them
-    # back, and the kernel clears each page that it gives anew, which takes a fifth of the reading time.
-    bytes(_KEPT_BYTES)
     size = min(block_bytes or _BLOCK_BYTES, _BLOCK_BYTES, limits.max_line_bytes)
 
     def chunks() -> Generator[bytes]:

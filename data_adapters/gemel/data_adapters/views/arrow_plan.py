@@ -39,11 +39,11 @@ class _Picked:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The rows of a query: its columns, and what was computed of them (by the text of the tree)."""
+    """The rows of a query: its columns, and what was computed of them, by its key."""
 
     columns: Mapping[str, _Picked]
     length: int
-    known: dict[str, _Picked] = field(default_factory=dict)
+    known: dict[object, _Picked] = field(default_factory=dict)
 
     def at(self, rows: pa.Array) -> _Frame:
         # Columns of one table share their rows.
@@ -57,7 +57,19 @@ class _Frame:
         return _Frame(columns, len(rows))
 
 
-_Value = Callable[[_Frame], _Picked]
+class _Value:
+    """What gives a column. The key says what it is, so that it is computed once for the same rows."""
+
+    def __init__(self, key: object, compute: Callable[[_Frame], _Picked]) -> None:
+        self.key = key
+        self._compute = compute
+
+    def of(self, frame: _Frame) -> _Picked:
+        if self.key not in frame.known:
+            frame.known[self.key] = self._compute(frame)
+        return frame.known[self.key]
+
+
 _Condition = Callable[[_Frame], pa.Array]
 _Source = Callable[[_Frame], _Frame]
 
@@ -91,7 +103,7 @@ def plan(tree: exp.Query) -> Plan | None:
 
 def _result(columns: Mapping[str, _Value], frame: _Frame) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
-        [column(frame).taken() for column in columns.values()], names=list(columns)
+        [column.of(frame).taken() for column in columns.values()], names=list(columns)
     )
 
 
@@ -153,12 +165,14 @@ def _unnest(items: Tree, name: str) -> _Source:
     or_null = False
     match items:
         # What the compiler makes of forEachOrNull: [NULL] for no items.
-        case exp.Paren(this=exp.Case(args={"ifs": [exp.If(args={"true": exp.Array(expressions=[exp.Null()])})]})):
+        case exp.Paren(
+            this=exp.Case(args={"ifs": [exp.If(args={"true": exp.Array(expressions=[exp.Null()])})]})
+        ):
             items, or_null = items.this.args["default"], True
     lists_of = _value(items)
 
     def stage(frame: _Frame) -> _Frame:
-        lists = lists_of(frame)
+        lists = lists_of.of(frame)
         if lists.rows is None and not or_null:
             parents, found = pc.list_parent_indices(lists.values), _Picked(lists.values.flatten())
         else:
@@ -187,7 +201,11 @@ def _item_rows(lists: _Picked, *, or_null: bool) -> tuple[pa.Array, pa.Array]:
 def _numpy(array: pa.Array) -> np.ndarray[Any, Any]:
     # `to_numpy` would import pandas too.
     array = array.cast(pa.int64())
-    return np.frombuffer(array.buffers()[1], np.int64, len(array), array.offset * 8) if array else np.zeros(0, np.int64)
+    return (
+        np.frombuffer(array.buffers()[1], np.int64, len(array), array.offset * 8)
+        if array
+        else np.zeros(0, np.int64)
+    )
 
 
 def _extents(lists: _Picked) -> tuple[pa.Array, pa.Array]:
@@ -203,30 +221,20 @@ def _extents(lists: _Picked) -> tuple[pa.Array, pa.Array]:
 def _scalar(value: int | str, kind: pa.DataType) -> pa.Scalar:
     # `pa.scalar` would import pandas, which takes as long as reading 200 MB.
     if isinstance(value, int):
-        return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(value.to_bytes(8, "little", signed=True))])[0]
+        return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(value.to_bytes(8, "little", signed=True))])[
+            0
+        ]
     text = value.encode()
     ends = np.array([0, len(text)], np.int32)
     return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(ends), pa.py_buffer(text)])[0]
 
 
 def _value(tree: Tree) -> _Value:
-    """What gives a column; what was computed for another column of the same rows is not computed again."""
-    compute, text = _computed(tree), tree.sql()
-
-    def value(frame: _Frame) -> _Picked:
-        if text not in frame.known:
-            frame.known[text] = compute(frame)
-        return frame.known[text]
-
-    return value
-
-
-def _computed(tree: Tree) -> _Value:
     match tree:
         case exp.Paren(this=inner):
             return _value(inner)
         case exp.Column(this=exp.Identifier(this=name)):
-            return lambda frame: frame.columns[name]
+            return _Value(name, lambda frame: frame.columns[name])
         case exp.Dot(this=target, expression=exp.Identifier(this=name)):
             return _field(_value(target), name)
         case exp.Case(args={"ifs": [exp.If(this=test, args={"true": fail})], "default": otherwise}) if (
@@ -235,8 +243,15 @@ def _computed(tree: Tree) -> _Value:
             return _unless(_condition(test), _value(otherwise))
     if _is_call(tree, "stored"):  # No list holds a NULL here.
         return _value(tree.expressions[0])
-    if _is_call(tree, "item") and isinstance(tree.expressions[1], exp.Literal):
-        return _item(_value(tree.expressions[0]), int(tree.expressions[1].this))
+    if _is_call(tree, "item"):
+        return _item(_value(tree.expressions[0]), _whole(tree.expressions[1]))
+    raise NotPlannedError
+
+
+def _whole(tree: Tree) -> int:
+    """A literal that fits into the integers of Arrow's lists."""
+    if isinstance(tree, exp.Literal) and not tree.is_string and int(tree.this) < 1 << 31:
+        return int(tree.this)
     raise NotPlannedError
 
 
@@ -246,33 +261,37 @@ def _is_call(tree: Tree, name: str) -> bool:
 
 def _field(target: _Value, name: str) -> _Value:
     def value(frame: _Frame) -> _Picked:
-        structs = target(frame)
+        structs = target.of(frame)
         # As `flatten` does it, and unlike `field`: NULL in a struct that is NULL.
         return _Picked(pc.struct_field(structs.values, name), structs.rows)
 
-    return value
+    return _Value(("field", target.key, name), value)
 
 
 def _item(target: _Value, at: int) -> _Value:
     def value(frame: _Frame) -> _Picked:
-        lists = target(frame)
+        lists = target.of(frame)
         starts, lengths = _extents(lists)
-        if at == 0 and lists.rows is None and pc.all(pc.equal(lengths, _scalar(1, lengths.type))).as_py() is not False:
+        if (
+            at == 0
+            and lists.rows is None
+            and pc.all(pc.equal(lengths, _scalar(1, lengths.type))).as_py() is not False
+        ):
             return _Picked(lists.values.flatten())
         there = pc.greater(lengths, _scalar(at, lengths.type))
         rows = pc.if_else(there, pc.add(starts, _scalar(at, starts.type)), pa.nulls(1, starts.type)[0])
         return _Picked(lists.values.values, rows)
 
-    return value
+    return _Value(("item", target.key, at), value)
 
 
 def _unless(test: _Condition, otherwise: _Value) -> _Value:
     def value(frame: _Frame) -> _Picked:
         if pc.any(test(frame)).as_py():
             raise NotPlannedError
-        return otherwise(frame)
+        return otherwise.of(frame)
 
-    return value
+    return _Value(("one", otherwise.key), value)
 
 
 def _condition(tree: Tree) -> _Condition:
@@ -284,7 +303,7 @@ def _condition(tree: Tree) -> _Condition:
             return _applied(lambda truths: pc.fill_null(truths, _scalar(0, pa.bool_())), _condition(inner))
         case exp.Not(this=exp.Is(this=inner, expression=exp.Null())):
             value = _value(inner)
-            return lambda frame: value(frame).taken().is_valid()
+            return lambda frame: value.of(frame).taken().is_valid()
         case exp.Not(this=inner):
             return _applied(pc.invert, _condition(inner))
         case exp.And(this=left, expression=right):
@@ -309,14 +328,14 @@ def _applied(function: Callable[..., pa.Array], *conditions: _Condition) -> _Con
 
 
 def _longer(count: Tree, number: Tree) -> _Condition:
-    if not (_is_call(count, "count") and isinstance(number, exp.Literal)):
+    if not _is_call(count, "count"):
         raise NotPlannedError
-    lists, least = _value(count.expressions[0]), _scalar(int(number.this), pa.int32())
-    return lambda frame: pc.greater(_extents(lists(frame))[1], least)
+    lists, least = _value(count.expressions[0]), _scalar(_whole(number), pa.int32())
+    return lambda frame: pc.greater(_extents(lists.of(frame))[1], least)
 
 
 def _equal(value: _Value, literal: Tree) -> _Condition:
     if not (isinstance(literal, exp.Literal) and literal.is_string):
         raise NotPlannedError
     text = _scalar(literal.this, pa.string())
-    return lambda frame: pc.equal(value(frame).taken(), text)
+    return lambda frame: pc.equal(value.of(frame).taken(), text)

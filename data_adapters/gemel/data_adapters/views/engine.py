@@ -42,7 +42,7 @@ class Engine:
             GemelError: GEM209 when an expression gives more than one value.
             TooDeepError: When the views must be compiled for more levels.
         """
-        results = {}
+        results: dict[str, pa.Table] = {}
         for resource, batches in tables.items():
             # A call of Arrow costs as much as a thousand rows: one batch of them all.
             rows = _flat(pa.concat_batches(batches), self._schemas[resource])

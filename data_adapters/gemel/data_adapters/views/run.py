@@ -49,9 +49,10 @@ def standard_views() -> tuple[ViewDefinition, ...]:
     return tuple(parse_view(msgspec.json.decode(content)) for content in contents)
 
 
-# A block and what is made of it fit into the processor's second cache; a query costs as much as a thousand rows.
-_BLOCK_BYTES = 1 << 20
-_GROUP_BYTES = 8 << 20
+# A block and what is made of it stay in the processor's caches; running a view costs as much as a thousand rows, so
+# that it is run on three blocks at once.
+_BLOCK_BYTES = 2 << 20
+_GROUP_BYTES = 5 << 20
 _STANDARD = ("patient", "observation", "condition", "encounter")
 
 
@@ -92,12 +93,10 @@ def scan(
         passes = views if isinstance(views, Passes) else stack.enter_context(Passes(views))
         pool = stack.enter_context(_pool(workers)) if workers > 1 else None
         intake.unread = list_unread(export)
-        for file in open_export(export):
-            index = intake.add_file(file.name)
-            for blocks, (read, tables) in _in_order(passes, _groups(file), pool, workers):
-                for block, one in zip(blocks, read, strict=True):
-                    intake.take_in(index, block, one)
-                yield ViewBatch(index, tables, read)
+        for (index, blocks), (read, tables) in _in_order(passes, _all_groups(export, intake), pool, workers):
+            for block, one in zip(blocks, read, strict=True):
+                intake.take_in(index, block, one)
+            yield ViewBatch(index, tables, read)
 
 
 @contextmanager
@@ -107,6 +106,16 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+_Group = tuple[int, tuple[Block, ...]]
+
+
+def _all_groups(export: Path, intake: Intake) -> Iterator[_Group]:
+    """The groups of all files, so that no worker waits at a file's end."""
+    for file in open_export(export):
+        index = intake.add_file(file.name)
+        yield from ((index, blocks) for blocks in _groups(file))
 
 
 def _groups(file: ExportFile) -> Iterator[tuple[Block, ...]]:
@@ -128,16 +137,16 @@ _Result = tuple[tuple[ReadBlock, ...], dict[str, pa.RecordBatch]]
 
 
 def _in_order(
-    passes: Passes, groups: Iterator[tuple[Block, ...]], pool: ThreadPoolExecutor | None, workers: int
-) -> Iterator[tuple[tuple[Block, ...], _Result]]:
+    passes: Passes, groups: Iterator[_Group], pool: ThreadPoolExecutor | None, workers: int
+) -> Iterator[tuple[_Group, _Result]]:
     """Each group of blocks with its result; no more are alive than there are workers, and one."""
     if pool is None:
         for group in groups:
-            yield group, passes.work(group)
+            yield group, passes.work(group[1])
         return
-    waiting: deque[tuple[tuple[Block, ...], Future[_Result]]] = deque()
+    waiting: deque[tuple[_Group, Future[_Result]]] = deque()
     for group in groups:
-        waiting.append((group, pool.submit(passes.work, group)))
+        waiting.append((group, pool.submit(passes.work, group[1])))
         if len(waiting) > workers:
             first, future = waiting.popleft()
             yield first, future.result()
