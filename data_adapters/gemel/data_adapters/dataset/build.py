@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -59,7 +59,7 @@ def build(
         mapping: The site's own words.
         opt_out: A file with a patient id, or `system|value` identifier, a line.
         workers: Threads that read.
-        on: The day as of which consent is judged; today by default.
+        on: The day as of which consent is judged, and after which nothing is dated; today by default.
         further: Images, wearables, genomes and so on of the same patients.
 
     Raises:
@@ -87,8 +87,10 @@ def build(
             withheld=withheld,
             pseudonym_key=pseudonym_key,
         )
+        # A day more: elsewhere it is tomorrow already.
+        future = {} if mapping.dates_shifted else facts.leave_out_future(day + timedelta(days=1))
         dataset, counts = assemble(facts, programme, pseudonym_key=pseudonym_key)
-    return dataset, describe(dataset, programme, counts, reading, inputs=inputs)
+    return dataset, describe(dataset, programme, counts, reading, inputs=inputs, future=future)
 
 
 def _read_export(

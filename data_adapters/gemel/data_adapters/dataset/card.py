@@ -122,6 +122,8 @@ class DatasetCard(Reading, frozen=True, kw_only=True):
         distributions: By feature and by target (but series).
         series: By feature or target.
         inputs: Images, wearables, genomes and so on, each on its own.
+        future: Statements left out because they are dated after the day of the build ("fact", "visit", "death",
+            "birth"); where dates were moved to hide them, the mapping says `dates_shifted`.
     """
 
     programme: str
@@ -135,6 +137,7 @@ class DatasetCard(Reading, frozen=True, kw_only=True):
     distributions: dict[str, Distribution]
     series: dict[str, SeriesCard]
     inputs: list[InputCard]
+    future: dict[str, int]
 
 
 def describe(
@@ -144,6 +147,7 @@ def describe(
     reading: Reading,
     *,
     inputs: Sequence[InputCard] = (),
+    future: dict[str, int],
 ) -> DatasetCard:
     """The card of a data set that was built from a source."""
     features = {name: dataset.values[:, i] for i, name in enumerate(dataset.features)}
@@ -168,6 +172,7 @@ def describe(
         },
         series={name: _series_card(series) for name, series in dataset.series.items()},
         inputs=list(inputs),
+        future=future,
     )
 
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from datetime import date
 from types import TracebackType
 from typing import Any
 
@@ -124,3 +125,23 @@ class Facts:
     def add_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows given as dictionaries; a column that one lacks is NULL."""
         self.add(name, pa.Table.from_pylist(list(rows), schema=_TABLES[name]))
+
+    def leave_out_future(self, day: date) -> dict[str, int]:
+        """Leave out what is dated after a day: a typing error, or a record that was shifted in time.
+
+        A fact or a visit that begins later is removed, and what ends later ends on the day. A death or birth that lies
+        later is not dated.
+
+        Returns:
+            Rows changed, as "fact", "visit", "death", "birth"; only those that are not 0.
+        """
+        changes = {
+            "fact": "DELETE FROM fact WHERE day > $day",
+            "visit": "DELETE FROM visit WHERE start_day > $day",
+            "death": "UPDATE person SET death_day = NULL WHERE death_day > $day",
+            "birth": "UPDATE person SET birth_day = NULL WHERE birth_day > $day",
+        }
+        counts = {name: int(self.run(sql, {"day": day})[0][0]) for name, sql in changes.items()}
+        for name in ("fact", "visit"):
+            self.run(f"UPDATE {name} SET end_day = $day WHERE end_day > $day", {"day": day})
+        return {name: number for name, number in counts.items() if number}

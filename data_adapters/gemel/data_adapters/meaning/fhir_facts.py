@@ -45,6 +45,8 @@ from gemel.data_adapters.sources.files import DELETED_FOLDER, Block, list_unread
 # than work, more cost memory.
 _CHUNK_LINES = 12_288
 _OPEN_LINES = 24_576
+# An export of many small files: each part costs memory of its own.
+_CHUNK_PARTS = 256
 # A block fits into the processor's second cache; what is done in columns is worth it for several of them.
 _BLOCK_BYTES = 1 << 20
 _GROUP_BYTES = 4 << 20
@@ -254,7 +256,7 @@ class _Reading:
             for resource, batch in group.tables.items():
                 chunk = open_chunks.setdefault(resource, _Chunk(resource))
                 chunk.add(file, batch, group.blocks[0][0])
-                if chunk.lines >= _CHUNK_LINES:
+                if chunk.lines >= _CHUNK_LINES or len(chunk.parts) >= _CHUNK_PARTS:
                     yield open_chunks.pop(resource)
             while sum(chunk.lines for chunk in open_chunks.values()) >= _OPEN_LINES:
                 yield open_chunks.pop(max(open_chunks, key=lambda name: open_chunks[name].lines))

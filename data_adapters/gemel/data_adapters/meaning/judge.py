@@ -297,10 +297,11 @@ class Judge:
         return mapped
 
     def _without_unit(self, mapped: bool) -> Iterator[tuple[int, int, int, Check, str, str]]:
-        """Values without a unit whose code has no concept: (file, line, part, fault, concept, unit)."""
-        known = "AND NOT EXISTS (SELECT 1 FROM code_verdict AS v WHERE {})".format(
-            " AND ".join(f"v.{name} = said.{name}" for name in Key._fields)
-        )
+        """Values without a unit in lines that say nothing of a concept: (file, line, part, fault, concept, unit).
+
+        Beside a statement that counts, a value of no concept is passed over: a panel is not lost for it.
+        """
+        known = "AND NOT EXISTS (SELECT 1 FROM mapped AS m WHERE m.file = said.file AND m.line = said.line)"
         for file, line, part in self._run(
             "SELECT file, line, part FROM said WHERE usable AND value IS NOT NULL AND unit = '' "
             f"{known if mapped else ''}"

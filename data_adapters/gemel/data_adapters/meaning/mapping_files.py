@@ -43,6 +43,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     title: str = ""
     time_zone: str | None = None
     preliminary: bool = False
+    dates_shifted: bool = False
     require: str | None = None
     codes: dict[str, str | list[str]] = {}
     texts: dict[str, str | list[str]] = {}
@@ -156,6 +157,7 @@ def _parse_toml(path: Path, text: str) -> SiteMapping:
         finished_statuses=frozenset(document.encounters.finished_statuses),
         finished_classes=frozenset(document.encounters.finished_classes),
         preliminary=document.preliminary,
+        dates_shifted=document.dates_shifted,
         require_consent=setting("require", document.require, consent_required) or False,
         places={
             (section, "|".join(local_code(key)) if section == "codes" or "|" in key else key): place
@@ -189,6 +191,7 @@ def _merge(mappings: list[SiteMapping]) -> SiteMapping:
         finished_statuses=frozenset().union(*(mapping.finished_statuses for mapping in mappings)),
         finished_classes=frozenset().union(*(mapping.finished_classes for mapping in mappings)),
         preliminary=any(mapping.preliminary for mapping in mappings),
+        dates_shifted=any(mapping.dates_shifted for mapping in mappings),
         # The stricter rule holds.
         require_consent=any(mapping.require_consent for mapping in mappings),
         skipped=tuple(reason for mapping in mappings for reason in mapping.skipped),

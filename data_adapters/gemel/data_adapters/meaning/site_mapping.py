@@ -6,6 +6,7 @@ Several files make one mapping; they may not contradict each other.
     title = "St. Elsewhere, laboratory and patient administration, 2026"
     time_zone = "Europe/Berlin"          # of times recorded without a zone (IANA name)
     preliminary = false                  # whether preliminary observations count
+    dates_shifted = false                # whether dates were moved to hide them: else what lies after today is left out
     require = "consent"                  # only patients with an active permission; without this, all who did not object
 
     [codes]                              # "system|code", or "code" for one recorded without a system
@@ -69,6 +70,7 @@ class SiteMapping:
         finished_statuses: Local encounter statuses that mean "finished".
         finished_classes: Encounter classes that count as finished when the status says nothing.
         preliminary: Whether preliminary observations count.
+        dates_shifted: Whether dates were moved to hide them, so that one after today is no error.
         require_consent: Whether only patients with an active permission are in (opt-in).
         skipped: Entries of ConceptMaps that map nothing, with the reason.
         places: Where each entry stands ("file:line"), by section and key.
@@ -86,6 +88,7 @@ class SiteMapping:
     finished_statuses: frozenset[str] = frozenset()
     finished_classes: frozenset[str] = frozenset()
     preliminary: bool = False
+    dates_shifted: bool = False
     require_consent: bool = False
     skipped: tuple[str, ...] = ()
     places: Mapping[tuple[str, str], str] = field(default_factory=dict)

@@ -19,7 +19,8 @@ from gemel.data_adapters.reading.shape import quote_text
 USABLE_OBSERVATIONS = ("final", "amended", "corrected")
 INDEX_ENCOUNTERS = ("finished", "completed", "discharged")  # R4's, and R5's two
 UNUSED_ENCOUNTERS = ("planned", "cancelled", "entered-in-error")
-NEGATED = ("entered-in-error", "refuted")
+# A suspicion is no diagnosis, whether FHIR or a national extension says so.
+NEGATED = ("entered-in-error", "refuted", "unconfirmed", "provisional", "differential")
 GENDERS = ("male", "female", "other", "unknown")
 BOUNDS = ("<", "<=", ">", ">=")
 # The medication was not given, will not be, or is an idea; the procedure did not take place.
