@@ -1,6 +1,8 @@
 """A hospital never seen before: check, suggested mapping, filled in, data set; no code touched. And the other verbs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -230,3 +232,68 @@ def test_a_wrong_wish_is_refused_before_anything_is_asked(options, tmp_path):
         assert stub.log == []
     assert result.exit_code == 2
     assert json.loads(result.stdout)["error"]["code"] == "GEM228"
+
+
+_WITH_LITTLE_ROOM = """
+import resource, sys
+from typer.testing import CliRunner
+from gemel.cli.main import app
+from gemel.core.dataset import Dataset
+save = Dataset.save
+def with_little_room(self, path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+    save(self, path)
+Dataset.save = with_little_room
+result = CliRunner().invoke(app, sys.argv[2:])
+sys.stderr.write(result.stderr)
+print(type(result.exception).__name__, result.exit_code)
+"""
+
+
+@pytest.mark.parametrize("room_bytes", [100, 5000])  # not even the data set; the data set without its card
+def test_a_full_disk_is_said_and_leaves_the_pair_that_was_there(walked, tmp_path, room_bytes):
+    folder, _, mappings = walked
+    arguments = [
+        "data",
+        "build",
+        "--programme",
+        "fatty_liver",
+        folder / "export",
+        *_with(mappings),
+        "-o",
+        tmp_path,
+    ]
+    assert _run(*arguments).exit_code == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    [dataset] = (name for name in before if name.endswith(".safetensors"))
+    assert len(before["card.json"]) > 5000 > len(before[dataset]) > 100
+    command = [sys.executable, "-c", _WITH_LITTLE_ROOM, room_bytes, *arguments]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+    assert "GEM234" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.split()[0] == "SystemExit"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_cdm_names_rejected_rows_and_shouts_about_an_opt_out_list_that_names_nobody(tmp_path):
+    tables = {
+        "person": "person_id,gender_concept_id,year_of_birth\n1,8507,1960\n2,8532,1900000\n3,8532,1950\n",
+        "visit_occurrence": "visit_occurrence_id,person_id,visit_concept_id,visit_start_date,visit_end_date\n"
+        "1,1,0,2010-01-01,2018-01-01\n2,1,0,SECRET,2018-01-01\n3,3,0,2010-01-01,2018-01-01\n",
+        "concept": "concept_id,vocabulary_id,concept_code\n",
+    }
+    (tmp_path / "cdm").mkdir()
+    for name, content in tables.items():
+        (tmp_path / "cdm" / f"{name}.csv").write_text(content)
+    (tmp_path / "opt.txt").write_text("3\nEVE\n")
+    programme = ("--programme", "fatty_liver", "--opt-out", tmp_path / "opt.txt")
+    result = _run("data", "build", tmp_path / "cdm", *programme, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    shown = " ".join(result.stdout.split())
+    assert "2 rows were left out" in shown
+    assert "card.json lists" in shown
+    assert "gemel data check" not in shown
+    assert "visit_occurrence.csv:2 GEM210 visit_occurrence visit_start_date" in shown
+    assert "ATTENTION: 1 entries of the opt-out list name nobody in this source (lines 2)" in shown
+    assert "SECRET" not in shown
+    assert "EVE" not in shown

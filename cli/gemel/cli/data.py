@@ -13,10 +13,12 @@ from gemel.core.error_catalogue import ExitCode
 from gemel.core.errors import GemelError
 
 if TYPE_CHECKING:
+    from gemel.core.dataset import Dataset
     from gemel.core.programme import Programme
     from gemel.data_adapters.meaning.site_mapping import SiteMapping
     from gemel.data_adapters.quality.report import CheckReport
     from gemel.data_adapters.sources.settings import SourceSettings
+    from gemel.data_adapters.views.view_definition import ViewDefinition
 
 app = typer.Typer(
     help="A hospital's records: fetch, check, read through views, build data sets.", no_args_is_help=True
@@ -74,7 +76,7 @@ def check(
     opt_out: OptOut = None,
     validate: Annotated[
         Literal["off", "sample", "full"],
-        typer.Option(help="How many resources to hold against the FHIR R4 models."),
+        typer.Option(help="How many resources to hold against the FHIR models."),
     ] = "sample",
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the report as one HTML page.")
@@ -83,12 +85,16 @@ def check(
         Path | None,
         typer.Option(metavar="FILE", help="Also write a mapping to fill in, of what is not known yet."),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help='Exit with 1 when "What to do" has a "must".')
+    ] = False,
     workers: Workers = 1,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Check an export: what was read, what was rejected, why, and what to do.
 
-    Lines, required elements, units, codes, dates, plausible values, consent; nothing is changed.
+    Lines, required elements, units, codes, dates, plausible values, consent; nothing is changed. The exit code says
+    whether the check ran (and found any patient), not whether the data are fit: see "What to do", or --strict.
     """
     with failures(output):
         import msgspec
@@ -118,12 +124,18 @@ def check(
         report = msgspec.to_builtins(checked)
         emit(report, output, render=lambda console: render_check(console, report))
         _say_beside(checked, export)
+        if strict and any(item.weight == "must" for item in checked.to_do):
+            raise typer.Exit(int(ExitCode.FAILED))
 
 
 def _say_beside(checked: CheckReport, export: Path) -> None:
     """What is said beside the result and not instead of it: the account of the lines is still the result."""
     if checked.consent.unmatched:
         say(f"{checked.consent.unmatched} entries of the opt-out list name no patient of this export.")
+    if checked.consent.nobody:
+        say(
+            f"{checked.consent.nobody} Consents name no patient of this export: each may be a denial that is lost."
+        )
     if not checked.patients:
         say(str(GemelError("GEM205", f"{export} holds no accepted Patient.")))
         raise typer.Exit(int(ExitCode.FAILED))
@@ -150,8 +162,9 @@ def _suggestion(checked: CheckReport, programme: Programme) -> str:
     codes = {(code.system, code.code): code for code in checked.unmapped}
     return suggest(
         {key: code.count for key, code in codes.items()},
-        {(p.code, p.concept, p.unit, ""): p.count for p in checked.unit_examples},
+        {(p.code, p.concept, p.unit, p.reason): p.count for p in checked.unit_examples},
         programme,
+        genders=checked.unknown_genders,
         displays={key: code.display for key, code in codes.items() if code.display},
     )
 
@@ -192,12 +205,12 @@ def view(
             raise GemelError("GEM209", "Name at least one view definition and then the export.")
         from gemel.cli.data_render import counts_text, render_views
         from gemel.data_adapters.reading.intake import Intake
-        from gemel.data_adapters.views.run import load_view, write_views
+        from gemel.data_adapters.views.run import write_views
 
-        definitions, export = [load_view(path) for path in views[:-1]], views[-1]
-        _require_folder(out)
+        definitions, export = _load_views(views[:-1]), views[-1]
         intake = Intake()
         made_here = not out.exists()
+        _make_folder(out, mode=0o777)
         try:
             paths = write_views(definitions, export, out, workers=workers, engine=engine, intake=intake)
         except GemelError:
@@ -220,13 +233,39 @@ def view(
         )
 
 
-def _make_folder(out: Path) -> None:
-    """Make a folder that only its owner may read. Raises GEM234."""
+def _load_views(paths: list[Path]) -> list[ViewDefinition]:
+    """The views, each compiled once, so that what is wrong is said of the file. Raises GEM209."""
+    from gemel.data_adapters.views.compiler import compile_views
+    from gemel.data_adapters.views.view_definition import in_file, load_view
+
+    found: dict[str, Path] = {}
+    definitions = []
+    for path in paths:
+        definition = load_view(path)
+        with in_file(path):
+            compile_views([definition])
+        if definition.name in found:
+            raise GemelError(
+                "GEM209",
+                f"{found[definition.name]} and {path} both define a view {definition.name}.",
+                hint="Give each view a name of its own: its table is called so.",
+            )
+        found[definition.name] = path
+        definitions.append(definition)
+    return definitions
+
+
+def _make_folder(out: Path, *, mode: int = 0o700) -> None:
+    """Make a folder that (without another mode) only its owner may read. Raises GEM234."""
     _require_folder(out)
     try:
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        out.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
-        raise GemelError("GEM234", f"{out} cannot be made: {error.strerror}.") from error
+        raise GemelError(
+            "GEM234",
+            f"The folder {out} cannot be made: {error.strerror}.",
+            hint="Name another folder with --out, where this user may write.",
+        ) from error
 
 
 def _require_folder(out: Path) -> None:
@@ -320,10 +359,8 @@ def build(
             ),
         )
         path = out / f"{chosen.name}-{chosen.version}.safetensors"
-        dataset.save(path)
-        path.chmod(0o600)
-        _write_inside(
-            out / "card.json", msgspec.json.format(msgspec.json.encode(card), indent=2).decode() + "\n"
+        _write_built(
+            dataset, path, msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n", out / "card.json"
         )
         result: dict[str, Any] = {
             "dataset": str(path),
@@ -333,7 +370,39 @@ def build(
             "patients": len(dataset),
             "card": msgspec.to_builtins(card),
         }
+        if card.consents_of_nobody:
+            say(
+                f"ATTENTION: {card.consents_of_nobody} Consents name no patient of this export. If one of them is a denial, "
+                "somebody who denied is in the data set."
+            )
+            say(
+                "  Look each of them up: complete Consent.patient at the source, or use --opt-out; then build again."
+            )
         emit(result, output, render=lambda console: render_card(console, result))
+
+
+def _write_built(dataset: Dataset, path: Path, card: bytes, card_path: Path) -> None:
+    """Write a data set and its card: both in full before either takes its name, the data set first.
+
+    Should the machine stop between the two, the card's snapshot is not the data set's. Raises GEM234.
+    """
+    import os
+
+    from gemel.data_adapters.sources.fetched import write_durably
+
+    new, new_card = (one.with_name(f".{one.name}.{os.getpid()}.new") for one in (path, card_path))
+    try:
+        dataset.save(new)
+        new.chmod(0o600)
+        write_durably(new_card, card)
+        new.replace(path)
+        new_card.replace(card_path)
+    except OSError as error:
+        message = f"{path.parent} cannot take the data set and its card: {error.strerror}."
+        raise GemelError("GEM234", message) from error
+    finally:
+        for one in (new, new_card):
+            one.unlink(missing_ok=True)
 
 
 @app.command("export")

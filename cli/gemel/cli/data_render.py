@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from gemel.cli.output import table
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 SHOWN_REJECTS = 20
 SHOWN_INVALID = 5
 SHOWN_CODES = 10
+SHOWN_LEFT_OUT = 10
 SHOWN_TO_DO = 12
 COUNTS = ("read", "accepted", "rejected")
 
@@ -59,19 +61,40 @@ def render_check(console: Console, report: dict[str, Any]) -> None:
 def _render_coverage(console: Console, report: dict[str, Any]) -> None:
     if not report["coverage"]:
         return
-    made = table("Concept", ">Values", ">Patients", ">Share", ">Years", ">Implausible")
+    made = table(
+        "Concept",
+        ">Values",
+        ">Bounds",
+        ">Patients",
+        ">Share",
+        ">Years",
+        ">Implausible",
+        ">No value",
+        ">Unused",
+    )
+    unused: Counter[str] = Counter()
+    for key, number in report["unused"].items():
+        unused[key.partition(": ")[2]] += number
     for one in report["coverage"]:
         years = f"{one['first_year']}-{one['last_year']}" if one["first_year"] else ""
         _add(
             made,
             one["concept"],
             one["values"],
+            one["comparators"],
             one["patients"],
             f"{one['share']:.0%}",
             years,
             one["implausible"],
+            one["absent"],
+            unused[one["concept"]],
         )
     console.print(made)
+    _say(
+        console,
+        'Patients have a value or a bound ("<5"). Left out: implausible values, records without a value, and unused '
+        "ones, which give the concept none (such as a diagnosis with the code of something measured).",
+    )
 
 
 def _render_drift(console: Console, report: dict[str, Any]) -> None:
@@ -107,15 +130,19 @@ def _render_units(console: Console, report: dict[str, Any]) -> None:
     """Which units cannot be used, where to see one, and what to do."""
     if not report["unit_examples"]:
         return
+    from gemel.data_adapters.meaning.account import needs_quantity
+
     made = table("Unit", "Of", ">Values", "Code", "For example", title="Units that cannot be used")
     for problem in report["unit_examples"][:SHOWN_CODES]:
-        unit, concept = problem["unit"] or "none", problem["concept"] or "a code outside the programme"
+        none = "none: a text or an integer" if needs_quantity(problem["reason"]) else "none"
+        unit, concept = problem["unit"] or none, problem["concept"] or "a code outside the programme"
         _add(made, unit, concept, problem["count"], problem["code"], problem["example"])
     console.print(made)
     _say(
         console,
         "To do: say in a mapping what they mean (--suggest-mapping FILE writes the lines), or write UCUM in "
-        "valueQuantity.code at the source. Until then these values are left out; none is guessed.",
+        "valueQuantity.code at the source (texts and integers only there, as a valueQuantity). Until then these values "
+        "are left out; none is guessed.",
     )
 
 
@@ -148,6 +175,10 @@ def _render_remarks(console: Console, report: dict[str, Any]) -> None:
         if withheld["patients"]
         else "",
         "opt-out entries that name no patient of the export": consent["unmatched"] or "",
+        "Consents that name no patient of the export": consent["nobody"] or "",
+        "genders that are not FHIR's": counts_text(
+            {code or "(no code)": number for code, number in report["unknown_genders"].items()}
+        ),
         "rejected, by code": counts_text(report["rejects_by_code"]),
         "left out, by reason": counts_text(report["excluded"]),
         "synthetic": report["synthetic"] or "",
@@ -162,13 +193,13 @@ def _render_remarks(console: Console, report: dict[str, Any]) -> None:
         "mapping entries that map nothing": "; ".join(mapping["skipped"][:SHOWN_CODES]),
         "mapping entries that the export never says": "; ".join(mapping["never_seen"][:SHOWN_CODES]),
         "FHIR version": report["fhir_version_reason"],
-        "FHIR R4B models": f"{validation['checked']} lines, {validation['failed']} failed",
+        f"FHIR {validation['models']} models": f"{validation['checked']} lines, {validation['failed']} failed",
     }
     for name, value in remarks.items():
         if value != "":
             _say(console, f"{name}: {value}")
     for example in validation["examples"][:SHOWN_INVALID]:
-        _say(console, f"  {example['file']}:{example['line']} {example['reason']}")
+        _say(console, f"  {example['file']}:{example['place'] or example['line']} {example['reason']}")
 
 
 def _render_to_do(console: Console, report: dict[str, Any]) -> None:
@@ -214,19 +245,52 @@ def render_card(console: Console, result: dict[str, Any]) -> None:
     for name, events in card["events"].items():
         _add(made, name, events["occurred"], events["censored"], events["prevalent"])
     console.print(made)
+    _render_inputs(console, card)
+    _render_left_out(console, card)
+    for name in ("dataset", "card_file", "key_file", "snapshot"):
+        _say(console, f"{name.replace('_', ' ')}: {result[name]}")
+
+
+def _render_inputs(console: Console, card: dict[str, Any]) -> None:
+    """What became of the further inputs, with the files that were refused and the links that nothing is called by."""
     for one in card["inputs"]:
         _say(
             console,
             f"{one['input']}: {counts_text(one['items'])}; facts: {counts_text(one['facts']) or 'none'}",
         )
-    rejected = sum(file["rejected"] for file in card["files"])
-    if rejected:
+        files = [reject for reject in one["rejected"] if not reject["place"]]
+        if one["files_rejected"]:
+            _say(console, f"  {one['files_rejected']} files rejected:")
+        for reject in files[:SHOWN_LEFT_OUT]:
+            _say(console, f"    {reject['file']}: {reject['code']} {reject['reason']}")
+    if card["links_unused_total"]:
         _say(
             console,
-            f"{rejected} lines were left out ({counts_text(card['rejects'])}); `gemel data check` names them.",
+            f"{card['links_unused_total']} rows of the link tables name nothing that was read: "
+            f"{', '.join(card['links_unused'][:SHOWN_LEFT_OUT])}",
         )
-    for name in ("dataset", "card_file", "key_file", "snapshot"):
-        _say(console, f"{name.replace('_', ' ')}: {result[name]}")
+
+
+def _render_left_out(console: Console, card: dict[str, Any]) -> None:
+    """Rejected lines or rows, and the entries of the opt-out list that name nobody."""
+    from rich.text import Text
+
+    rejected = sum(file["rejected"] for file in card["files"])
+    is_cdm = card["source"].startswith("OMOP")
+    if rejected:
+        where = "card.json lists the first 100" if is_cdm else "`gemel data check` names them"
+        kind = "rows" if is_cdm else "lines"
+        _say(console, f"{rejected} {kind} were left out ({counts_text(card['rejects'])}); {where}.")
+    if is_cdm:
+        for reject in card["rejected"][:SHOWN_LEFT_OUT]:
+            _say(console, f"  {reject['file']}:{reject['place']} {reject['code']} {reject['reason']}")
+    if card["opt_out_unmatched"]:
+        lines = ", ".join(str(line) for line in card["opt_out_unmatched_lines"][:SHOWN_LEFT_OUT])
+        warning = (
+            f"ATTENTION: {card['opt_out_unmatched']} entries of the opt-out list name nobody in this source "
+            f"(lines {lines}). If one of them is a typing error, somebody who opted out is in the data set."
+        )
+        console.print(Text(warning, style="bold red"))
 
 
 def render_fetched(console: Console, result: dict[str, Any]) -> None:

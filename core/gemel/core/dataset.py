@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,7 @@ PREVALENT = -1
 CENSORED = 0
 OCCURRED = 1
 
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _HASHED_AT_ONCE = 1 << 18
 _SERIES_PARTS = ("offsets", "days", "values")
 
@@ -115,7 +118,11 @@ class Dataset:
         return self.take(~held_out), self.take(held_out)
 
     def save(self, path: Path) -> None:
-        """Write `path` (safetensors) with the header in its metadata; a reader never sees half a file."""
+        """Write `path` (safetensors) with the header in its metadata; a reader never sees half a file.
+
+        Raises:
+            OSError: when it cannot be written (a full disk); what was at `path` is still there.
+        """
         header = canonical_bytes(self._header()).decode()
         temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
@@ -126,6 +133,11 @@ class Dataset:
             )
             # Whoever has the old file mapped keeps it.
             temporary.replace(path)
+        except SafetensorError as error:
+            # The library tells what the system said as a text: "... (os error 28)".
+            found = _SYSTEM_ERROR.search(str(error))
+            number = int(found[1]) if found is not None else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from error
         finally:
             temporary.unlink(missing_ok=True)
 

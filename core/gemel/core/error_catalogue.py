@@ -72,7 +72,8 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     # --- GEM2xx: data ----------------------------------------------------------------------------
     "GEM201": CatalogueEntry(
         "A line is not a JSON object",
-        "The line is truncated, merged with another, not UTF-8 JSON, or has a key twice in one object. It was counted "
+        "The line is truncated, merged with another, not UTF-8 JSON, longer or more deeply nested than any resource, or "
+        "has a key twice in one object. It was counted "
         "and rejected; the rest was read.",
         "Export the file again, or repair the line that the rejects table names.",
     ),
@@ -109,14 +110,14 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     ),
     "GEM208": CatalogueEntry(
         "An export cannot be read",
-        "The path does not exist, is no NDJSON export, or reaches out of its folder.",
+        "The path does not exist, is empty, is no FHIR export, or reaches out of its folder.",
         "Check the path and its permissions.",
         ExitCode.USAGE,
     ),
     "GEM209": CatalogueEntry(
         "A view definition is not supported",
-        "The ViewDefinition is malformed or uses an expression outside the supported subset.",
-        "Rewrite the expression that the message names.",
+        "The file cannot be read, the ViewDefinition is malformed, or an expression is outside the supported subset.",
+        "Correct what the message names.",
         ExitCode.USAGE,
     ),
     "GEM210": CatalogueEntry(
@@ -141,8 +142,10 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     ),
     "GEM214": CatalogueEntry(
         "An element has another type than FHIR R4 says",
-        "A text stands where a number belongs, a single value where a list belongs, or the like.",
-        "Correct the export; the rejects table names the line and the path.",
+        "A text stands where a number belongs, a single value where a list belongs, a code that FHIR does not have, or the "
+        "like.",
+        "Correct the export; the rejects table names the line and the path. A local gender is explained under [genders] in "
+        "the mapping.",
     ),
     "GEM215": CatalogueEntry(
         "A resource that cannot be used as it stands",
@@ -230,13 +233,14 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     ),
     "GEM240": CatalogueEntry(
         "A site mapping cannot be read",
-        "The file is not TOML or a FHIR ConceptMap, or has a key or a type that a site mapping does not have.",
+        "The file is not there, is not TOML or a FHIR ConceptMap, or has a key or a type that a site mapping does not have.",
         "Correct the line that the message names; `gemel data check --suggest-mapping FILE` writes a skeleton.",
         ExitCode.USAGE,
     ),
     "GEM241": CatalogueEntry(
         "An entry of a site mapping cannot hold",
-        "It names a concept, code system, unit, time zone, gender or relationship that is not known, or says a factor.",
+        "It names a concept, code system, unit, time zone, gender or relationship that is not known, says a factor, or gives "
+        "a concept's values a unit that cannot become the concept's.",
         "Correct the entry that the message names: concepts by their names, units in UCUM.",
         ExitCode.USAGE,
     ),

@@ -24,6 +24,7 @@ from gemel.core.programme import (
     Threshold,
 )
 from gemel.data_adapters.dataset.build import DatasetCard, build, pseudonym
+from gemel.data_adapters.inputs.read import FurtherInputs
 from gemel.data_adapters.meaning.site_mapping import SiteMapping
 
 SYSTOLIC, BMI = "8480-6", "39156-5"
@@ -259,3 +260,57 @@ def test_the_first_diagnosis_of_an_export_sets_the_index_date(kind, fhir, tmp_pa
     assert dataset.patient_ids == (pseudonym(KEY, "ann"),)
     assert dataset.time_years[0, 0] == np.float32((date(2012, 1, 1) - date(2010, 6, 1)).days / 365.25)
     assert card.cohort.excluded == {"no index event": 2}
+
+
+def test_the_card_of_a_cdm_names_rejected_rows_and_says_who_is_out_and_which_entries_are_nobodys(tmp_path):
+    source = cdm(tmp_path / "cdm")
+    with (source / "visit_occurrence.csv").open("a") as file:
+        file.write("3,1,9202,SECRET,2012-01-01\n")
+    with (source / "person.csv").open("a") as file:
+        file.write("3,8532,1970,13,1,,mrn-bob\n")
+    (tmp_path / "out.txt").write_text("# objections\nurn:mrn|mrn-eve\n\nurn:mrn|mrn-ev\nPatient/77\n")
+    _, card = build(source, programme(), pseudonym_key=KEY, opt_out=tmp_path / "out.txt")
+    assert card.withheld == {"on the opt-out list": 1}
+    assert (card.opt_out_unmatched, card.opt_out_unmatched_lines) == (2, [4, 5])
+    assert [(one.file, one.place, one.code) for one in card.rejected] == [
+        ("person.csv", "3", "GEM210"),
+        ("visit_occurrence.csv", "3", "GEM210"),
+    ]
+    assert card.rejected[1].reason == "visit_occurrence visit_start_date: not a date YYYY-MM-DD"
+    assert b"SECRET" not in msgspec.json.encode(card)
+
+
+def test_a_person_of_two_source_values_is_out_by_either(tmp_path):
+    source = cdm(tmp_path / "cdm")
+    with (source / "person.csv").open("a") as file:
+        file.write("2,8532,1970,1,1,,mrn-other\n")
+    (tmp_path / "out.txt").write_text("mrn-eve\nmrn-other\n2\n")
+    _, card = build(source, programme(), pseudonym_key=KEY, opt_out=tmp_path / "out.txt")
+    assert (card.withheld, card.opt_out_unmatched) == ({"on the opt-out list": 1}, 0)
+
+
+def test_the_card_of_an_export_names_rejected_lines_and_entries_of_the_opt_out_list(fhir, tmp_path):
+    export = fhir.write(tmp_path / "e", {"x.ndjson": [*people(fhir), {"resourceType": "Patient"}]})
+    (tmp_path / "out.txt").write_text("https://x.example/fhir/Patient/bob\nPatient/eve/_history/2\nEvee\n")
+    _, card = build(export, programme(), pseudonym_key=KEY, opt_out=tmp_path / "out.txt")
+    assert card.withheld == {"on the opt-out list": 2}
+    assert (card.opt_out_unmatched, card.opt_out_unmatched_lines) == (1, [3])
+    assert [(one.file, one.place, one.code) for one in card.rejected] == [("x.ndjson", "7", "GEM207")]
+
+
+def test_a_refused_input_and_links_that_nothing_is_called_by_are_named(fhir, tmp_path):
+    export = fhir.write(tmp_path / "e", {"x.ndjson": people(fhir)})
+    inputs = tmp_path / "watches"
+    inputs.mkdir()
+    for name in ("ann", "bob"):
+        (inputs / f"{name}.xml").write_text("<!DOCTYPE HealthData []><HealthData></HealthData>")
+    (inputs / "bob.xml").write_text("<!DOCTYPE HealthData []><HealthData><cut")
+    (tmp_path / "links.csv").write_text("patient,file,subject\nann,ann.xml,\nbob,,bob\neve,evee.xml,\n")
+    further = FurtherInputs((inputs,), (tmp_path / "links.csv",))
+    _, card = build(export, programme(), pseudonym_key=KEY, further=further)
+    [one] = card.inputs
+    assert one.files_rejected == 1
+    assert [(reject.file, reject.place, reject.code) for reject in one.rejected] == [
+        ("bob.xml", "", "GEM254")
+    ]
+    assert (card.links_unused, card.links_unused_total) == (["links.csv:4"], 1)

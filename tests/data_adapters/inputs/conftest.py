@@ -30,6 +30,7 @@ CONCEPTS = (
     measured("sleep", "93832-4", "h", 0, 24),
     measured("spo2", "59408-5", "%", 50, 100),
     measured("sdnn", "80404-7", "ms", 0, 500),
+    measured("bmi", "39156-5", "kg/m2", 10, 80),
     measured("weight", "29463-7", "kg", 2, 400),
     measured("systolic", "8480-6", "mm[Hg]", 40, 300),
     measured("diastolic", "8462-4", "mm[Hg]", 20, 200),

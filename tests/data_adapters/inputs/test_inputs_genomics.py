@@ -345,3 +345,17 @@ def test_a_measurement_obeys_units_and_bounds(read: Any, hospital: Any, change: 
     measurement = {"assay": {"id": "LOINC:29463-7", "label": ""}, "value": {"quantity": change}}
     account = read(json.dumps(packet(measurements=[measurement])), "case.json")
     assert [reject.code for reject in account.rejects] == [code]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("\tS1\tS2\tS3", "\tJane_SECRET\tJane_SECRET\tS3"),
+        lambda text: text.replace("\tS1\tS2", "\tS1\tJane_SECRET").replace("0/1", "SECRET/1"),
+        lambda text: text.replace("chr7\t14", "SECRET\t14"),
+        lambda text: text.replace("140753336", "SECRET"),
+    ],
+)
+def test_nothing_of_a_damaged_vcf_is_written_to_the_screen(read: Any, capfd: Any, damage: Any) -> None:
+    read(damage(vcf(BRAF)))
+    assert capfd.readouterr() == ("", "")

@@ -17,6 +17,7 @@ from gemel.data_adapters.inputs.links import Link, Links, SeriesLink, load_links
 from gemel.data_adapters.inputs.read import read_input
 from gemel.data_adapters.inputs.sampled_data import Origin, SampledData, TimedValue, expand
 from gemel.data_adapters.inputs.wearables import _union_hours, wearable_kinds
+from gemel.data_adapters.meaning.site_mapping import SiteMapping
 from gemel.data_adapters.reading.intake import Fault
 
 DTD = (
@@ -515,3 +516,22 @@ def test_an_input_of_no_known_kind_is_named(hospital: Any, programme: Any, tmp_p
     with pytest.raises(GemelError) as caught:
         read_input(tmp_path, programme, hospital, links=Links())
     assert caught.value.code == "GEM254"
+
+
+def _body_mass_index(value: str) -> str:
+    return record("HKQuantityTypeIdentifierBodyMassIndex", value, "count", "2017-02-01 10:00:00 +0100")
+
+
+def test_the_count_of_a_body_mass_index_is_kg_per_square_metre(read: Any, hospital: Any) -> None:
+    account = read(export(_body_mass_index("26.5")))
+    assert account.outcomes == {Outcome.USED: 1}
+    assert hospital.of("concept", "value") == [("bmi", 26.5)]
+
+
+def test_a_unit_is_told_as_recorded_and_the_sites_word_for_it_comes_first(read: Any, hospital: Any) -> None:
+    weight = record("HKQuantityTypeIdentifierBodyMass", "80", "count", "2017-02-01 10:00:00 +0100")
+    account = read(export(weight))
+    assert [reject.reason for reject in account.rejects] == ["'count' cannot become kg (weight)"]
+    mapping = SiteMapping(concept_units={"weight": {"count": "kg"}})
+    assert read(export(weight), mapping=mapping).outcomes == {Outcome.USED: 1}
+    assert hospital.of("concept", "value") == [("weight", 80.0)]

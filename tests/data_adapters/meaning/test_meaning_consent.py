@@ -425,3 +425,27 @@ def test_two_base_rules_that_contradict_each_other_are_no_rule(tmp_path, code, p
 def test_a_consent_that_cannot_be_read_and_names_nobody_is_counted(tmp_path):
     result = decide(tmp_path, b'{"resourceType": "Consent", "status": 7}', mapping=SiteMapping())
     assert (result.ids, result.unread, result.nobody) == (frozenset(), 1, 1)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "https://x.example/fhir/Patient/p5",
+        "Patient/p5/_history/1",
+        "https://x.example/Patient/p5/_history/1",
+        "urn:uuid:p5",
+    ],
+)
+def test_a_reference_in_any_form_takes_its_patient_out(tmp_path, entry):
+    path = tmp_path / "out.txt"
+    path.write_text(f"# October\n\nnobody\n{entry}\nurn:mrn|nobody\n")
+    result = withheld_patients(export(tmp_path / "e", patient("p5"), patient("p6")), opt_out=path, on=TODAY)
+    assert result.ids == {"p5"}
+    assert (result.unmatched, result.unmatched_lines) == (2, (3, 5))
+
+
+def test_at_most_a_hundred_lines_are_named(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("".join(f"n{i}\n" for i in range(150)))
+    result = withheld_patients(export(tmp_path / "e", patient("p5")), opt_out=path, on=TODAY)
+    assert (result.unmatched, result.unmatched_lines) == (150, tuple(range(1, 101)))

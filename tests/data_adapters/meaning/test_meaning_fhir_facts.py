@@ -175,15 +175,64 @@ def test_a_panel_gives_its_own_value_and_its_components(fhir, read):
     }
 
 
-def test_a_line_at_fault_in_any_component_gives_nothing(fhir, read):
+def test_a_line_at_fault_in_a_component_that_the_programme_needs_gives_nothing(fhir, read):
     panel = fhir.pressure_panel("p", 130, 80, "2010-02-03")
-    del panel["component"][1]["valueQuantity"]["code"], panel["component"][1]["valueQuantity"]["unit"]
+    panel["valueQuantity"] = fhir.quantity(97, "mm[Hg]")
+    del panel["component"][0]["valueQuantity"]["code"], panel["component"][0]["valueQuantity"]["unit"]
     account, rows, _, _ = read([fhir.patient("p"), panel])
     assert rows == []
     [reject] = account.rejects
-    assert (reject.code, reject.path) == ("GEM202", "$.component[1].valueQuantity")
+    assert (reject.code, reject.path) == ("GEM202", "$.component[0].valueQuantity")
     assert account.files[0].accepted == 1
     assert account.files[0].types == {"Patient": 1, "Observation": 0}
+
+
+def test_a_panel_is_not_lost_for_a_component_without_a_unit_that_no_concept_has(fhir, read):
+    panel = fhir.pressure_panel("p", 130, 80, "2010-02-03")
+    del panel["component"][1]["valueQuantity"]["code"], panel["component"][1]["valueQuantity"]["unit"]
+    account, rows, _, _ = read([fhir.patient("p"), panel])
+    assert [(row[1], row[5]) for row in rows] == [("systolic", 130.0)]
+    assert not account.rejects
+
+
+@pytest.mark.parametrize("status", ["unconfirmed", "provisional", "differential"])
+def test_a_suspicion_is_no_diagnosis(fhir, read, status):
+    line = fhir.condition("p", ICD_10, "K76.0", "2010-02-03")
+    line["verificationStatus"] = {"coding": [{"code": status}]}
+    account, rows, _, _ = read([fhir.patient("p"), line])
+    assert rows == []
+    assert account.excluded == {f"Condition: {status}": 1}
+
+
+def test_what_is_dated_after_a_day_is_left_out_of_the_facts_and_counted():
+    day = date(2026, 11, 22)
+    rows = {
+        "person": [
+            {
+                "patient_id": "a",
+                "birth_day": date(1950, 1, 1),
+                "death_day": date(2040, 1, 1),
+                "deceased": True,
+            },
+            {"patient_id": "b", "birth_day": date(2030, 1, 1)},
+        ],
+        "visit": [
+            {"patient_id": "a", "start_day": date(2020, 1, 1), "end_day": date(2028, 6, 1), "finished": True},
+            {"patient_id": "a", "start_day": date(2028, 6, 1), "end_day": date(2028, 6, 2), "finished": True},
+        ],
+        "fact": [
+            {"patient_id": "a", "concept": "x", "day": date(2026, 11, 22), "value": 1.0},
+            {"patient_id": "a", "concept": "x", "day": date(2026, 11, 23), "value": 2.0},
+        ],
+    }
+    with Facts() as facts:
+        for name, values in rows.items():
+            facts.add_rows(name, values)
+        assert facts.leave_out_future(day) == {"fact": 1, "visit": 1, "death": 1, "birth": 1}
+        assert facts.run("SELECT value FROM fact") == [(1.0,)]
+        assert facts.run("SELECT start_day, end_day FROM visit") == [(date(2020, 1, 1), day)]
+        assert facts.run("SELECT death_day, deceased FROM person WHERE patient_id = 'a'") == [(None, True)]
+        assert facts.leave_out_future(day) == {}
 
 
 def test_a_value_without_a_unit_gets_one_only_from_the_sites_mapping(fhir, read):

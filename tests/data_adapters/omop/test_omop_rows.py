@@ -9,7 +9,7 @@ import pytest
 import two_forms as form
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.meaning.site_mapping import SiteMapping
+from gemel.data_adapters.meaning.site_mapping import SiteMapping, load_mapping
 
 HDL, PRESSURE = (form.LOINC, "2085-9"), (form.LOINC, "8480-6")
 DIABETES, E11 = (form.SNOMED, "44054006"), (form.ICD_10, "E11.9")
@@ -375,3 +375,50 @@ def test_the_facts_database_keeps_no_row_of_the_source(tmp_path: Path, programme
         read_omop(folder, programme, facts)
         tables = {name for (name,) in facts.run("SELECT table_name FROM duckdb_tables()")}
     assert tables == {"person", "visit", "fact"}
+
+
+def _unknown_diabetes(folder: Path, **cells: Any) -> Path:
+    """A diagnosis whose standard concept is not in CONCEPT."""
+    tables = _tables()
+    row = {"condition_occurrence_id": 1, "person_id": 1, "condition_concept_id": 201826}
+    tables["condition_occurrence"].append(row | {"condition_start_date": DAY} | cells)
+    return form.write_csv(tables, folder)
+
+
+def test_a_concept_that_the_cdm_does_not_have_is_mapped_by_its_number_or_by_its_source_value(
+    read: Read, tmp_path: Path
+) -> None:
+    folder = _unknown_diabetes(tmp_path / "cdm", condition_source_value="E11.9")
+    _, account = read(folder)
+    assert "concept: it lacks 1 concept ids that condition_occurrence names" in account.unread
+    systems = tmp_path / "systems.toml"
+    systems.write_text('[systems]\n"condition_source_value" = "ICD-10"\n')
+    # What says more than a number is shown.
+    assert [(u.system, u.code) for u in account.unmapped] == [("condition_source_value", "E11.9")]
+    for mapping in (
+        SiteMapping(codes={("concept_id", "201826"): ("diabetes",)}),
+        SiteMapping(codes={("condition_source_value", "E11.9"): ("diabetes",)}),
+        load_mapping(systems),
+    ):
+        rows, account = read(folder, mapping=mapping)
+        assert [row[1] for row in rows["fact"]] == ["diabetes"]
+        assert account.unmapped_total == 0
+
+
+def test_a_mapped_number_holds_instead_of_the_code_in_the_vocabulary(read: Read, tmp_path: Path) -> None:
+    words = form.Vocabulary()
+    tables = _tables(_said(DIABETES), words=words)
+    mapping = SiteMapping(codes={("concept_id", str(words(DIABETES))): ("stroke",)})
+    rows, _ = read(form.write_csv(tables, tmp_path / "cdm"), mapping=mapping)
+    assert [row[1] for row in rows["fact"]] == ["stroke"]
+
+
+def test_of_a_concept_that_the_cdm_does_not_have_the_source_concept_counts(
+    read: Read, tmp_path: Path
+) -> None:
+    tables = _tables(_said(None, E11), _said(None, (form.ICD_10, "Z00")))
+    for row in tables["condition_occurrence"]:
+        row["condition_concept_id"] = 201826
+    rows, account = read(form.write_csv(tables, tmp_path / "cdm"))
+    assert [row[1] for row in rows["fact"]] == ["diabetes"]
+    assert [(u.system, u.code) for u in account.unmapped] == [(form.ICD_10, "Z00")]

@@ -11,6 +11,7 @@ from gemel.core.errors import GemelError
 from gemel.data_adapters.reading.intake import Intake
 from gemel.data_adapters.reading.reader import native_is_built, open_reader
 from gemel.data_adapters.reading.shape import Shape
+from gemel.data_adapters.sources.compression import ReadLimits
 from gemel.data_adapters.sources.files import Block
 
 PATIENT = {"resourceType": "Patient", "id": "p1"}
@@ -287,3 +288,18 @@ def test_what_a_shape_reads_is_typed_for_arrow():
             ("valueInteger", pa.int64()),
         ]
     )
+
+
+def test_a_line_over_the_limit_is_told_as_one_and_not_as_its_stand_in(reader):
+    intake = Intake()
+    block = Block(b'{"resourceType":"Patient","id":"p1"}\n{"\n{"', 1, too_long=(1,))
+    intake.take_in(intake.add_file("a.ndjson"), block, reader.read(block))
+    assert [(reject.line, reject.code) for reject in intake.rejects] == [(2, "GEM201"), (3, "GEM201")]
+    assert intake.rejects[0].reason == f"longer than the limit of {ReadLimits().max_line_bytes:,} bytes"
+    assert "limit" not in intake.rejects[1].reason
+
+
+@pytest.mark.parametrize("line", [b"[" * 9_000, b"[" * 9_000 + b"]" * 9_000])
+def test_a_line_that_is_nested_too_deeply_is_told_without_pythons_words(reader, line):
+    result = read(reader, b'{"resourceType":"Patient","id":"p1","x":' + line + b"}")
+    assert [fault.fault.reason for fault in result.faults] == ["nested too deeply"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from gemel.data_adapters.inputs.read import NO_FURTHER_INPUTS, FurtherInputs, re
 from gemel.data_adapters.meaning.consent import withheld_patients
 from gemel.data_adapters.meaning.facts import Facts
 from gemel.data_adapters.meaning.fhir_facts import read_fhir, require_usable
-from gemel.data_adapters.meaning.opt_out import read_opt_out
+from gemel.data_adapters.meaning.opt_out import OptOutList, read_opt_out
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
 from gemel.data_adapters.omop.read import read_omop
 from gemel.data_adapters.omop.source import is_omop
@@ -78,7 +78,7 @@ def build(
                 Path(source), programme, facts, mapping=mapping, opt_out=opt_out, workers=workers, on=day
             )
         export = None if is_omop(source) else Path(source)
-        inputs = _read_further(
+        inputs, links_unused = _read_further(
             further,
             programme,
             facts,
@@ -90,7 +90,9 @@ def build(
         # A day more: elsewhere it is tomorrow already.
         future = {} if mapping.dates_shifted else facts.leave_out_future(day + timedelta(days=1))
         dataset, counts = assemble(facts, programme, pseudonym_key=pseudonym_key)
-    return dataset, describe(dataset, programme, counts, reading, inputs=inputs, future=future)
+    return dataset, describe(
+        dataset, programme, counts, reading, inputs=inputs, links_unused=links_unused, future=future
+    )
 
 
 def _read_export(
@@ -107,7 +109,7 @@ def _read_export(
     withheld = withheld_patients(export, opt_out=opt_out, on=on, mapping=mapping)
     account = read_fhir(export, programme, facts, mapping=mapping, withheld=withheld, workers=workers)
     require_usable(account)
-    return withheld, fhir_reading(account, _counted(withheld.reasons, account.withheld.patients))
+    return withheld, fhir_reading(account, withheld)
 
 
 def _read_cdm(
@@ -123,18 +125,14 @@ def _read_cdm(
         raise GemelError(
             "GEM241", "The mapping requires consent, and a CDM says of nobody that it was given."
         )
-    withheld: frozenset[str] = frozenset()
-    if opt_out is not None:
-        listed = read_opt_out(opt_out)
-        # A CDM says of no identifier which system it is of: whoever may be meant is out.
-        withheld = listed.ids | {value for _, value in listed.identifiers}
-    account = read_omop(source, programme, facts, mapping=mapping, withheld=withheld)
+    listed = read_opt_out(opt_out) if opt_out is not None else OptOutList()
+    account = read_omop(source, programme, facts, mapping=mapping, withheld=listed)
     if not account.patients:
         raise GemelError(
             "GEM205",
             f"No usable row in PERSON; rejects: {account.rejects_by_code}; withheld: {account.withheld}.",
         )
-    return withheld, omop_reading(account, _counted({}, account.withheld))
+    return listed.ids | {value for _, value in listed.identifiers}, omop_reading(account)
 
 
 def _read_further(
@@ -146,10 +144,13 @@ def _read_further(
     mapping: SiteMapping,
     withheld: Container[str],
     pseudonym_key: bytes,
-) -> list[InputCard]:
-    """Add what the further inputs say, and write the index of the images that are kept, by pseudonym."""
+) -> tuple[list[InputCard], Sequence[str]]:
+    """Add what the further inputs say, and write the index of the images that are kept, by pseudonym.
+
+    Gives a card an input, and the rows of the link tables that no input is called by.
+    """
     if not further.paths:
-        return []
+        return [], ()
     links = load_links(*further.tables, export=export, subject_is_patient=further.subject_is_patient)
     cards, images = [], []
     for path in further.paths:
@@ -168,10 +169,4 @@ def _read_further(
         ]
     if further.images is not None and images:
         pq.write_table(image_table(images), further.images / "images.parquet")
-    return cards
-
-
-def _counted(reasons: Mapping[str, int], patients: int) -> dict[str, int]:
-    """The withheld by reason; those for whom no reason is told count as without permission."""
-    rest = patients - sum(reasons.values())
-    return dict(reasons) | ({"without a permission": rest} if rest > 0 else {})
+    return cards, links.unused()

@@ -15,13 +15,15 @@ from gemel.core.series import Series
 from gemel.data_adapters.dataset.cohort import CohortCounts
 from gemel.data_adapters.inputs.account import InputAccount
 from gemel.data_adapters.meaning.account import FactsAccount
+from gemel.data_adapters.meaning.consent import OPTED_OUT, Withheld
 from gemel.data_adapters.omop.account import OmopAccount
-from gemel.data_adapters.reading.intake import FileCount
+from gemel.data_adapters.reading.intake import FileCount, Reject
 
 _EVENTS = {"occurred": OCCURRED, "censored": CENSORED, "prevalent": PREVALENT}
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _LOOKED_AT = 1 << 22
 _SHOWN_CODES = 50
+_NAMED = 100
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,13 +57,25 @@ class SeriesCard(msgspec.Struct, frozen=True, kw_only=True):
     values: Distribution
 
 
+class Rejected(msgspec.Struct, frozen=True):
+    """One rejected line, row or item: where it stands (a line, a row after the header, an entry; "" is all of the file)."""
+
+    file: str
+    place: str
+    code: str
+    reason: str
+
+
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the source's lines (FHIR) or rows (OMOP).
 
     Attributes:
         source: "FHIR R4", "OMOP CDM v5.4" or the like.
         withheld: Patients without consent, or who opted out, by reason; nothing else of them is counted anywhere.
-        files: Read, accepted, rejected by file; `rejects` by code.
+        consents_of_nobody: Consents that name no patient, readable or not: denials that are perhaps lost.
+        opt_out_unmatched: Entries of the opt-out list that name nobody: these people are perhaps still in.
+            `opt_out_unmatched_lines`: the lines of the list on which the first 100 of them stand.
+        files: Read, accepted, rejected by file; `rejects` by code; `rejected` the first 100 of them.
         excluded_resources: Accepted lines that do not count, as "Type: reason"; `superseded` older versions by type.
         orphans: Accepted lines whose patient is not in the source, by type.
         values, bounds, implausible, absent: Statements used, those of them that are a bound ("<5"), and those left out
@@ -74,8 +88,12 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     withheld: dict[str, int]
+    consents_of_nobody: int = 0
+    opt_out_unmatched: int = 0
+    opt_out_unmatched_lines: list[int] = []
     files: list[FileCount]
     rejects: dict[str, int]
+    rejected: list[Rejected] = []
     excluded_resources: dict[str, int]
     superseded: dict[str, int]
     orphans: dict[str, int]
@@ -97,7 +115,7 @@ class InputCard(msgspec.Struct, frozen=True, kw_only=True):
         input: Its name.
         items: Items by kind of file and outcome, as "vcf: used"; `files_rejected` whole files at fault.
         facts: Facts added, by concept.
-        rejects: Rejected items and files, as "code: reason".
+        rejects: Rejected items and files, as "code: reason"; `rejected` the first 100 of them, whole files first.
         unread: Entries of no known kind, as "name: reason".
         images: Volumes that were kept.
     """
@@ -107,6 +125,7 @@ class InputCard(msgspec.Struct, frozen=True, kw_only=True):
     files_rejected: int
     facts: dict[str, int]
     rejects: dict[str, int]
+    rejected: list[Rejected] = []
     unread: list[str]
     images: int
 
@@ -122,6 +141,8 @@ class DatasetCard(Reading, frozen=True, kw_only=True):
         distributions: By feature and by target (but series).
         series: By feature or target.
         inputs: Images, wearables, genomes and so on, each on its own.
+        links_unused: Rows of the link tables that no input is called by, as "table:line"; the first 100.
+        links_unused_total: How many there are.
         future: Statements left out because they are dated after the day of the build ("fact", "visit", "death",
             "birth"); where dates were moved to hide them, the mapping says `dates_shifted`.
     """
@@ -137,6 +158,8 @@ class DatasetCard(Reading, frozen=True, kw_only=True):
     distributions: dict[str, Distribution]
     series: dict[str, SeriesCard]
     inputs: list[InputCard]
+    links_unused: list[str] = []
+    links_unused_total: int = 0
     future: dict[str, int]
 
 
@@ -147,6 +170,7 @@ def describe(
     reading: Reading,
     *,
     inputs: Sequence[InputCard] = (),
+    links_unused: Sequence[str] = (),
     future: dict[str, int],
 ) -> DatasetCard:
     """The card of a data set that was built from a source."""
@@ -172,6 +196,8 @@ def describe(
         },
         series={name: _series_card(series) for name, series in dataset.series.items()},
         inputs=list(inputs),
+        links_unused=list(links_unused[:_NAMED]),
+        links_unused_total=len(links_unused),
         future=future,
     )
 
@@ -188,18 +214,28 @@ def describe_input(name: str, account: InputAccount) -> InputCard:
         files_rejected=account.files_rejected,
         facts=dict(sorted(account.facts.items())),
         rejects={f"{code}: {reason}": n for (code, reason), n in sorted(account.reasons.items())},
+        rejected=[
+            Rejected(one.file, one.place, one.code, one.reason)
+            for one in sorted(account.rejects, key=lambda one: one.place != "")[:_NAMED]
+        ],
         unread=account.unread,
         images=len(account.images),
     )
 
 
-def fhir_reading(account: FactsAccount, withheld: dict[str, int]) -> Reading:
+def fhir_reading(account: FactsAccount, withheld: Withheld) -> Reading:
     """The account of a FHIR export, as far as a card shows it."""
+    # Those for whom no reason is told are without the permission that the site's mapping requires.
+    rest = account.withheld.patients - sum(withheld.reasons.values())
     return Reading(
         source=f"FHIR {account.fhir_version}",
-        withheld=withheld,
+        withheld=dict(withheld.reasons) | ({"without a permission": rest} if rest > 0 else {}),
+        consents_of_nobody=withheld.nobody,
+        opt_out_unmatched=withheld.unmatched,
+        opt_out_unmatched_lines=list(withheld.unmatched_lines),
         files=account.files,
         rejects=account.rejects_by_code,
+        rejected=_rejected(account.rejects),
         excluded_resources=account.excluded,
         superseded=account.superseded,
         orphans=account.orphans,
@@ -215,13 +251,16 @@ def fhir_reading(account: FactsAccount, withheld: dict[str, int]) -> Reading:
     )
 
 
-def omop_reading(account: OmopAccount, withheld: dict[str, int]) -> Reading:
+def omop_reading(account: OmopAccount) -> Reading:
     """The account of a CDM, as far as a card shows it."""
     return Reading(
         source=f"OMOP CDM {account.cdm_version}".rstrip(),
-        withheld=withheld,
+        withheld={OPTED_OUT: account.withheld} if account.withheld else {},
+        opt_out_unmatched=account.opt_out_unmatched,
+        opt_out_unmatched_lines=account.opt_out_unmatched_lines,
         files=account.files,
         rejects=account.rejects_by_code,
+        rejected=_rejected(account.rejects),
         excluded_resources=account.excluded,
         superseded=account.superseded,
         orphans=account.orphans,
@@ -235,6 +274,19 @@ def omop_reading(account: OmopAccount, withheld: dict[str, int]) -> Reading:
         partial_dates=account.partial_dates,
         unread=account.unread,
     )
+
+
+def _rejected(rejects: Sequence[Reject]) -> list[Rejected]:
+    """The first rejected lines or rows, without what they say of anybody."""
+    return [
+        Rejected(
+            one.file,
+            one.place or str(one.line),
+            one.code,
+            f"{one.resource_type or ''} {one.path}".strip() + f": {one.reason}",
+        )
+        for one in rejects[:_NAMED]
+    ]
 
 
 def _coverage(columns: dict[str, NDArray[np.float32]]) -> dict[str, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, time
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from gemel.data_adapters.reading.intake import Fault
 FIRST_YEAR, LAST_YEAR = 1850, 2299
 _BATCH_ROWS = 65_536
 _MIDNIGHT = time()
+_NO_SPELLINGS: Mapping[str, str] = MappingProxyType({})
 
 
 class FactWriter:
@@ -51,7 +53,7 @@ class FactWriter:
         rows = facts.run("SELECT DISTINCT patient_id FROM person WHERE patient_id IS NOT NULL")
         self._people = frozenset(str(row[0]) for row in rows)
         self._columns: dict[str, list[Any]] = {name: [] for name in FACT.names}
-        self._conversions: dict[tuple[str, str], Conversion | Fault] = {}
+        self._conversions: dict[tuple[str, str, str], Conversion | Fault] = {}
         self._file = FileAccount("", "")
         self._part = InputAccount()
 
@@ -126,9 +128,18 @@ class FactWriter:
         found = self._conversion(concept, unit)
         return found if isinstance(found, Fault) else None
 
-    def convert(self, concept: Concept, value: float, unit: str) -> float | Fault:
-        """A value in the concept's unit and within its bounds, or why it is none."""
-        conversion = self._conversion(concept, unit)
+    def convert(
+        self, concept: Concept, value: float, unit: str, *, spellings: Mapping[str, str] = _NO_SPELLINGS
+    ) -> float | Fault:
+        """A value in the concept's unit and within its bounds, or why it is none.
+
+        Args:
+            concept: Of what it is a value.
+            value: The number.
+            unit: As it was recorded.
+            spellings: What this kind of input writes for a unit, and its UCUM; the site's own words come first.
+        """
+        conversion = self._conversion(concept, unit, spellings)
         if isinstance(conversion, Fault):
             return conversion
         converted = conversion(value)
@@ -136,19 +147,24 @@ class FactWriter:
             return Fault("GEM206", "", f"outside the plausible bounds of {concept.name}")
         return converted
 
-    def _conversion(self, concept: Concept, unit: str) -> Conversion | Fault:
-        key = (concept.name, unit)
+    def _conversion(
+        self, concept: Concept, unit: str, spellings: Mapping[str, str] = _NO_SPELLINGS
+    ) -> Conversion | Fault:
+        key = (concept.name, unit, spellings.get(unit, ""))
         if key not in self._conversions:
-            self._conversions[key] = self._find_conversion(concept, unit)
+            self._conversions[key] = self._find_conversion(concept, unit, spellings)
         return self._conversions[key]
 
-    def _find_conversion(self, concept: Concept, unit: str) -> Conversion | Fault:
+    def _find_conversion(
+        self, concept: Concept, unit: str, spellings: Mapping[str, str]
+    ) -> Conversion | Fault:
         if concept.unit is None:
             return Fault("GEM203", "", f"{concept.name} has no unit: it takes no values")
         unit = unit or self._mapping.default_unit(concept.name) or ""
         if not unit:
             return Fault("GEM202", "", f"a value without a unit ({concept.name})")
-        found = find_conversion(unit, concept, aliases=self._mapping.aliases(concept.name))
+        aliases = {**spellings, **self._mapping.aliases(concept.name)}
+        found = find_conversion(unit, concept, aliases=aliases)
         if found is None:
             return Fault("GEM203", "", f"{unit!r} cannot become {concept.unit} ({concept.name})")
         return found

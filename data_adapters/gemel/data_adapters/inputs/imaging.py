@@ -168,7 +168,7 @@ def _segment(
     writer: FactWriter,
 ) -> None:
     """One segment as a fact: of the concept that the site's table gives its label, else of its code's."""
-    named = writer.concepts.get(links.labels.get(label, ""))
+    named = writer.concepts.get(links.find_label(label) or "")
     concepts = (named,) if named is not None else writer.index.find(*code) if code is not None else ()
     # A code such as "neoplasm" stands for a diagnosis too; only what is measured in millilitres is a volume.
     concepts = tuple(concept for concept in concepts if writer.unit_fault(concept, _ML) is None)
@@ -190,7 +190,7 @@ def _image(volume: Volume, link: Link, links: Links, writer: FactWriter, images:
     if images is not None:
         row = {
             "patient_id": link.patient,
-            "concept": links.modalities.get(volume.modality),
+            "concept": links.find_modality(volume.modality),
             "day": volume.day,
             "path": save(volume, images),
             "modality": volume.modality,

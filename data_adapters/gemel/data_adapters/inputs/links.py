@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -55,6 +55,8 @@ class Links:
         labels: Concepts of the labels of segmentations, by label.
         modalities: Concepts of whole volumes, by DICOM modality.
         subject_is_patient: Whether a subject, sample or file without a link is itself called as its patient is.
+        places: The rows of the tables ("table:line") that say something of a column's key, by (column, key).
+        asked: The (column, key) that an input was found by; it grows while inputs are read.
     """
 
     subjects: Mapping[str, Link] = field(default_factory=dict)
@@ -66,32 +68,56 @@ class Links:
     labels: Mapping[str, str] = field(default_factory=dict)
     modalities: Mapping[str, str] = field(default_factory=dict)
     subject_is_patient: bool = False
+    places: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    asked: set[tuple[str, str]] = field(default_factory=set)
+
+    def unused(self) -> tuple[str, ...]:
+        """The rows of the tables by which no input was found, as "table:line": typing errors, perhaps."""
+        used = {place for key in self.asked for place in self.places.get(key, ())}
+        rows = dict.fromkeys(place for places in self.places.values() for place in places)
+        return tuple(place for place in rows if place not in used)
 
     def find_subject(self, *names: str) -> Link | None:
         """The link of the first name that has one (a subject's, or its file's or folder's)."""
-        return self._find((self.subjects, self.files), names)
+        return self._find({"subject": self.subjects, "file": self.files}, names)
 
     def find_sample(self, name: str) -> Link | None:
         """The link of a VCF's sample."""
-        return self._find((self.samples, self.subjects), (name,))
+        return self._find({"sample": self.samples, "subject": self.subjects}, (name,))
 
     def find_file(self, name: str) -> Link | None:
         """The link of a file, by its path within the input or by its name alone."""
-        return self.files.get(name) or self.files.get(name.rpartition("/")[2])
+        names = (name, name.rpartition("/")[2])
+        return next((self.files[key] for key in names if self._has("file", self.files, key)), None)
+
+    def find_label(self, label: str) -> str | None:
+        """The name of the concept of a segmentation's label."""
+        return self.labels[label] if self._has("label", self.labels, label) else None
+
+    def find_modality(self, modality: str) -> str | None:
+        """The name of the concept of whole volumes of a modality."""
+        return self.modalities[modality] if self._has("modality", self.modalities, modality) else None
 
     def find_series(self, series_uid: str, study_uid: str = "") -> SeriesLink | None:
         """Whose an image series is: by the link table, else by the export's ImagingStudies."""
-        by_table = self.series.get(series_uid)
-        if by_table is not None:
+        if self._has("series_uid", self.series, series_uid):
+            by_table = self.series[series_uid]
             return SeriesLink(by_table.patient, by_table.day)
         if series_uid in self.imaging_series:
             return self.imaging_series[series_uid]
         return self.imaging_studies.get(study_uid)
 
-    def _find(self, tables: Iterable[Mapping[str, Link]], names: tuple[str, ...]) -> Link | None:
+    def _has(self, column: str, table: Mapping[str, object], key: str) -> bool:
+        """Whether a table has a key; it is noted as found."""
+        if key not in table:
+            return False
+        self.asked.add((column, key))
+        return True
+
+    def _find(self, tables: Mapping[str, Mapping[str, Link]], names: tuple[str, ...]) -> Link | None:
         for name in names:
-            for table in tables:
-                if name in table:
+            for column, table in tables.items():
+                if self._has(column, table, name):
                     return table[name]
         return Link(names[0]) if self.subject_is_patient and names else None
 
@@ -119,13 +145,18 @@ def load_links(*tables: Path, export: Path | None = None, subject_is_patient: bo
     """
     maps: dict[str, dict[str, Link]] = {key: {} for key in _KEYS}
     concepts: dict[str, dict[str, str]] = {"label": {}, "modality": {}}
+    places: dict[tuple[str, str], tuple[str, ...]] = {}
     for table in tables:
         for line, row in _rows(table):
+            place = f"{table.name}:{line}"
             if "concept" in row:
                 key = "label" if "label" in row else "modality"
-                _put(concepts[key], row[key], row["concept"], f"{table.name}:{line}")
+                _put(concepts[key], row[key], row["concept"], place)
             else:
-                _add_row(maps, row, f"{table.name}:{line}")
+                _add_row(maps, row, place)
+            for column in (*_KEYS, "label", "modality"):
+                if row.get(column):
+                    places[column, row[column]] = (*places.get((column, row[column]), ()), place)
     series, studies = imaging_studies(export) if export is not None else ({}, {})
     return Links(
         subjects=maps["subject"],
@@ -137,6 +168,7 @@ def load_links(*tables: Path, export: Path | None = None, subject_is_patient: bo
         labels=concepts["label"],
         modalities=concepts["modality"],
         subject_is_patient=subject_is_patient,
+        places=places,
     )
 
 

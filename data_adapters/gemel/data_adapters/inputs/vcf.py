@@ -33,6 +33,7 @@ _ASSEMBLY_NAMES = {
 }
 _FILE_DATE = re.compile(r"^##fileDate=\"?(\d{4})-?(\d{2})-?(\d{2})\b", flags=re.MULTILINE)
 _REFERENCE = re.compile(r"^##(?:reference|contig)=.*$", flags=re.MULTILINE)
+_SILENT = 0  # HTS_LOG_OFF
 _BGZF = b"\x1f\x8b\x08\x04"
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 # The order of SnpEff's ANN is fixed by its standard (version 1.0, 2015); VEP's is in the header.
@@ -102,6 +103,8 @@ def read_vcf(
     with writer.file(name, "vcf"):
         _check_end(path)
         library = load_package("cyvcf2", "genomics")
+        # htslib writes what it minds to stderr, with names of samples in it: its messages stay inside.
+        library.cyvcf2.set_htslib_log_level(_SILENT)
         try:
             reader = library.VCF(str(path.resolve()))
         except Exception as error:  # a bare one, too, where the header cannot be parsed

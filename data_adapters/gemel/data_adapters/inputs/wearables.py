@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from importlib.resources import files
 from typing import Literal
@@ -46,13 +47,22 @@ UNITS = {
 
 
 class WearableKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One thing that wearables record: its names there, its LOINC code, how records become a fact."""
+    """One thing that wearables record: its names there, its LOINC code, how records become a fact.
+
+    `units` are the spellings that mean something else for it than for others, and their UCUM.
+    """
 
     loinc: str
     rule: Rule
     mark: str
     apple: str = ""
     omh: dict[str, str] = {}
+    units: dict[str, str] = {}
+
+    @property
+    def spellings(self) -> Mapping[str, str]:
+        """What wearables write for a unit, and its UCUM."""
+        return UNITS | self.units
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,6 +89,7 @@ class Recording:
         self._writer = writer
         self._link = link
         self._blocked = writer.whose(link)
+        self._kinds: dict[str, WearableKind] = {}
         self._totals: dict[tuple[str, date], dict[str, tuple[float, str, int]]] = defaultdict(dict)
         self._nights: dict[tuple[str, date], list[tuple[datetime, datetime]]] = defaultdict(list)
 
@@ -105,6 +116,7 @@ class Recording:
         if fault is not None or start is None:
             self._writer.reject(place, fault or Fault("GEM210", "", "no time"))
             return
+        self._kinds[kind.loinc] = kind
         night = ((end or start) + _EVENING).date()
         if kind.rule == "night_total" and value is None:
             self._nights[kind.loinc, night].append((start, end or start))
@@ -114,7 +126,7 @@ class Recording:
             day = night if kind.rule == "night_total" else start.date()
             self._take_part(kind, place, value, unit, day, source)
         else:
-            self._take_point(concepts, place, value, unit, start)
+            self._take_point(kind, concepts, place, value, unit, start)
 
     def finish(self) -> None:
         """Write the totals of days and nights."""
@@ -130,9 +142,15 @@ class Recording:
         self._nights.clear()
 
     def _take_point(
-        self, concepts: tuple[Concept, ...], place: str, value: float, unit: str, at: datetime
+        self,
+        kind: WearableKind,
+        concepts: tuple[Concept, ...],
+        place: str,
+        value: float,
+        unit: str,
+        at: datetime,
     ) -> None:
-        values = [(c, self._writer.convert(c, value, UNITS.get(unit, unit))) for c in concepts]
+        values = [(c, self._writer.convert(c, value, unit, spellings=kind.spellings)) for c in concepts]
         faults = [found for _, found in values if isinstance(found, Fault)]
         if faults or self._link is None:
             self._writer.reject(place, faults[0])
@@ -158,7 +176,8 @@ class Recording:
     def _total(self, loinc: str, day: date, value: float, unit: str, items: int) -> None:
         """Write one total of `items` records."""
         concepts = self._writer.index.find(LOINC, loinc)
-        values = [(c, self._writer.convert(c, value, UNITS.get(unit, unit))) for c in concepts]
+        spellings = self._kinds[loinc].spellings
+        values = [(c, self._writer.convert(c, value, unit, spellings=spellings)) for c in concepts]
         faults = [found for _, found in values if isinstance(found, Fault)]
         if faults or self._link is None:
             # The records are well formed; it is their total that cannot be.

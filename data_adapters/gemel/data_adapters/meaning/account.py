@@ -28,6 +28,21 @@ class UnitProblem(msgspec.Struct, frozen=True):
     unit: str
     count: int
     example: str
+    reason: str = ""
+
+    @property
+    def is_no_quantity(self) -> bool:
+        """Whether a text or a number stands where a quantity belongs: no mapping can give it a unit."""
+        return needs_quantity(self.reason)
+
+
+def needs_quantity(reason: str) -> bool:
+    """Whether a fault's reason says that the value is no quantity.
+
+    >>> needs_quantity("valueString has no unit: weight needs a valueQuantity")
+    True
+    """
+    return reason.endswith(" needs a valueQuantity")
 
 
 class ConceptFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from gemel.core.errors import GemelError
 from gemel.core.programme import Programme
 from gemel.data_adapters.meaning.code_systems import is_child, standard_code, standard_system
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping, split_token
+from gemel.data_adapters.meaning.units import find_conversion
 
 
 class ConceptIndex:
@@ -18,7 +19,8 @@ class ConceptIndex:
     What the site's mapping says of a code or a text holds alone: so a site can also correct a code that it misuses.
 
     Raises:
-        GemelError: GEM241 when the mapping names a concept that neither the programme nor the library has.
+        GemelError: GEM241 when the mapping names a concept that neither the programme nor the library has, or gives
+            its values a unit that cannot become the concept's.
     """
 
     def __init__(self, programme: Programme, mapping: SiteMapping = NO_MAPPING) -> None:
@@ -35,6 +37,7 @@ class ConceptIndex:
                 if code.prefix:
                     self._prefixes[system].append((written, concept))
         self._refuse_unknown_concepts()
+        self._refuse_wrong_units()
 
     def find(self, system: str, code: str) -> tuple[Concept, ...]:
         """The concepts of a code, in the programme's order; none when neither mapping nor programme knows it."""
@@ -79,4 +82,16 @@ class ConceptIndex:
                 raise GemelError(
                     "GEM241",
                     f"{place}: there is no concept {name!r}. This programme has {', '.join(sorted(self._concepts))}.",
+                )
+
+    def _refuse_wrong_units(self) -> None:
+        for place, name, unit in self._mapping.concept_unit_entries():
+            concept = self._concepts.get(name) or load_concepts()[name]
+            if concept.unit is None:
+                raise GemelError("GEM241", f"{place}: {name} is not measured: it has no unit.")
+            # Units of one entry may be spelt as another explains them.
+            if find_conversion(unit, concept, aliases=self._mapping.aliases(name)) is None:
+                raise GemelError(
+                    "GEM241",
+                    f"{place}: {unit!r} cannot become {concept.unit}, the unit of {name} ({concept.title}).",
                 )

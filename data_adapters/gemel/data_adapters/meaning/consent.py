@@ -24,7 +24,7 @@ from gemel.data_adapters.meaning.consent_rules import (
     Verdict,
     judge_consent,
 )
-from gemel.data_adapters.meaning.opt_out import OptOutList, read_opt_out
+from gemel.data_adapters.meaning.opt_out import Entry, OptOutList, read_opt_out
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
 from gemel.data_adapters.reading.json_line import NOT_JSON, RepeatedKeyError, check_line
 from gemel.data_adapters.sources.files import open_export, read_blocks
@@ -50,6 +50,7 @@ class Withheld:
         unread: Lines that are a Consent and cannot be read; the patients whom they name are withheld.
         nobody: Consents that name no patient of the export, or cannot be attributed to one.
         unmatched: Entries of the opt-out list that name no patient of the export: typing errors, perhaps.
+        unmatched_lines: The lines of the list on which the first 100 of them stand.
     """
 
     ids: frozenset[str] = frozenset()
@@ -59,6 +60,7 @@ class Withheld:
     unread: int = 0
     nobody: int = 0
     unmatched: int = 0
+    unmatched_lines: tuple[int, ...] = ()
 
     def __contains__(self, patient_id: object) -> bool:
         """Whether a patient is withheld."""
@@ -91,13 +93,13 @@ def withheld_patients(
     Raises:
         GemelError: GEM208 when the export cannot be read; GEM244 when the opt-out list cannot.
     """
-    listed = read_opt_out(opt_out) if opt_out is not None else OptOutList(frozenset(), frozenset())
+    listed = read_opt_out(opt_out) if opt_out is not None else OptOutList()
     book = _ConsentBook()
     for line in _lines_of(export, b"Consent"):
         book.take(line)
     verdicts, logical = book.verdicts(on)
     matched: set[str] = set()
-    unmatched = len(listed)
+    unmatched, unmatched_lines = len(listed), listed.lines_without(matched)
     nobody = book.unattributed
     if opt_out is not None or logical:
         patients = _Patients(listed, logical)
@@ -108,6 +110,7 @@ def withheld_patients(
                 verdicts[patient_id] += says
             nobody += 0 if key in patients.identified else len(says)
         matched, unmatched = patients.opted_out, patients.unmatched
+        unmatched_lines = listed.lines_without(patients.matched)
     reasons = {patient_id: reason for patient_id, says in verdicts.items() if (reason := _reason(says))}
     reasons |= dict.fromkeys(matched, OPTED_OUT)
     only = None
@@ -122,6 +125,7 @@ def withheld_patients(
         unread=book.unread,
         nobody=nobody,
         unmatched=unmatched,
+        unmatched_lines=unmatched_lines,
     )
 
 
@@ -232,7 +236,7 @@ class _Patients:
     def __init__(self, listed: OptOutList, logical: Mapping[tuple[str, str], object]) -> None:
         self._listed = listed
         self._logical = logical
-        self._matched: set[str | tuple[str, str]] = set()
+        self.matched: set[Entry] = set()
         self.opted_out: set[str] = set()
         self.identified: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 
@@ -245,11 +249,11 @@ class _Patients:
         if patient.resourceType != "Patient" or not patient.id:
             return
         keys = _identifiers(patient.identifier)
-        named: set[str | tuple[str, str]] = set()
-        named |= {patient.id, *(value for _, value in keys)} & self._listed.ids
+        named: set[Entry] = set()
+        named |= {patient.id, f"urn:uuid:{patient.id}", *(value for _, value in keys)} & self._listed.ids
         named |= keys & self._listed.identifiers
         if named:
-            self._matched |= named
+            self.matched |= named
             self.opted_out.add(patient.id)
         for key in keys & self._logical.keys():
             self.identified[key].add(patient.id)
@@ -257,7 +261,7 @@ class _Patients:
     @property
     def unmatched(self) -> int:
         """Entries of the list that no patient matched."""
-        return len(self._listed) - len(self._matched)
+        return len(self._listed) - len(self.matched)
 
 
 def _identifiers(content: Any) -> set[tuple[str, str]]:

@@ -23,6 +23,7 @@ from gemel.data_adapters.meaning.account import (
     WithheldLines,
 )
 from gemel.data_adapters.meaning.arrow_values import column, scalar
+from gemel.data_adapters.meaning.concepts import ConceptIndex
 from gemel.data_adapters.meaning.consent import NOBODY, Withheld
 from gemel.data_adapters.meaning.elements import fact_shapes
 from gemel.data_adapters.meaning.facts import MEMORY_LIMIT, READING_LIMIT, Facts
@@ -82,9 +83,11 @@ def read_fhir(
         on_block: Called with each block after it was read.
 
     Raises:
-        GemelError: GEM208 when the export cannot be read. Lines at fault are in the account, not raised; whether the
+        GemelError: GEM208 when the export cannot be read, GEM241 when the mapping does not fit. Lines at fault are in the account, not raised; whether the
             export may be used at all is for `require_usable` to say.
     """
+    if programme is not None:
+        ConceptIndex(programme, mapping)  # A mapping that cannot hold is refused before anything is opened.
     settings = (mapping, withheld, workers, on_block is not None)
     with _Reading(export, programme, facts, *settings) as reading, WaitingLines() as waiting:
         deleted = set(deletions(export)) if _has_deletions(export) else set()
@@ -496,6 +499,6 @@ def _unit_problems(tallies: Tallies, intake: Intake) -> list[UnitProblem]:
         first.setdefault((reject.code, reject.reason), f"{reject.file}:{reject.place or reject.line}")
     most = sorted(tallies.unit_problems.items(), key=lambda item: (-item[1], item[0]))[:MOST_FREQUENT]
     return [
-        UnitProblem(code, concept, unit, number, first.get((code, reason), ""))
+        UnitProblem(code, concept, unit, number, first.get((code, reason), ""), reason)
         for (code, concept, unit, reason), number in most
     ]

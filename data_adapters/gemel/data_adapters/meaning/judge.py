@@ -148,12 +148,12 @@ class Judge:
         self._count_lines(judged, checks, rules.dates)
         self._set_aside(judged, batch)
         mapped = self._map_codes(judged)
-        problems = list(self._without_unit(mapped)) if rules.is_measured else []
         if mapped:
             self._run(_MAPPED)
             self._decide_units(judged)
-            if rules.is_measured:
-                problems += self._unit_problems()
+        problems = list(self._without_unit(mapped)) if rules.is_measured else []
+        if mapped and rules.is_measured:
+            problems += self._unit_problems()
         if problems:
             self._reject(judged, problems)
         if mapped:

@@ -70,8 +70,18 @@ def _text(path: Path) -> str:
         if path.stat().st_size > _MAX_BYTES:
             raise GemelError("GEM240", f"{path.name} is larger than {_MAX_BYTES} bytes: no mapping is.")
         return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise GemelError("GEM240", f"{path.name} cannot be read: {error}.") from error
+    except OSError as error:
+        raise GemelError(
+            "GEM240",
+            f"The mapping {path} cannot be read: {error.strerror}.",
+            hint="Check the path: a mapping is a TOML file, or a FHIR ConceptMap in JSON.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise GemelError(
+            "GEM240",
+            f"The mapping {path} cannot be read: it is not UTF-8 at byte {error.start}.",
+            hint="Save the file as UTF-8.",
+        ) from error
 
 
 class _Places:

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 
 from gemel.core.concepts import Concept
 from gemel.core.programme import Programme
+from gemel.data_adapters.meaning.account import needs_quantity
 from gemel.data_adapters.meaning.code_systems import named_system, standard_code
 from gemel.data_adapters.meaning.concepts import ConceptIndex
+from gemel.data_adapters.meaning.mapping_entries import GENDERS
 from gemel.data_adapters.meaning.units import COMMON_ALIASES, COUNT_ALIASES, find_conversion
 
 MAX_SUGGESTED = 500
@@ -27,6 +29,7 @@ def suggest(
     programme: Programme,
     *,
     displays: Mapping[tuple[str, str], str] | None = None,
+    genders: Mapping[str, int] | None = None,
 ) -> str:
     """A mapping file in TOML, every entry a comment until somebody has looked at it.
 
@@ -35,10 +38,12 @@ def suggest(
         unit_problems: Values refused for their unit, by (code of the fault, concept, unit, reason), with how often.
         programme: The programme whose concepts are wanted.
         displays: What records call the codes, where they do.
+        genders: Gender codes for which Patients are rejected, with how often.
 
     Returns:
         The file: codes most frequent first with candidates (never guesses: the same code under another name of its
-        system, or a display that is the concept's title), then unit spellings and missing units by concept.
+        system, or a display that is the concept's title), then unit spellings and missing units by concept, then
+        genders.
     """
     index = ConceptIndex(programme)
     concepts = ", ".join(concept.name for concept in programme.concepts)
@@ -53,6 +58,10 @@ def suggest(
     if len(known) > MAX_SUGGESTED:
         lines.append(f"# ... and {len(known) - MAX_SUGGESTED} codes more, each less frequent.")
     lines += _unit_lines(unit_problems, programme)
+    coded = {code: number for code, number in (genders or {}).items() if code}
+    if coded:
+        lines += ["", f"[genders]  # each is one of {', '.join(GENDERS)}"]
+        lines += [f'# {_quoted(code)} = "?"  # {number} Patients' for code, number in coded.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -90,8 +99,11 @@ def _unit_lines(unit_problems: Mapping[tuple[str, str, str, str], int], programm
     units = {concept.name: concept.unit for concept in programme.concepts if concept.unit is not None}
     spellings: defaultdict[str, dict[str, int]] = defaultdict(dict)
     missing: defaultdict[str, int] = defaultdict(int)
-    for (_, name, unit, _), number in unit_problems.items():
-        if name in units and unit:
+    texts: defaultdict[str, int] = defaultdict(int)
+    for (_, name, unit, reason), number in unit_problems.items():
+        if needs_quantity(reason):
+            texts[name] += number
+        elif name in units and unit:
             spellings[name][unit] = spellings[name].get(unit, 0) + number
         elif name in units:
             missing[name] += number
@@ -105,6 +117,11 @@ def _unit_lines(unit_problems: Mapping[tuple[str, str, str, str], int], programm
         lines += ["", "[default_units]  # of values without a unit: only if you know that all have the same"]
         for name in sorted(missing, key=lambda name: (-missing[name], name)):
             lines.append(f'# {name} = "?"  # {missing[name]} times; the concept\'s unit is {units[name]}')
+    for name in sorted(texts, key=lambda name: (-texts[name], name)):
+        lines += [
+            "",
+            f"# {name}: {texts[name]} values are texts or bare integers. No mapping can make them quantities.",
+        ]
     return lines
 
 

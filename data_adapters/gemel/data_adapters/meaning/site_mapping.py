@@ -130,6 +130,15 @@ class SiteMapping:
             if "|" not in name:
                 yield self.place("default_units", name), name
 
+    def concept_unit_entries(self) -> Iterator[tuple[str, str, str]]:
+        """The units that the mapping gives to values of a concept: the place of the entry, the concept, the unit."""
+        for name, unit in self.default_units.items():
+            if "|" not in name:
+                yield self.place("default_units", name), name, unit
+        for name, units in self.concept_units.items():
+            for spelling, unit in units.items():
+                yield self.place(name, spelling), name, unit
+
     def place(self, section: str, key: str) -> str:
         """Where an entry stands, for messages."""
         return self.places.get((section, key), f"the mapping's {section} {key!r}")

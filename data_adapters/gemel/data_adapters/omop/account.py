@@ -31,12 +31,15 @@ class OmopAccount(msgspec.Struct, kw_only=True):
     Attributes:
         cdm_version: As CDM_SOURCE says; "" when it says nothing.
         files: Rows read, accepted and rejected of each table, in the order of reading.
-        unread: Files that are no table of facts, and tables that are not there, as "name: reason".
+        unread: Files that are no table of facts, tables that are not there, and the vocabulary where it lacks concepts
+            that rows name, as "name: reason".
         rejects: The first 1000 rejected rows; `line` is the row after the header, from 1. `rejects_by_code` has all.
         excluded: Accepted rows that say nothing usable, as "table: reason".
         superseded: Rows that repeat another row in all that is read, by table.
         orphans: Accepted rows whose person is not in PERSON (or was rejected), by table.
         patients: Persons accepted and not withheld; `withheld` persons whose rows no further step saw.
+        opt_out_unmatched: Entries of an opt-out list that name nobody in PERSON; `opt_out_unmatched_lines` the lines of
+            the list on which the first 100 of them stand.
         values: Usable values or statements, by concept; `people` the persons with any.
         bounds: Of the values, those that are a bound ("<5").
         implausible, absent: Values left out, by concept: outside the bounds, or with no number.
@@ -57,6 +60,8 @@ class OmopAccount(msgspec.Struct, kw_only=True):
     orphans: dict[str, int] = {}
     patients: int = 0
     withheld: int = 0
+    opt_out_unmatched: int = 0
+    opt_out_unmatched_lines: list[int] = []
     values: dict[str, int] = {}
     people: dict[str, int] = {}
     bounds: dict[str, int] = {}

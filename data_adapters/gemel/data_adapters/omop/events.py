@@ -16,6 +16,7 @@ from gemel.data_adapters.omop.stage import Stage, missing
 from gemel.data_adapters.omop.tables import EventTable
 from gemel.data_adapters.omop.vocabulary import (
     BOUND_OF_OPERATOR,
+    CONCEPT_ID,
     EQUAL_OPERATORS,
     SYSTEM_OF_VOCABULARY,
     Vocabulary,
@@ -62,6 +63,8 @@ class EventReader:
         self._stage.note_orphans(event.name, "staged")
         self._note_odd_dates(event)
         self._vocabulary.map_events(event, "staged")
+        if unknown := self._vocabulary.unknown(event, "staged"):
+            self._account.unread.append(f"concept: it lacks {unknown} concept ids that {event.name} names")
         self._make_hits(event)
         self._note_unmapped(event)
         self._add_statements(event)
@@ -118,19 +121,26 @@ class EventReader:
             WHERE fault IS NULL""")
 
     def _note_unmapped(self, event: EventTable) -> None:
-        """Codes of rows that no concept takes: the standard one, else the source's concept, else its own code."""
+        """Codes of rows that no concept takes: of the standard concept, else the source's, else the source's own code.
+
+        A concept that CONCEPT does not have is passed over for what says more, and told by its number at last.
+        """
         systems = " ".join(f"WHEN '{name}' THEN '{uri}'" for name, uri in SYSTEM_OF_VOCABULARY.items())
         self._facts.run(f"""
             INSERT INTO unmapped
-            SELECT coalesce(CASE vocabulary_id {systems} ELSE vocabulary_id END,
-                    CASE WHEN asked > 0 THEN 'concept_id' ELSE '{event.source_value}' END),
-                coalesce(concept_code, CASE WHEN asked > 0 THEN CAST(asked AS VARCHAR) END, local_code, ''), rows
+            SELECT CASE WHEN vocabulary_id IS NOT NULL THEN CASE vocabulary_id {systems} ELSE vocabulary_id END
+                    WHEN local_code IS NULL AND asked > 0 THEN '{CONCEPT_ID}' ELSE '{event.source_value}' END,
+                coalesce(concept_code, local_code, CASE WHEN asked > 0 THEN CAST(asked AS VARCHAR) END, ''), rows
             FROM (
-                SELECT coalesce(nullif({event.concept}, 0), nullif({event.source_concept}, 0), 0) AS asked,
-                    CASE WHEN asked = 0 THEN {event.source_value} END AS local_code, count(*) AS rows
+                SELECT coalesce(s.vocabulary_id, o.vocabulary_id) AS vocabulary_id,
+                    coalesce(s.concept_code, o.concept_code) AS concept_code,
+                    coalesce(nullif({event.concept}, 0), nullif({event.source_concept}, 0), 0) AS asked,
+                    CASE WHEN coalesce(s.vocabulary_id, o.vocabulary_id) IS NULL THEN {event.source_value} END AS local_code, count(*) AS rows
                 FROM staged SEMI JOIN known USING (person_id) {_joined(event)}
+                    LEFT JOIN code s ON s.concept_id = nullif(staged.{event.concept}, 0)
+                    LEFT JOIN code o ON o.concept_id = nullif(staged.{event.source_concept}, 0)
                 WHERE fault IS NULL AND len({_CONCEPTS}) = 0 GROUP BY ALL
-            ) LEFT JOIN code ON code.concept_id = asked""")
+            )""")
 
     def _add_statements(self, event: EventTable) -> None:
         """Facts of concepts that have no value: a row says that something is so."""

@@ -13,6 +13,7 @@ from gemel.core.programme import Programme
 from gemel.data_adapters.meaning.concepts import ConceptIndex
 from gemel.data_adapters.meaning.dates import FIRST_YEAR, LAST_YEAR
 from gemel.data_adapters.meaning.facts import Facts
+from gemel.data_adapters.meaning.opt_out import Entry, OptOutList
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
 from gemel.data_adapters.omop.account import OmopAccount
 from gemel.data_adapters.omop.events import EventReader
@@ -32,7 +33,7 @@ def read_omop(
     facts: Facts,
     *,
     mapping: SiteMapping = NO_MAPPING,
-    withheld: Container[str] = frozenset(),
+    withheld: Container[str] | OptOutList = frozenset(),
 ) -> OmopAccount:
     """Fill `person`, `visit` and `fact` from a CDM (v5.3 or v5.4).
 
@@ -41,8 +42,11 @@ def read_omop(
         programme: Whose concepts to look for.
         facts: Where the rows go.
         mapping: The site's own words: local codes stand under the name of their column
-            (`measurement_source_value`), units in `unit_source_value`.
-        withheld: Who must not be read: by `person_id`, or by `person_source_value`.
+            (`measurement_source_value`), concept ids under `concept_id`. Where a column holds codes of a standard
+            system, `systems` says so: `"condition_source_value" = "ICD-10"`. Units in `unit_source_value`.
+        withheld: Who must not be read: by `person_id`, or by `person_source_value`. Of an opt-out list the account says
+            which entries named nobody; as a CDM says of no identifier which system it is of, whoever may be meant is
+            out.
 
     Raises:
         GemelError: GEM250 when the source is no CDM of these versions, GEM252 when a database cannot be reached. Rows
@@ -90,7 +94,9 @@ def _version(source: OmopSource) -> str:
     return ", ".join(sorted(versions))
 
 
-def _read_people(stage: Stage, facts: Facts, account: OmopAccount, withheld: Container[str]) -> None:
+def _read_people(
+    stage: Stage, facts: Facts, account: OmopAccount, withheld: Container[str] | OptOutList
+) -> None:
     stage.load(PERSON.name, PERSON.columns, checks=_PERSON_CHECKS, name="staged_person")
     _withhold(facts, account, withheld)
     facts.run("""
@@ -124,14 +130,26 @@ def _read_people(stage: Stage, facts: Facts, account: OmopAccount, withheld: Con
         WHERE p.fault IS NULL""")
 
 
-def _withhold(facts: Facts, account: OmopAccount, withheld: Container[str]) -> None:
+def _withhold(facts: Facts, account: OmopAccount, withheld: Container[str] | OptOutList) -> None:
     """Note who is withheld, by either id; PERSON itself was judged before, by its form only."""
     result = facts.connection.execute(
         "SELECT DISTINCT person_id, person_source_value FROM staged_person WHERE person_id IS NOT NULL"
     )
     found: list[int] = []
+    matched: set[Entry] = set()
     while rows := result.fetchmany(_ROWS):
-        found += [key for key, own in rows if str(key) in withheld or (own is not None and own in withheld)]
+        if isinstance(withheld, OptOutList):
+            for key, own in rows:
+                if named := withheld.entries_of(str(key), own):
+                    found.append(key)
+                    matched |= named
+        else:
+            found += [
+                key for key, own in rows if str(key) in withheld or (own is not None and own in withheld)
+            ]
+    if isinstance(withheld, OptOutList):
+        account.opt_out_unmatched = len(withheld) - len(matched)
+        account.opt_out_unmatched_lines = list(withheld.lines_without(matched))
     people = pa.table({"person_id": pa.array(sorted(set(found)), pa.int64())})
     account.withheld = len(people)
     facts.connection.register("gemel_people", people)

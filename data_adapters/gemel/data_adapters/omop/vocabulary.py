@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 
-from gemel.core.concepts import ATC, ICD_10, ICD_10_CM, ICD_10_GM, LOINC, RXNORM, SNOMED_CT
+from gemel.core.concepts import ATC, ICD_10, ICD_10_CM, ICD_10_GM, LOINC, RXNORM, SNOMED_CT, Concept
 from gemel.core.programme import Programme
 from gemel.data_adapters.meaning.concepts import ConceptIndex
 from gemel.data_adapters.meaning.facts import Facts
@@ -28,6 +29,8 @@ SYSTEM_OF_VOCABULARY: Mapping[str, str] = MappingProxyType(
         "RxNorm": RXNORM,
     }
 )
+# The system of a code that is the number of a concept.
+CONCEPT_ID = "concept_id"
 # Standard concepts of the OHDSI vocabulary (domain "Meas Value Operator"), as published ETLs write them.
 BOUND_OF_OPERATOR: Mapping[int, str] = MappingProxyType(
     {4171756: "<", 4171754: "<=", 4172704: ">", 4171755: ">="}
@@ -57,16 +60,18 @@ class Vocabulary:
         """Make `standing_for` (concept_id, concepts) and `local_for` (source_value, concepts) of a staged table.
 
         Only rows without a fault are asked. The concept that the CDM made standard, the source concept and the
-        source's own code are each tried, the last under the name of its column as its code system, or under none.
+        source's own code are each tried, the last under the name of its column as its code system, or under none. The
+        site's mapping may name a concept by its number ("concept_id|201826"), also one that CONCEPT does not have.
         """
         used = f"""SELECT DISTINCT unnest([{event.concept}, {event.source_concept}]) AS concept_id FROM {name}
             WHERE fault IS NULL"""
         ids: list[tuple[object, str]] = [
             (concept_id, concept.name)
             for concept_id, vocabulary, code in self._read(
-                f"SELECT concept_id, vocabulary_id, concept_code FROM ({used}) JOIN code USING (concept_id)"
+                f"SELECT concept_id, vocabulary_id, concept_code FROM ({used}) LEFT JOIN code USING (concept_id) "
+                "WHERE concept_id <> 0"
             )
-            for concept in self._index.find(SYSTEM_OF_VOCABULARY.get(vocabulary, vocabulary), code)
+            for concept in self._find(concept_id, vocabulary, code)
         ]
         texts: list[tuple[object, str]] = [
             (text, concept.name)
@@ -84,6 +89,22 @@ class Vocabulary:
                 SELECT concept_id, unnest(concepts) AS concept FROM standing
                 UNION ALL SELECT concept_id, concept FROM descendant WHERE concept_id IN ({used})
             ) GROUP BY concept_id""")
+
+    def unknown(self, event: EventTable, name: str) -> int:
+        """How many concept ids of a staged table CONCEPT does not have."""
+        [(number,)] = self._facts.run(f"""
+            SELECT count(*) FROM (
+                SELECT DISTINCT unnest([{event.concept}, {event.source_concept}]) AS concept_id FROM {name}
+                WHERE fault IS NULL
+            ) ANTI JOIN code USING (concept_id) WHERE concept_id <> 0""")
+        return int(number)
+
+    def _find(self, concept_id: object, vocabulary: str | None, code: str | None) -> tuple[Concept, ...]:
+        """The concepts of a concept_id: by the site's mapping of its number, else by its code in CONCEPT, if any."""
+        found = self._index.find(CONCEPT_ID, str(concept_id))
+        if found or vocabulary is None or code is None:
+            return found
+        return self._index.find(SYSTEM_OF_VOCABULARY.get(vocabulary, vocabulary), code)
 
     def _load_descendants(self, stage: Stage, programme: Programme) -> None:
         """The descendants of declared codes that take their children (`prefix`), by CONCEPT_ANCESTOR."""
@@ -111,7 +132,7 @@ class Vocabulary:
             FROM ancestry JOIN ancestor ON concept_id = ancestor_concept_id""")
         self._facts.run("DROP TABLE ancestry")
 
-    def _read(self, sql: str) -> Iterator[tuple[str, ...]]:
+    def _read(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, a few at a time; nothing else may run on the connection meanwhile."""
         result = self._facts.connection.execute(sql)
         while rows := result.fetchmany(_ROWS):

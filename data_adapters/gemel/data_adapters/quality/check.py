@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from gemel.core.errors import GemelError
 from gemel.core.programme import Feature, Outcome, Programme, Target
 from gemel.data_adapters.meaning.account import FactsAccount
 from gemel.data_adapters.meaning.consent import Withheld, withheld_patients
 from gemel.data_adapters.meaning.facts import Facts
 from gemel.data_adapters.meaning.fhir_facts import read_fhir
+from gemel.data_adapters.meaning.mapping_entries import GENDERS
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
+from gemel.data_adapters.omop.source import is_omop
 from gemel.data_adapters.quality import advice
 from gemel.data_adapters.quality.distributions import (
     concept_years,
@@ -32,10 +36,12 @@ from gemel.data_adapters.quality.report import (
     MappingUse,
     Validation,
 )
-from gemel.data_adapters.quality.second_look import MappingWatch, count_entries, find_displays
+from gemel.data_adapters.quality.second_look import MappingWatch, count_entries, find_displays, find_genders
 from gemel.data_adapters.quality.validation import Validate, Validator
 from gemel.data_adapters.reading.reader import ReadBlock
 from gemel.data_adapters.sources.files import Block
+
+_OMOP = "`gemel data build` reads it; the card.json that it writes lists what was rejected, and why."
 
 
 def check_export(
@@ -53,16 +59,17 @@ def check_export(
     Args:
         export: Folder of FHIR files, or one file.
         programme: Whose concepts to look for; without one, units and codes are not mapped.
-        validate: Put no line that is a resource, up to 200 of each type, or every line through `fhir.resources.R4B`.
+        validate: Put no line that is a resource, up to 200 of each type, or every line through `fhir.resources`.
         mapping: The site's own words.
         opt_out: A file with a patient id, or `system|value` identifier, a line.
         on: The day as of which consent is judged; today by default.
         workers: Threads that read; with `validate="full"` also processes that validate.
 
     Raises:
-        GemelError: GEM208 when the export cannot be read, GEM244 when the opt-out list cannot. Bad lines are reported,
+        GemelError: GEM208 when the export cannot be read or is an OMOP CDM, GEM244 when the opt-out list cannot. Bad lines are reported,
             not raised; so is what would keep a data set from being built.
     """
+    _refuse_cdm(export)
     day = on if on is not None else datetime.now(UTC).date()
     withheld = withheld_patients(export, opt_out=opt_out, on=day, mapping=mapping)
     watch = MappingWatch(mapping)
@@ -81,7 +88,7 @@ def check_export(
             workers=workers,
             on_block=on_block,
         )
-        validation = validator.finish([file.file for file in account.files])
+        validation = validator.finish([file.file for file in account.files], version=account.fhir_version)
         report = CheckReport(
             notice=STAYS_INSIDE,
             export=export.name or export.resolve().name,
@@ -93,11 +100,19 @@ def check_export(
             coverage=_coverage(account, programme, concept_years(facts)),
             consent=_consent(withheld, account, day, mapping, opt_out),
             unmapped=_unmapped(account, find_displays(export, _codes(account), withheld=withheld)),
+            unknown_genders=_genders(export, account, mapping, withheld),
             mapping=_mapping_use(mapping, watch),
             **_values(facts, account, programme),
             **_lines(account, programme, validation),
         )
-    return msgspec.structs.replace(report, to_do=advice.to_do(report, programme))
+    return msgspec.structs.replace(report, to_do=advice.to_do(report, programme, mapping))
+
+
+def _refuse_cdm(export: Path) -> None:
+    # What cannot be listed is told by those who read it.
+    with suppress(OSError):
+        if is_omop(export):
+            raise GemelError("GEM208", f"{export} is an OMOP CDM, and a check reads FHIR.", hint=_OMOP)
 
 
 def _codes(account: FactsAccount) -> set[tuple[str, str]]:
@@ -108,6 +123,13 @@ def _unmapped(account: FactsAccount, displays: Mapping[tuple[str, str], str]) ->
     return [
         CodeCount(u.system, u.code, u.count, displays.get((u.system, u.code), "")) for u in account.unmapped
     ]
+
+
+def _genders(export: Path, account: FactsAccount, mapping: SiteMapping, withheld: Withheld) -> dict[str, int]:
+    """The gender codes for which Patients are rejected."""
+    if "GEM214" not in account.rejects_by_code:
+        return {}
+    return find_genders(export, known={*GENDERS, *mapping.genders}, withheld=withheld)
 
 
 def _mapping_use(mapping: SiteMapping, watch: MappingWatch) -> MappingUse:

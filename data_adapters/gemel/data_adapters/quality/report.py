@@ -168,22 +168,27 @@ class MappingUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Invalid(msgspec.Struct, frozen=True):
-    """A line that the reader accepts and `fhir.resources.R4B` does not. Its text holds no patient data."""
+    """A line that the reader accepts and the full models do not. Its text holds no patient data.
+
+    `place` says where it stood when that is no line (in a Bundle).
+    """
 
     file: str
     line: int
     resource_type: str
     reason: str
+    place: str | None = None
 
 
 class Validation(msgspec.Struct, frozen=True):
-    """How many accepted lines went through the full models, and how many failed."""
+    """How many accepted lines went through the full models, and how many failed; `models` are those of the version."""
 
     mode: str
     checked: int
     failed: int
     examples: list[Invalid]
     failed_by_type: dict[str, int] = {}
+    models: str = "R4B"
 
 
 class ToDo(msgspec.Struct, frozen=True):
@@ -200,7 +205,7 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     For each file read = accepted + rejected. `rejects` lists the first 1000; `rejected_total` counts all.
     `noted` counts by code what was accepted and will not be used: GEM204 unknown codes, GEM206 implausible values,
     GEM211 synthetic records. `concepts` has the account behind `coverage`. The other counts are those of
-    `FactsAccount`.
+    `FactsAccount`. `unknown_genders` counts the codes of the Patients that are rejected for theirs.
     """
 
     notice: str
@@ -245,5 +250,6 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     unmapped: list[CodeCount]
     unmapped_total: int
     partial_dates: dict[str, int]
+    unknown_genders: dict[str, int]
     mapping: MappingUse
     validation: Validation

@@ -23,6 +23,11 @@ _MOST_DISPLAY = 120
 # A code as JSON writes it, with its quotes.
 _SAID_CODE = re.compile(rb'"code"\s*:\s*("(?:[^"\\]|\\.)*")')
 
+_SAID_GENDER = re.compile(rb'"gender"\s*:\s*"')
+_MOST_GENDERS = 20
+# A longer one, or one with other signs, is no code: perhaps a text that somebody typed.
+_GENDER_CODE = re.compile(r"[\w+./-]{1,16}")
+
 _Code = tuple[str, str]
 
 
@@ -33,7 +38,40 @@ class _Line(Subject):
     component: Any = None
 
 
+class _Person(msgspec.Struct):
+    resourceType: str
+    id: Any = None
+    gender: Any = None
+
+
 _decode_line = msgspec.json.Decoder(_Line).decode
+_decode_person = msgspec.json.Decoder(_Person).decode
+
+
+def find_genders(export: Path, *, known: Container[object], withheld: Container[object]) -> dict[str, int]:
+    """The gender codes of Patients that are not known, with how many lines say each; "" for what is no code."""
+    found: Counter[str] = Counter()
+    for file in open_export(export):
+        for block in read_blocks(file):
+            if _SAID_GENDER.search(block.data) is None:
+                continue
+            for line in block.lines:
+                gender = _gender(line, withheld) if _SAID_GENDER.search(line) else None
+                if gender and gender not in known:
+                    found[gender if _GENDER_CODE.fullmatch(gender) else ""] += 1
+    shown = dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))[:_MOST_GENDERS])
+    rest = found.total() - sum(shown.values())
+    return shown | ({"": shown.get("", 0) + rest} if rest else {})
+
+
+def _gender(content: bytes, withheld: Container[object]) -> str | None:
+    try:
+        line = _decode_person(content)
+    except (msgspec.ValidationError, *NOT_JSON):
+        return None
+    if line.resourceType != "Patient" or line.id in withheld:
+        return None
+    return line.gender if isinstance(line.gender, str) else None
 
 
 def find_displays(export: Path, codes: Collection[_Code], *, withheld: Container[object]) -> dict[_Code, str]:

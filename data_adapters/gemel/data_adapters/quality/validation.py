@@ -1,4 +1,4 @@
-"""Lines that the reader accepted, put through `fhir.resources.R4B`: all of them, a sample, or none."""
+"""Lines that the reader accepted, put through the models of `fhir.resources`: all of them, a sample, or none."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Container, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from importlib import import_module
 from multiprocessing import get_context
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from gemel.data_adapters.meaning.fhir_version import models_package
 from gemel.data_adapters.quality.report import Invalid, Validation
 from gemel.data_adapters.reading.reader import ReadBlock
 from gemel.data_adapters.sources.files import Block
@@ -22,8 +24,25 @@ Validate = Literal["off", "sample", "full"]
 SAMPLE_LINES = 200
 _MAX_EXAMPLES = 50
 
-_Line = tuple[int, int, str, bytes]  # file, line, resource type, content
-_Failure = tuple[int, int, str, str]  # file, line, resource type, reason
+_R4B, _R5 = models_package("R4"), models_package("R5")
+
+
+class _Line(NamedTuple):
+    """An accepted line; `place` says where it stands when that is no line."""
+
+    file: int
+    line: int
+    resource_type: str
+    content: bytes
+    place: str | None = None
+
+
+class _Failure(NamedTuple):
+    """A line that R4B's models refuse, and why R5's do (None when they do not)."""
+
+    line: _Line
+    r4b: str
+    r5: str | None
 
 
 class Subject(msgspec.Struct):
@@ -52,15 +71,18 @@ class Validator:
 
     The sample is of each type the lines with the lowest checksums: the same whatever the order, and not the first
     patients only. In mode "full" with several workers the models run in processes of their own.
+
+    Which version the export is of is known at the end only: what R4B's models refuse is put through R5's too, and in
+    an export of R5 a line fails that both refuse.
     """
 
     def __init__(self, mode: Validate, *, withheld: Container[object] = (), workers: int = 1) -> None:
         self._mode = mode
         self._withheld = withheld
-        self._samples: dict[str, list[tuple[int, int, int, bytes]]] = {}
+        self._samples: dict[str, list[tuple[int, _Line]]] = {}
         self._checked = 0
-        self._failed: list[_Failure] = []
-        self._by_type: Counter[str] = Counter()
+        self._examples: dict[str, list[tuple[_Line, str]]] = {_R4B: [], _R5: []}
+        self._by_type: dict[str, Counter[str]] = {_R4B: Counter(), _R5: Counter()}
         self._workers = workers
         # Spawned, because a fork would copy the locks of the threads that read.
         self._pool = (
@@ -89,30 +111,40 @@ class Validator:
             head = _decode_subject(content)
             if patient_of(head) in self._withheld:
                 continue
-            line = block.first_line + offset
+            place = block.places[offset] if block.places is not None else None
+            line = _Line(file, block.first_line + offset, head.resourceType, content, place)
             if self._mode == "full":
-                lines.append((file, line, head.resourceType, content))
+                lines.append(line)
             else:
-                self._sample(head.resourceType, (-zlib.crc32(content), file, line, content))
+                self._sample(head.resourceType, (-zlib.crc32(content), line))
         self._validate(lines)
 
-    def _sample(self, resource_type: str, item: tuple[int, int, int, bytes]) -> None:
+    def _sample(self, resource_type: str, item: tuple[int, _Line]) -> None:
         sample = self._samples.setdefault(resource_type, [])
         if len(sample) < SAMPLE_LINES:
             heapq.heappush(sample, item)
         elif item > sample[0]:
             heapq.heapreplace(sample, item)
 
-    def finish(self, files: Sequence[str]) -> Validation:
-        """Validate the sample and give the result; `files` are their names by index."""
-        for resource_type, sample in sorted(self._samples.items()):
-            lines = sorted(item[1:] for item in sample)
-            self._validate([(file, line, resource_type, content) for file, line, content in lines])
+    def finish(self, files: Sequence[str], *, version: str) -> Validation:
+        """Validate the sample and give the result; `files` are their names by index, `version` what they are."""
+        for _, sample in sorted(self._samples.items()):
+            self._validate(sorted((line for _, line in sample), key=lambda line: line[:2]))
         while self._running:
             self._take(self._running.popleft().result())
-        examples = [Invalid(files[file], line, kind, reason) for file, line, kind, reason in self._failed]
-        by_type = dict(sorted(self._by_type.items()))
-        return Validation(self._mode, self._checked, self._by_type.total(), examples, by_type)
+        package = models_package(version)
+        by_type = self._by_type[package]
+        return Validation(
+            mode=self._mode,
+            checked=self._checked,
+            failed=by_type.total(),
+            examples=[
+                Invalid(files[line.file], line.line, line.resource_type, reason, line.place)
+                for line, reason in self._examples[package]
+            ],
+            failed_by_type=dict(sorted(by_type.items())),
+            models="R5" if package == _R5 else "R4B",
+        )
 
     def _validate(self, lines: list[_Line]) -> None:
         self._checked += len(lines)
@@ -125,30 +157,36 @@ class Validator:
             self._take(self._running.popleft().result())
 
     def _take(self, failures: list[_Failure]) -> None:
-        self._by_type.update(failure[2] for failure in failures)
-        self._failed += failures[: _MAX_EXAMPLES - len(self._failed)]
+        for failure in failures:
+            for package, reason in ((_R4B, failure.r4b), (_R5, failure.r5)):
+                if reason is not None:
+                    self._by_type[package][failure.line.resource_type] += 1
+                    if len(self._examples[package]) < _MAX_EXAMPLES:
+                        self._examples[package].append((failure.line, reason))
 
 
 def find_failures(lines: Sequence[_Line]) -> list[_Failure]:
-    """The lines that the models refuse, with the reason."""
-    reasons = ((*line[:3], _invalid(line[2], line[3])) for line in lines)
-    return [(file, number, kind, reason) for file, number, kind, reason in reasons if reason is not None]
+    """The lines that R4B's models refuse, with the reason, and R5's."""
+    found = []
+    for line in lines:
+        reason = _invalid(line, _R4B)
+        if reason is not None:
+            found.append(_Failure(line._replace(content=b""), reason, _invalid(line, _R5)))
+    return found
 
 
-def _invalid(resource_type: str, content: bytes) -> str | None:
-    """Why `fhir.resources.R4B` refuses a line, as places and kinds of error without the values; None if it does not."""
+def _invalid(line: _Line, package: str) -> str | None:
+    """Why the models of a package refuse a line, as places and kinds of error without the values; None if not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # R4B, never the top level of the package: that is R5.
-        from fhir.resources.R4B import get_fhir_model_class
         from pydantic import ValidationError
 
         try:
-            model: Any = get_fhir_model_class(resource_type)
+            model: Any = import_module(package).get_fhir_model_class(line.resource_type)
         except (KeyError, LookupError, ValueError):
-            return "not an R4B resource type"
+            return "no resource type of this version"
         try:
-            model.model_validate_json(content)
+            model.model_validate_json(line.content)
         except ValidationError as error:
             places = (".".join(str(part) for part in fault["loc"]) for fault in error.errors())
             kinds = (fault["type"] for fault in error.errors())

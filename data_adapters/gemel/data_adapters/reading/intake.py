@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from gemel.data_adapters.reading.json_line import NOT_JSON, RepeatedKeyError, check_line, infinite_number
+from gemel.data_adapters.sources.compression import ReadLimits
 from gemel.data_adapters.sources.files import Block
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ class Intake:
             count.types[name] = count.types.get(name, 0) + number
         for line, resource_type, fault in read.faults:
             place = block.places[line] if block.places is not None else None
+            if line in block.too_long:
+                # The reader saw a stand-in only.
+                resource_type, fault = None, _TOO_LONG
             self.reject(file, block.first_line + line, resource_type, fault, place=place)
 
     def reject(
@@ -108,6 +112,16 @@ class Intake:
             )
 
 
+_TOO_LONG = Fault("GEM201", "$", f"longer than the limit of {ReadLimits.max_line_bytes:,} bytes")
+
+
+def not_json(error: Exception) -> Fault:
+    """The fault of a line that gave one of `NOT_JSON`."""
+    if isinstance(error, RecursionError):
+        return Fault("GEM201", "$", "nested too deeply")
+    return Fault("GEM201", "$", f"not JSON: {error}")
+
+
 def line_fault(content: bytes) -> Fault | None:
     """What is wrong with a line as JSON, or None."""
     try:
@@ -117,7 +131,7 @@ def line_fault(content: bytes) -> Fault | None:
     except RepeatedKeyError as error:
         return Fault("GEM201", "$", str(error))
     except NOT_JSON as error:
-        return Fault("GEM201", "$", f"not JSON: {error}")
+        return not_json(error)
     return None
 
 

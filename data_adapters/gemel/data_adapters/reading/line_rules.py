@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gemel.data_adapters.reading.element_types import is_resource
-from gemel.data_adapters.reading.intake import Fault, line_fault, type_fault
+from gemel.data_adapters.reading.intake import Fault, line_fault, not_json, type_fault
 from gemel.data_adapters.reading.json_line import NOT_JSON
 from gemel.data_adapters.reading.shape import Shape
 
@@ -66,7 +66,7 @@ class LineRules:
         except msgspec.ValidationError as error:
             return Rejected(None, type_fault(error))
         except NOT_JSON as error:
-            return Rejected(None, Fault("GEM201", "$", f"not JSON: {error}"))
+            return Rejected(None, not_json(error))
         fault = _head_fault(head) or line_fault(content) or _id_fault(head.id)
         if fault is not None:
             # A type that is none is a text that may be anything: it is not repeated.

@@ -38,7 +38,7 @@ class ReadLimits:
         max_ratio: Decompressed size by compressed size, beyond the first 256 MiB.
     """
 
-    max_line_bytes: int = 1 << 26
+    max_line_bytes: int = 1 << 25
     max_file_bytes: int = 1 << 44
     max_ratio: int = 500
 

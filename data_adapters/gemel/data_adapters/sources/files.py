@@ -98,7 +98,13 @@ def open_export(path: Path) -> tuple[ExportFile, ...]:
     """
     files, unread = _entries(path)
     if not files:
-        raise GemelError("GEM208", f"{path} holds no NDJSON file ({_NAMES}). Not read: {_some(unread)}.")
+        if not unread:
+            raise GemelError("GEM208", f"{path} is empty.", hint="Check the path, and that the export was written.")
+        raise GemelError(
+            "GEM208",
+            f"{path} holds no NDJSON file. Not read: {_some(unread)}.",
+            hint=f"Check the path; the names of an export's files end in {_NAMES}.",
+        )
     return files
 
 
@@ -156,7 +162,7 @@ def _not_read(entry: Path, *, folder: Path | None = None) -> str | None:
 
 def _some(names: list[str]) -> str:
     """The first of them, and how many more."""
-    shown = "; ".join(names[:5]) or "nothing is there"
+    shown = "; ".join(names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 

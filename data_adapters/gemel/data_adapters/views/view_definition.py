@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import msgspec
 
 from gemel.core.errors import GemelError
 from gemel.data_adapters.reading.element_types import known_type
+from gemel.data_adapters.reading.json_line import NOT_JSON
 
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 # What may stand beside select, where and constant without changing any row.
@@ -98,21 +101,40 @@ def load_view(path: Path) -> ViewDefinition:
     """Read a ViewDefinition file. Raises GEM209; a view without a name takes the file's."""
     try:
         document = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise GemelError("GEM209", f"{path.name} is not a readable ViewDefinition: {error}.") from error
+    except OSError as error:
+        raise GemelError(
+            "GEM209",
+            f"The view definition {path} cannot be read: {error.strerror}.",
+            hint="Check the path: each view definition is a JSON file, and the export comes last.",
+        ) from error
+    except NOT_JSON as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise GemelError(
+            "GEM209", f"{path} is not JSON: {reason}.", hint="Name a file with one ViewDefinition as JSON."
+        ) from error
     name = path.name.split(".")[0]
-    return parse_view(document, default_name=re.sub(r"\W", "_", name))
+    with in_file(path):
+        return parse_view(document, default_name=re.sub(r"\W", "_", name))
+
+
+@contextmanager
+def in_file(path: Path) -> Iterator[None]:
+    """Name the file in what is wrong with the view that it defines."""
+    try:
+        yield
+    except GemelError as error:
+        raise GemelError(error.code, f"{path.name}: {error.message}", hint=error.hint) from error
 
 
 def parse_view(document: object, *, default_name: str = "view") -> ViewDefinition:
     """Check a ViewDefinition given as JSON values. Raises GEM209 naming what is wrong."""
     if not isinstance(document, dict):
         raise GemelError("GEM209", "A ViewDefinition is a JSON object.")
+    if document.get("resourceType", "ViewDefinition") not in ("ViewDefinition",):
+        raise GemelError("GEM209", f"Expected a ViewDefinition, got {document['resourceType']!r}.")
     unknown = set(document) - _DESCRIPTIVE - {"resource", "select", "where", "constant"}
     if unknown:
         raise GemelError("GEM209", f"The view has unknown elements {sorted(map(str, unknown))}.")
-    if document.get("resourceType", "ViewDefinition") not in ("ViewDefinition",):
-        raise GemelError("GEM209", f"Expected a ViewDefinition, got {document['resourceType']!r}.")
     core = {
         "name": document.get("name") or default_name,
         "resource": document.get("resource"),
