@@ -52,7 +52,9 @@ def _imported():
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(node.module.split(".")[0])
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "load_package")):
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+                ("import_module", "load_package")
+            ):
                 # Optional packages, imported by name so that their absence can be told.
                 found |= {arg.value.split(".")[0] for arg in node.args[:1] if isinstance(arg, ast.Constant)}
     return found - {"gemel"} - sys.stdlib_module_names

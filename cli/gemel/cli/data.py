@@ -105,13 +105,9 @@ def check(
         chosen = find_programme(programme) if programme is not None else None
         if suggest_mapping is not None:
             _require_new(suggest_mapping, chosen)
+        site = _load(mapping)
         checked = check_export(
-            export,
-            chosen,
-            validate=validate,
-            mapping=_load(mapping),
-            opt_out=opt_out,
-            workers=workers,
+            export, chosen, validate=validate, mapping=site, opt_out=opt_out, workers=workers
         )
         if html is not None:
             from gemel.data_adapters.quality.html_report import render_report
@@ -123,13 +119,11 @@ def check(
             say(f"Mapping to fill in: {suggest_mapping}")
         report = msgspec.to_builtins(checked)
         emit(report, output, render=lambda console: render_check(console, report))
-        _say_beside(checked, export)
-        if strict and any(item.weight == "must" for item in checked.to_do):
-            raise typer.Exit(int(ExitCode.FAILED))
+        _say_beside(checked, export, strict=strict)
 
 
-def _say_beside(checked: CheckReport, export: Path) -> None:
-    """What is said beside the result and not instead of it: the account of the lines is still the result."""
+def _say_beside(checked: CheckReport, export: Path, *, strict: bool) -> None:
+    """What is said beside the result and not instead of it, and the exit code: the account is still the result."""
     if checked.consent.unmatched:
         say(f"{checked.consent.unmatched} entries of the opt-out list name no patient of this export.")
     if checked.consent.nobody:
@@ -138,6 +132,8 @@ def _say_beside(checked: CheckReport, export: Path) -> None:
         )
     if not checked.patients:
         say(str(GemelError("GEM205", f"{export} holds no accepted Patient.")))
+        raise typer.Exit(int(ExitCode.FAILED))
+    if strict and any(item.weight == "must" for item in checked.to_do):
         raise typer.Exit(int(ExitCode.FAILED))
 
 
@@ -370,15 +366,17 @@ def build(
             "patients": len(dataset),
             "card": msgspec.to_builtins(card),
         }
-        if card.consents_of_nobody:
-            say(
-                f"ATTENTION: {card.consents_of_nobody} Consents name no patient of this export. If one of them is a denial, "
-                "somebody who denied is in the data set."
-            )
-            say(
-                "  Look each of them up: complete Consent.patient at the source, or use --opt-out; then build again."
-            )
+        _warn_of_consents(card.consents_of_nobody)
         emit(result, output, render=lambda console: render_card(console, result))
+
+
+def _warn_of_consents(number: int) -> None:
+    if number:
+        said = "If one of them is a denial, somebody who denied is in the data set."
+        say(f"ATTENTION: {number} Consents name no patient of this export. {said}")
+        say(
+            "  Look each of them up: complete Consent.patient at the source, or use --opt-out; then build again."
+        )
 
 
 def _write_built(dataset: Dataset, path: Path, card: bytes, card_path: Path) -> None:

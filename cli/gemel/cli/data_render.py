@@ -275,6 +275,9 @@ def _render_left_out(console: Console, card: dict[str, Any]) -> None:
     """Rejected lines or rows, and the entries of the opt-out list that name nobody."""
     from rich.text import Text
 
+    if card["future"]:
+        said = f"left out as dated after today: {counts_text(card['future'])}; a mapping may say dates_shifted = true."
+        console.print(Text(said, style="bold"))
     rejected = sum(file["rejected"] for file in card["files"])
     is_cdm = card["source"].startswith("OMOP")
     if rejected:

@@ -22,6 +22,7 @@ EXAMPLE = """\
 title = "St. Elsewhere, laboratory and patient administration, 2026"
 time_zone = "Europe/Berlin"
 preliminary = false
+dates_shifted = false
 require = "consent"
 
 [codes]
@@ -99,6 +100,7 @@ def test_a_whole_mapping_is_read(tmp_path):
     assert mapping.genders == {"W": "female"}
     assert mapping.require_consent
     assert not mapping.preliminary
+    assert not mapping.dates_shifted
     index = ConceptIndex(PROGRAMME, mapping)
     assert [c.name for c in index.find(LAB, "PANEL")] == ["body_mass_index", "systolic_blood_pressure"]
     assert [c.name for c in index.find_text("Fettleber")] == ["fatty_liver"]

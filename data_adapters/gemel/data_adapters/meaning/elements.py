@@ -48,6 +48,38 @@ _COMMON: Elements = {
 }
 
 
+_PEOPLE: dict[str, Elements] = {
+    "Patient": {
+        "gender": "code",
+        "birthDate": "date",
+        "deceasedBoolean": "boolean",
+        "deceasedDateTime": "dateTime",
+        "identifier*": ("Identifier", {"system": "uri", "value": "string"}),
+        "link*": ("PatientLink", {"type": "code", "other": ("Reference", _REFERENCE)}),
+    },
+    "Encounter": {
+        "status": "code",
+        "subject": ("Reference", _SUBJECT),
+        "period": ("Period", _PERIOD),
+        "actualPeriod": ("Period", _PERIOD),  # R5
+    },
+}
+
+
+_REQUEST_DATES: Elements = {
+    "authoredOn": "dateTime",
+    "encounter": ("Reference", _REFERENCE),
+    "dispenseRequest": (
+        "MedicationRequestDispenseRequest",
+        {"validityPeriod": ("Period", _PERIOD)},
+    ),
+    "dosageInstruction*": ("Dosage", _DOSE),
+    "intent": "code",
+    "doNotPerform": "boolean",
+    "context": "Reference",  # STU3
+}
+
+
 def _medication(concept: Elements, *, subject: str = "subject", dates: Elements) -> Elements:
     return {
         "status": "code",
@@ -61,6 +93,33 @@ def _medication(concept: Elements, *, subject: str = "subject", dates: Elements)
         ),
         "contained*": ("Medication", {"id": "id", "code": ("CodeableConcept", concept)}),
         **dates,
+    }
+
+
+def _medications(concept: Elements) -> dict[str, Elements]:
+    taken_dates: Elements = {"effectiveDateTime": "dateTime", "effectivePeriod": ("Period", _PERIOD)}
+    return {
+        "MedicationRequest": _medication(concept, dates=_REQUEST_DATES),
+        "MedicationStatement": _medication(concept, dates={**taken_dates, "dosage*": ("Dosage", _DOSE)}),
+        "MedicationAdministration": _medication(
+            concept,
+            dates={
+                **taken_dates,
+                # So spelt in R5.
+                "occurenceDateTime": "dateTime",
+                "occurencePeriod": ("Period", _PERIOD),
+                "dosage": ("MedicationAdministrationDosage", {"dose": ("Quantity", _QUANTITY)}),
+            },
+        ),
+        "MedicationDispense": _medication(
+            concept,
+            dates={
+                "whenPrepared": "dateTime",
+                "whenHandedOver": "dateTime",
+                "dosageInstruction*": ("Dosage", _DOSE),
+            },
+        ),
+        "Medication": {"status": "code", "code": ("CodeableConcept", concept)},
     }
 
 
@@ -80,8 +139,7 @@ def fact_shapes(*, texts: bool = False, classes: bool = False) -> dict[str, Shap
 
 
 def _elements(concept: Elements) -> dict[str, Elements]:
-    codings = concept["coding*"][1]
-    diagnosis = {**concept, "coding*": ("Coding", {**codings, **_CERTAINTY})}
+    diagnosis = {**concept, "coding*": ("Coding", {**concept["coding*"][1], **_CERTAINTY})}
     held: Elements = {
         "code": ("CodeableConcept", concept),
         "valueQuantity": ("Quantity", _QUANTITY),
@@ -90,35 +148,8 @@ def _elements(concept: Elements) -> dict[str, Elements]:
         "dataAbsentReason": "CodeableConcept",
         "valueSampledData": ("SampledData", {"dimensions": "positiveInt"}),  # that it is there
     }
-    occurred = {"performed": "R4", "occurrence": "R5"}
-    request_dates: Elements = {
-        "authoredOn": "dateTime",
-        "encounter": ("Reference", _REFERENCE),
-        "dispenseRequest": (
-            "MedicationRequestDispenseRequest",
-            {"validityPeriod": ("Period", _PERIOD)},
-        ),
-        "dosageInstruction*": ("Dosage", _DOSE),
-        "intent": "code",
-        "doNotPerform": "boolean",
-        "context": "Reference",  # STU3
-    }
-    taken_dates: Elements = {"effectiveDateTime": "dateTime", "effectivePeriod": ("Period", _PERIOD)}
     return {
-        "Patient": {
-            "gender": "code",
-            "birthDate": "date",
-            "deceasedBoolean": "boolean",
-            "deceasedDateTime": "dateTime",
-            "identifier*": ("Identifier", {"system": "uri", "value": "string"}),
-            "link*": ("PatientLink", {"type": "code", "other": ("Reference", _REFERENCE)}),
-        },
-        "Encounter": {
-            "status": "code",
-            "subject": ("Reference", _SUBJECT),
-            "period": ("Period", _PERIOD),
-            "actualPeriod": ("Period", _PERIOD),  # R5
-        },
+        **_PEOPLE,
         "Observation": {
             "status": "code",
             "subject": ("Reference", _SUBJECT),
@@ -147,31 +178,11 @@ def _elements(concept: Elements) -> dict[str, Elements]:
             "code": ("CodeableConcept", concept),
             "subject": ("Reference", _SUBJECT),
             "encounter": ("Reference", _REFERENCE),
-            **{f"{name}DateTime": "dateTime" for name in occurred},
-            **{f"{name}Period": ("Period", _PERIOD) for name in occurred},
+            **{f"{name}DateTime": "dateTime" for name in ("performed", "occurrence")},  # R4, R5
+            **{f"{name}Period": ("Period", _PERIOD) for name in ("performed", "occurrence")},
             "notDone": "boolean",  # STU3
         },
-        "MedicationRequest": _medication(concept, dates=request_dates),
-        "MedicationStatement": _medication(concept, dates={**taken_dates, "dosage*": ("Dosage", _DOSE)}),
-        "MedicationAdministration": _medication(
-            concept,
-            dates={
-                **taken_dates,
-                # So spelt in R5.
-                "occurenceDateTime": "dateTime",
-                "occurencePeriod": ("Period", _PERIOD),
-                "dosage": ("MedicationAdministrationDosage", {"dose": ("Quantity", _QUANTITY)}),
-            },
-        ),
-        "MedicationDispense": _medication(
-            concept,
-            dates={
-                "whenPrepared": "dateTime",
-                "whenHandedOver": "dateTime",
-                "dosageInstruction*": ("Dosage", _DOSE),
-            },
-        ),
-        "Medication": {"status": "code", "code": ("CodeableConcept", concept)},
+        **_medications(concept),
         "Immunization": {
             "status": "code",
             "vaccineCode": ("CodeableConcept", concept),

@@ -437,16 +437,11 @@ class _Reading:
         concepts = [concept.name for concept in self._programme.concepts] if self._programme else []
         described = describe_facts(self._facts, concepts)
         [(patients,)] = self._facts.run("SELECT count(*) FROM person")
-        accepted, versions = Counter[str](), Counter[str]()
-        for file in intake.files:
-            accepted.update(file.types)
-        for (version, _), number in tallies.versions.items():
-            versions[version] += number
         order = {file.file: i for i, file in enumerate(intake.files)}
         intake.rejects.sort(key=lambda reject: (order[reject.file], reject.line))
         return FactsAccount(
-            fhir_version=believed_version(tallies.versions, accepted),
-            versions=dict(sorted(versions.items())),
+            fhir_version=believed_version(tallies.versions, _accepted_lines(intake)),
+            versions=_version_lines(tallies),
             files=intake.files,
             unread=intake.unread,
             rejects=intake.rejects,
@@ -486,6 +481,22 @@ class _Reading:
             partial_dates=dict(sorted(tallies.partial_dates.items())),
             withheld=WithheldLines(tallies.withheld["Patient"], tallies.withheld.total()),
         )
+
+
+def _accepted_lines(intake: Intake) -> Counter[str]:
+    """Accepted lines by resource type."""
+    accepted: Counter[str] = Counter()
+    for file in intake.files:
+        accepted.update(file.types)
+    return accepted
+
+
+def _version_lines(tallies: Tallies) -> dict[str, int]:
+    """Lines that show a version of FHIR, by version."""
+    versions: Counter[str] = Counter()
+    for (version, _), number in tallies.versions.items():
+        versions[version] += number
+    return dict(sorted(versions.items()))
 
 
 def _lines_at_fault(judged: Judged, file: int) -> pa.Array:

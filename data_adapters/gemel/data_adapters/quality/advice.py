@@ -178,6 +178,13 @@ def _musts(report: CheckReport) -> Iterator[ToDo]:
             f"The export is believed to be FHIR {report.fhir_version}. {report.fhir_version_reason}",
             CATALOGUE["GEM213"].remedy,
         )
+    if report.future:
+        said = ", ".join(f"{name} {number}" for name, number in report.future.items())
+        yield ToDo(
+            "must",
+            f"Dated after today, and left out ({said}; a death so dated is one without a date).",
+            "Correct the dates at the source; where they were moved to hide them, say dates_shifted = true in the mapping.",
+        )
     if report.synthetic:
         yield ToDo(
             "must", f"{report.synthetic} lines say that they are synthetic.", CATALOGUE["GEM211"].remedy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ def check_export(
         workers: Threads that read; with `validate="full"` also processes that validate.
 
     Raises:
-        GemelError: GEM208 when the export cannot be read or is an OMOP CDM, GEM244 when the opt-out list cannot. Bad lines are reported,
-            not raised; so is what would keep a data set from being built.
+        GemelError: GEM208 when the export cannot be read or is an OMOP CDM, GEM244 when the opt-out list cannot. Bad
+            lines are reported, not raised; so is what would keep a data set from being built.
     """
     _refuse_cdm(export)
     day = on if on is not None else datetime.now(UTC).date()
@@ -79,15 +79,9 @@ def check_export(
             validator.offer(file, block, read)
             watch.watch(block)
 
-        account = read_fhir(
-            export,
-            programme,
-            facts,
-            mapping=mapping,
-            withheld=withheld,
-            workers=workers,
-            on_block=on_block,
-        )
+        how: dict[str, Any] = {"mapping": mapping, "withheld": withheld, "workers": workers}
+        account = read_fhir(export, programme, facts, on_block=on_block, **how)
+        future = {} if mapping.dates_shifted else facts.leave_out_future(day + timedelta(days=1))
         validation = validator.finish([file.file for file in account.files], version=account.fhir_version)
         report = CheckReport(
             notice=STAYS_INSIDE,
@@ -102,6 +96,7 @@ def check_export(
             unmapped=_unmapped(account, find_displays(export, _codes(account), withheld=withheld)),
             unknown_genders=_genders(export, account, mapping, withheld),
             mapping=_mapping_use(mapping, watch),
+            future=future,
             **_values(facts, account, programme),
             **_lines(account, programme, validation),
         )

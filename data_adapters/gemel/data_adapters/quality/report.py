@@ -238,6 +238,7 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     superseded: dict[str, int]
     deleted: dict[str, int]
     undated: dict[str, int]
+    future: dict[str, int]
     odd_ends: dict[str, int]
     unused: dict[str, int]
     default_units: dict[str, int]

@@ -8,7 +8,6 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Container, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from importlib import import_module
 from multiprocessing import get_context
 from typing import Any, Literal, NamedTuple
 
@@ -179,10 +178,13 @@ def _invalid(line: _Line, package: str) -> str | None:
     """Why the models of a package refuse a line, as places and kinds of error without the values; None if not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from fhir.resources import R4B
+        from fhir.resources import get_fhir_model_class as of_r5
         from pydantic import ValidationError
 
+        find = of_r5 if package == _R5 else R4B.get_fhir_model_class
         try:
-            model: Any = import_module(package).get_fhir_model_class(line.resource_type)
+            model: Any = find(line.resource_type)
         except (KeyError, LookupError, ValueError):
             return "no resource type of this version"
         try:

@@ -99,7 +99,9 @@ def open_export(path: Path) -> tuple[ExportFile, ...]:
     files, unread = _entries(path)
     if not files:
         if not unread:
-            raise GemelError("GEM208", f"{path} is empty.", hint="Check the path, and that the export was written.")
+            raise GemelError(
+                "GEM208", f"{path} is empty.", hint="Check the path, and that the export was written."
+            )
         raise GemelError(
             "GEM208",
             f"{path} holds no NDJSON file. Not read: {_some(unread)}.",

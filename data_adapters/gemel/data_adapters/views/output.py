@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ def _write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(prefix=".gemel-", dir=folder) as scratch,
+            _working_folder(folder) as scratch,
             ExitStack() as stack,
             Passes(views) as passes,
             Versions(export) as versions,
@@ -71,9 +73,7 @@ def _write(
             # Writing takes a fifth of the time: with several workers it has a thread of its own.
             pool = stack.enter_context(ThreadPoolExecutor(max_workers=1)) if workers > 1 else None
             writers = {
-                view.name: stack.enter_context(
-                    _ViewWriter(Path(scratch) / view.name, schemas[view.name], pool)
-                )
+                view.name: stack.enter_context(_ViewWriter(scratch / view.name, schemas[view.name], pool))
                 for view in views
             }
             for batch in scan(passes, export, intake=intake, workers=workers):
@@ -93,14 +93,29 @@ def write_tables(tables: Mapping[str, pa.Table], folder: Path) -> list[Path]:
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".gemel-", dir=folder) as scratch:
+        with _working_folder(folder) as scratch:
             for name, table in tables.items():
-                written = Path(scratch) / f"{name}.parquet"
+                written = scratch / f"{name}.parquet"
                 pq.write_table(table, written, compression="zstd")
                 paths.append(written.replace(folder / written.name))
     except OSError as error:
         raise GemelError("GEM234", f"{folder} cannot be written: {error.strerror or error}.") from error
     return paths
+
+
+@contextmanager
+def _working_folder(folder: Path) -> Iterator[Path]:
+    """A folder for this run's unfinished files; what a killed run left is removed: nobody holds its lock."""
+    for old in folder.glob(".gemel-*/lock"):
+        with suppress(OSError), old.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".gemel-", dir=folder) as name:
+        made = Path(name)
+        with (made / "new").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (made / "new").rename(made / "lock")  # Named only when it is held.
+            yield made
 
 
 class _ViewWriter:
