@@ -94,7 +94,9 @@ def test_an_expected_failure_is_its_code_its_text_and_its_exit_code():
 def test_an_interrupt_exits_with_130(tmp_path):
     started = tmp_path / "started"
     body = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(60)"
-    code = f"import sys; sys.argv[0] = 'gemel'\n{_with_demo(body)}\n{ENTRY}"
+    # A shell has its background jobs ignore interrupts, and what they start inherits that.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"import sys; sys.argv[0] = 'gemel'\n{heard}\n{_with_demo(body)}\n{ENTRY}"
     process = subprocess.Popen([sys.executable, "-c", code, "demo"], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 30
     while not started.exists() and time.monotonic() < deadline:

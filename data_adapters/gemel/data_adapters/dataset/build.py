@@ -26,7 +26,7 @@ from gemel.data_adapters.inputs.imaging import image_table
 from gemel.data_adapters.inputs.links import load_links
 from gemel.data_adapters.inputs.read import NO_FURTHER_INPUTS, FurtherInputs, read_input
 from gemel.data_adapters.meaning.consent import withheld_patients
-from gemel.data_adapters.meaning.facts import Facts
+from gemel.data_adapters.meaning.facts import Facts, return_memory
 from gemel.data_adapters.meaning.fhir_facts import read_fhir, require_usable
 from gemel.data_adapters.meaning.opt_out import OptOutList, read_opt_out
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
@@ -87,6 +87,7 @@ def build(
             withheld=withheld,
             pseudonym_key=pseudonym_key,
         )
+        return_memory()
         # A day more: elsewhere it is tomorrow already.
         future = {} if mapping.dates_shifted else facts.leave_out_future(day + timedelta(days=1))
         dataset, counts = assemble(facts, programme, pseudonym_key=pseudonym_key)

@@ -27,6 +27,7 @@ Rows have no order and no identity of their own: whatever is built on them may d
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
 from collections.abc import Iterable
 from datetime import date
@@ -145,3 +146,11 @@ class Facts:
         for name in ("fact", "visit"):
             self.run(f"UPDATE {name} SET end_day = $day WHERE end_day > $day", {"day": day})
         return {name: number for name, number in counts.items() if number}
+
+
+def return_memory() -> None:
+    """Give the system back what allocators keep for more reading: what follows needs memory of its own."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)

@@ -26,7 +26,7 @@ from gemel.data_adapters.meaning.arrow_values import column, scalar
 from gemel.data_adapters.meaning.concepts import ConceptIndex
 from gemel.data_adapters.meaning.consent import NOBODY, Withheld
 from gemel.data_adapters.meaning.elements import fact_shapes
-from gemel.data_adapters.meaning.facts import MEMORY_LIMIT, READING_LIMIT, Facts
+from gemel.data_adapters.meaning.facts import MEMORY_LIMIT, READING_LIMIT, Facts, return_memory
 from gemel.data_adapters.meaning.fhir_version import STU3_STATUSES, believed_version
 from gemel.data_adapters.meaning.judge import Judge, Judged
 from gemel.data_adapters.meaning.labels import count_labelled
@@ -428,6 +428,7 @@ class _Reading:
         """Fill the tables and close the account."""
         self._stage_subjects()
         self._dismiss()
+        return_memory()
         self._facts.limit_memory(MEMORY_LIMIT)
         staging, tallies, intake = self._staging, self._tallies, self._intake
         orphans = staging.orphans()
