@@ -126,9 +126,9 @@ class Versions:
         self._places.close()
         self._folder.cleanup()
 
-    def add(self, file: int, read: ReadBlock) -> None:
-        """Take in the accepted lines of a block; `file` is the index in the intake."""
-        for name, table in read.tables.items():
+    def add(self, file: int, *blocks: ReadBlock) -> None:
+        """Take in the accepted lines of some blocks; `file` is the index in the intake."""
+        for name, table in (item for read in blocks for item in read.tables.items()):
             if table.num_rows:
                 self._hashes.write(_hashes(name, table.column("r").field("id")).data)
                 self._places.write(to_places(file, table.column("line")).data)

@@ -244,8 +244,7 @@ def read_views(
     with Passes(views) as passes, Versions(export) as versions:
         schemas = passes.schemas()
         for batch in scan(passes, export, intake=intake, workers=workers):
-            for read in batch.read:
-                versions.add(batch.file, read)
+            versions.add(batch.file, *batch.read)
             for name, table in batch.tables.items():
                 rows[name].append((batch.file, table))
         older = versions.find_superseded()
