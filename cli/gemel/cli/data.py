@@ -167,11 +167,11 @@ def _suggestion(checked: CheckReport, programme: Programme) -> str:
 
 def _write_inside(path: Path, content: str) -> None:
     """Write a file that only its owner may read, whole or not at all. Raises GEM234."""
-    from gemel.data_adapters.sources.fetched import write_durably
+    from gemel.data_adapters.sources.fetched import write_private
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, content.encode("utf-8"))
+        write_private(path, content.encode("utf-8"))
     except OSError as error:
         raise GemelError("GEM234", f"{path} cannot be written: {error.strerror}.") from error
 
@@ -386,13 +386,13 @@ def _write_built(dataset: Dataset, path: Path, card: bytes, card_path: Path) -> 
     """
     import os
 
-    from gemel.data_adapters.sources.fetched import write_durably
+    from gemel.data_adapters.sources.fetched import write_private
 
     new, new_card = (one.with_name(f".{one.name}.{os.getpid()}.new") for one in (path, card_path))
     try:
         dataset.save(new)
         new.chmod(0o600)
-        write_durably(new_card, card)
+        write_private(new_card, card)
         new.replace(path)
         new_card.replace(card_path)
     except OSError as error:

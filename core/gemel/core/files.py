@@ -6,14 +6,27 @@ import os
 from pathlib import Path
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write, fsync, rename, fsync the folder: after return the content is on disk under its name."""
+def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write, fsync, rename, fsync the folder: after return the content is on disk under its name.
+
+    Args:
+        path: The file; what stood there is replaced.
+        content: All of it.
+        mode: Who may read a new file, less the umask; 0o600 for its owner alone.
+
+    Raises:
+        OSError: It cannot be written; the file of before stands, and nothing else is left.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:  # a full disk: the unfinished file would fill it further
+        temporary.unlink(missing_ok=True)
+        raise
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)

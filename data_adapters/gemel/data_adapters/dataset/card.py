@@ -236,7 +236,8 @@ def fhir_reading(account: FactsAccount, withheld: Withheld) -> Reading:
         files=account.files,
         rejects=account.rejects_by_code,
         rejected=_rejected(account.rejects),
-        excluded_resources=account.excluded,
+        excluded_resources=account.excluded
+        | ({"Patient: merged into another record": account.merged} if account.merged else {}),
         superseded=account.superseded,
         orphans=account.orphans,
         values=account.by_concept("values"),

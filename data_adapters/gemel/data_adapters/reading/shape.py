@@ -81,25 +81,6 @@ class Shape:
             return pa.float64() if self.type_name == "decimal" else pa.int64()
         return pa.string()
 
-    def duckdb_structure(self) -> Any:
-        """The structure that DuckDB's `from_json` takes, as JSON values."""
-        item: Any
-        if self.children:
-            item = {name: child.duckdb_structure() for name, child in sorted(self.children.items())}
-        elif self.type_name not in PRIMITIVE_TYPES:
-            item = "JSON"
-        elif self.type_name == "boolean":
-            item = "BOOLEAN"
-        elif self.type_name in NUMBER_TYPES:
-            item = "DOUBLE" if self.type_name == "decimal" else "BIGINT"
-        else:
-            item = "VARCHAR"
-        return [item] if self.repeats else item
-
-    def duckdb_type(self) -> str:
-        """The same as a DuckDB column type."""
-        return _sql_type(self.duckdb_structure())
-
     def line_type(self) -> Any:
         """A type for msgspec that refuses whatever has not the type that FHIR gives it."""
         item: Any
@@ -137,15 +118,6 @@ class Shape:
             item = self.line_type() if not self.repeats else Shape(self.type_name).line_type()
             item = item | None
         return list[item] | None if self.repeats else item
-
-
-def _sql_type(structure: Any) -> str:
-    if isinstance(structure, list):
-        return f"{_sql_type(structure[0])}[]"
-    if isinstance(structure, dict):
-        fields = ", ".join(f"{quote_name(name)} {_sql_type(item)}" for name, item in structure.items())
-        return f"STRUCT({fields})"
-    return str(structure)
 
 
 def quote_name(name: str) -> str:

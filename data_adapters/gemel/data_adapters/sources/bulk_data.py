@@ -18,7 +18,7 @@ import msgspec
 
 from gemel.core.errors import GemelError
 from gemel.data_adapters.sources.download import ExpiredError, download
-from gemel.data_adapters.sources.fetched import Fetched, prepare_folder, write_durably
+from gemel.data_adapters.sources.fetched import Fetched, prepare_folder, write_private
 from gemel.data_adapters.sources.fhir_server import FhirServer, outcome_text
 from gemel.data_adapters.sources.files import DELETED_FOLDER, ERROR_FOLDER, MANIFEST_NAME, UNFINISHED_NAME
 from gemel.data_adapters.sources.settings import SourceSettings
@@ -100,7 +100,7 @@ def export(settings: SourceSettings, folder: Path, server: FhirServer) -> Fetche
     request = kick_off_url(settings)
     path = folder / UNFINISHED_NAME
     state = _load(path, request) if prepare_folder(folder) is not None else _State(request)
-    write_durably(path, msgspec.json.encode(state))
+    write_private(path, msgspec.json.encode(state))
     for once_more in (True, False):
         try:
             return _finish(state, folder, server)
@@ -110,7 +110,7 @@ def export(settings: SourceSettings, folder: Path, server: FhirServer) -> Fetche
             server.say(f"The server no longer holds the export ({error}). A new one is started from nothing.")
             _clear(folder)
             state = _State(request)
-            write_durably(path, msgspec.json.encode(state))
+            write_private(path, msgspec.json.encode(state))
     raise AssertionError("unreachable")
 
 
@@ -118,13 +118,13 @@ def _finish(state: _State, folder: Path, server: FhirServer) -> Fetched:
     path = folder / UNFINISHED_NAME
     if state.status_url is None:
         state.status_url = _kick_off(state.request, server)
-        write_durably(path, msgspec.json.encode(state))
+        write_private(path, msgspec.json.encode(state))
     if state.manifest is None:
         state.manifest = _poll(state.status_url, server)
-        write_durably(path, msgspec.json.encode(state))
+        write_private(path, msgspec.json.encode(state))
     fetched, record = _download_all(state.manifest, folder, server)
     record = {"request": state.request, **record}
-    write_durably(folder / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(record), indent=1))
+    write_private(folder / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(record), indent=1))
     path.unlink()
     server.delete(state.status_url)
     return fetched

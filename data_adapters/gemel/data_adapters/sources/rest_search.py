@@ -15,7 +15,7 @@ import msgspec
 
 from gemel.core.errors import GemelError
 from gemel.data_adapters.sources.bundles import Unpacked
-from gemel.data_adapters.sources.fetched import Fetched, prepare_folder, write_durably
+from gemel.data_adapters.sources.fetched import Fetched, prepare_folder, write_private
 from gemel.data_adapters.sources.fhir_server import FhirServer, outcome_text
 from gemel.data_adapters.sources.files import MANIFEST_NAME, UNFINISHED_NAME
 from gemel.data_adapters.sources.settings import SourceSettings
@@ -63,7 +63,7 @@ def search(settings: SourceSettings, folder: Path, server: FhirServer) -> Fetche
     state = prepare_folder(folder)
     if state is not None and state.read_bytes() != request:
         raise GemelError("GEM228", f"{folder} holds the beginning of another export: name a new folder.")
-    write_durably(folder / UNFINISHED_NAME, request)
+    write_private(folder / UNFINISHED_NAME, request)
     lines: Counter[str] = Counter()
     notes: list[str] = []
     began, record = None, []
@@ -75,7 +75,7 @@ def search(settings: SourceSettings, folder: Path, server: FhirServer) -> Fetche
         lines.update(counts)
         record.append({"type": kind, "search": text, "file": path.name, "lines": counts.total()})
     manifest: dict[str, Any] = {"request": settings.base_url, "transactionTime": began, "output": record}
-    write_durably(folder / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+    write_private(folder / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
     (folder / UNFINISHED_NAME).unlink()
     return Fetched(folder, began, dict(sorted(lines.items())), notes=tuple(notes))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.sources.fetched import write_durably
+from gemel.data_adapters.sources.fetched import write_private
 from gemel.data_adapters.sources.files import MANIFEST_NAME, UNFINISHED_NAME, open_export
 
 # What writers leave when they are done: Bulk clients, Spark and Hadoop, people.
@@ -74,7 +74,7 @@ def watch(folder: Path, *, state: Path, how: Watch | None = None) -> Iterator[Pa
                 continue
             yield path
             seen.exports[name] = signature
-            write_durably(state, msgspec.json.encode(seen))
+            write_private(state, msgspec.json.encode(seen))
             if how.stop():
                 return
         how.sleep(how.poll_s)
