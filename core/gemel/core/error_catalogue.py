@@ -361,6 +361,36 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "This is a defect in the node software: report it.",
         ExitCode.REFUSED,
     ),
+    "GEM320": CatalogueEntry(
+        "A step of secure aggregation does not verify",
+        "A masking message is malformed, too large, of another aggregation, already answered, or not by whom it names.",
+        "Start the aggregation again; if it repeats, find out which party sends such messages.",
+        ExitCode.REFUSED,
+    ),
+    "GEM321": CatalogueEntry(
+        "The coordinator shows different views of one aggregation",
+        "Nodes were told different participants or survivors, as one would to take the masks off a single update.",
+        "Do not go on with this coordinator before the cause is known.",
+        ExitCode.REFUSED,
+    ),
+    "GEM322": CatalogueEntry(
+        "Too few nodes for secure aggregation",
+        "Fewer nodes are left than the threshold, or than the shared noise needs; nothing was unmasked.",
+        "Wait until more nodes are back and start the task again; the updates stay masked.",
+        ExitCode.REFUSED,
+    ),
+    "GEM323": CatalogueEntry(
+        "A second unmasking was asked for",
+        "Both kinds of share of one peer, or shares of a second attempt after the first, would lay one update open.",
+        "Nothing to do: what was unmasked once stays as it is. Do not go on with this coordinator unexamined.",
+        ExitCode.REFUSED,
+    ),
+    "GEM324": CatalogueEntry(
+        "A value does not fit the ring of secure aggregation",
+        "The sum of all nodes could wrap around, or a value lies outside the stated range.",
+        "Choose the 64-bit ring, a smaller range or fewer fraction bits.",
+        ExitCode.REFUSED,
+    ),
     # --- GEM4xx: node and gate -------------------------------------------------------------------
     "GEM401": CatalogueEntry(
         "A study is not approved at this node",
