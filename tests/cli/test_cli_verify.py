@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from gemel.cli.main import app
 from gemel.client_node.home import SCHEMA, NodeConfig, NodeHome
 from gemel.core.canonical import canonical_bytes, document_hash
+from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.core.signing import SigningKey, fingerprint, sign_document
-from gemel.core.study import Mechanism, MechanismKind
 from gemel.privacy.accounting import epsilon
 
 RUNNER = CliRunner()

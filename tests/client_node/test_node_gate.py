@@ -18,9 +18,10 @@ from gemel.client_node.node import answer
 from gemel.core.arrays import ArraySpec, pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.core.messages import HELLO, Envelope, Reply, Request, read_reply, sign_request
 from gemel.core.signing import SigningKey, sign_document
-from gemel.core.study import Mechanism, MechanismKind, Study
+from gemel.core.study import Study
 from gemel.data_adapters.dataset.build import pseudonym
 from gemel.privacy.engine import DpTrainer
 from gemel.privacy.ledger_chain import EntryKind, LedgerEntry

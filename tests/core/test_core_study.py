@@ -4,7 +4,8 @@ import json
 import pytest
 
 from gemel.core.errors import GemelError
-from gemel.core.study import SCHEMA, MechanismKind, parse_study
+from gemel.core.mechanism import MechanismKind
+from gemel.core.study import SCHEMA, parse_study
 
 PAYLOAD = {
     "schema": SCHEMA,

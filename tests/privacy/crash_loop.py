@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.core.signing import SigningKey
-from gemel.core.study import Mechanism, MechanismKind
 from gemel.privacy.accounting import epsilon
 from gemel.privacy.ledger import Ledger
 

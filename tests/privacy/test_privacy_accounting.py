@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gemel.core.errors import GemelError
-from gemel.core.study import Mechanism, MechanismKind
+from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.privacy.accounting import epsilon, epsilon_of_events_json, merged
 
 DELTA = 1e-5

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.core.signing import SigningKey, read_signed, sign_document
-from gemel.core.study import Mechanism, MechanismKind
 from gemel.privacy import ledger as ledger_module
 from gemel.privacy.accounting import epsilon, epsilon_of_events_json
 from gemel.privacy.ledger import Ledger

@@ -16,8 +16,8 @@ import pytest
 
 from gemel.core.canonical import canonical_bytes
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.core.signing import SigningKey, sign_document
-from gemel.core.study import Mechanism, MechanismKind
 from gemel.privacy.ledger import Ledger
 from gemel.privacy.ledger_chain import LedgerEntry, seal, verify_ledger_document
 

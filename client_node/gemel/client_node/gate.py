@@ -9,7 +9,7 @@ from gemel.client_node.home import NodeConfig
 from gemel.core.arrays import Arrays, ArraySpec, check_arrays
 from gemel.core.errors import GemelError
 from gemel.core.study import Study
-from gemel.privacy.accounting import epsilon
+from gemel.privacy.accounting import epsilon, price
 from gemel.privacy.ledger import Ledger
 from gemel.privacy.ledger_chain import LedgerEntry
 
@@ -47,10 +47,11 @@ def admit_price(study: Study, ledger: Ledger) -> None:
     Each task is charged anew.
     """
     others = [m for e in ledger.entries() if e.study_sha256 != study.sha256 for m in e.mechanisms]
-    price = epsilon([*others, *study.all_mechanisms()], delta=ledger.delta)
-    if price > ledger.epsilon_cap:
-        raise GemelError("GEM301", f"With this study ε would be {price}, the cap is {ledger.epsilon_cap}.")
-    own, stated = epsilon(study.all_mechanisms(), delta=study.privacy.delta), study.privacy.epsilon
+    own_mechanisms = [m for charge in study.charges() for m in charge.mechanisms]
+    after = epsilon([*others, *own_mechanisms], delta=ledger.delta)
+    if after > ledger.epsilon_cap:
+        raise GemelError("GEM301", f"With this study ε would be {after}, the cap is {ledger.epsilon_cap}.")
+    own, stated = price(study.charges(), delta=study.privacy.delta), study.privacy.epsilon
     if own > stated:
         raise GemelError("GEM305", f"The study states ε {stated}, its mechanisms cost {own}.")
 
@@ -83,7 +84,7 @@ def admit_release(
         or charge.study_sha256 != study.sha256
         or charge.task != task
         or charge.request_sha256 != request_sha256
-        or tuple(charge.mechanisms) != study.mechanisms(task)
+        or tuple(charge.mechanisms) != study.charge(task).mechanisms
     ):
         raise GemelError("GEM307", f"No ledger entry covers {task}.")
     check_arrays(arrays, declared)

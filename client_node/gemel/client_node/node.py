@@ -109,7 +109,7 @@ def _release(home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope) -> 
         request_sha256=work.request_sha256,
         snapshot=dataset.snapshot,
         patients=None,  # an exported ledger would show it, and no exact count leaves
-        mechanisms=study.mechanisms(request.task),
+        mechanisms=study.charge(request.task).mechanisms,
     )
     arrays = tasks.compute(
         request.task,

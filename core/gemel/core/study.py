@@ -11,6 +11,14 @@ import msgspec
 
 from gemel.core.canonical import document_hash
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import (
+    Charge,
+    Mechanism,
+    MechanismKind,
+    Share,
+    joint_noise_multiplier,
+    mechanisms_by_patient,
+)
 
 SCHEMA = "gemel/study/1"
 # A site's name becomes a file's name at the coordinator.
@@ -22,30 +30,62 @@ _LEAST_NOISE, _MOST_NOISE, _MOST_TABLE_NOISE = 0.1, 1e6, 1e4
 _MOST_PRECISION = 150.0
 
 
-class MechanismKind(StrEnum):
-    """The mechanisms that a plan may name; all others are refused."""
+class Clipping(StrEnum):
+    """How a patient's gradient is bounded; each way bounds it to `max_grad_norm` over all parameters, or adapts that."""
 
-    GAUSSIAN = "gaussian"
-    POISSON_GAUSSIAN = "poisson_gaussian"
-    DISCRETE_GAUSSIAN = "discrete_gaussian"
-    LAPLACE = "laplace"
+    FLAT = "flat"
+    PER_LAYER = "per_layer"  # max_grad_norm / sqrt(layers) for each layer
+    ADAPTIVE = "adaptive"  # Andrew et al. 2021: the bound follows a quantile of the norms, for a price
 
 
-class Mechanism(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One differentially private mechanism, run `count` times.
+class Masking(StrEnum):
+    """What the coordinator sees of each hospital: its release, or one under a mask that only the sum lifts."""
 
-    `noise_multiplier` is the noise scale over the sensitivity of adding or removing one patient;
-    `sample_rate` is the Poisson sampling rate (1 = everybody).
+    NONE = "none"
+    SECURE = "secure"
+
+
+class AggregationRule(StrEnum):
+    """How the hospitals' updates become one model; all but the mean need to see each update."""
+
+    MEAN = "mean"
+    TRIMMED_MEAN = "trimmed_mean"
+    MEDIAN = "median"
+    KRUM = "krum"
+    MULTI_KRUM = "multi_krum"
+
+
+class AggregationPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How releases are brought together (`docs/secure_aggregation.md`).
+
+    Attributes:
+        masking: Whether the coordinator sees single hospitals' releases.
+        rule: For updates that it sees; a masked sum is always a mean.
+        threshold: How many hospitals it takes to lift masks; 0 for the least that is safe, more than two thirds.
+        distributed_noise: For masked tables: each hospital adds a share of the noise, and only the sum is private at
+            the study's multiplier. Else each release is private by itself.
+        dropouts, colluders: How many hospitals may be missing from a sum, and how many may tell what noise they
+            added, with the shares of the others still enough.
+        malicious: How many poisoned updates a robust rule is to withstand.
     """
 
-    kind: MechanismKind
-    noise_multiplier: float
-    sample_rate: float = 1.0
-    count: int = 1
+    masking: Masking = Masking.NONE
+    rule: AggregationRule = AggregationRule.MEAN
+    threshold: int = 0
+    distributed_noise: bool = False
+    dropouts: int = 0
+    colluders: int = 0
+    malicious: int = 0
 
 
 class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How each round trains: `local_steps` noisy gradient steps at each hospital."""
+    """How each round trains: `local_steps` noisy gradient steps at each hospital.
+
+    The last three are those of adaptive clipping: the bound moves so that `target_quantile` of the norms lie under it,
+    by exp(-`clip_learning_rate` · error); `quantile_noise_multiplier` is the standard deviation of the noise on the
+    centred count Σ(b_i − ½) over its sensitivity ½. Sum and count are answered together on one sample, so a step costs
+    a Gaussian of `joint_noise_multiplier(noise_multiplier, quantile_noise_multiplier)`.
+    """
 
     rounds: int
     local_steps: int
@@ -54,6 +94,17 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_grad_norm: float
     sample_rate: float
     noise_multiplier: float
+    clipping: Clipping = Clipping.FLAT
+    target_quantile: float = 0.5
+    quantile_noise_multiplier: float = 0.0
+    clip_learning_rate: float = 0.2
+
+    @property
+    def step_noise_multiplier(self) -> float:
+        """The multiplier that one step is charged at."""
+        if self.clipping is Clipping.ADAPTIVE:
+            return joint_noise_multiplier(self.noise_multiplier, self.quantile_noise_multiplier)
+        return self.noise_multiplier
 
 
 class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,6 +137,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     quorum: int
     round_timeout_s: float
     sites: dict[str, str]  # site name -> the node's public key (hex)
+    aggregation: AggregationPlan = msgspec.field(default_factory=AggregationPlan)
 
     def to_payload(self) -> dict[str, Any]:
         """The JSON form that is signed and hashed."""
@@ -103,36 +155,37 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         rounds = tuple(f"train/{r}" for r in range(1, self.training.rounds + 1))
         return ("count", *rounds, "evaluate", "synthesise")
 
-    def mechanisms(self, task: str) -> tuple[Mechanism, ...]:
-        """What one task costs. The node reads it here, never from a message. Unknown task: GEM404."""
+    def charge(self, task: str) -> Charge:
+        """What one task costs, and whom. The node reads it here, never from a message. Unknown task: GEM404."""
         if task not in self.tasks:
             raise GemelError("GEM404", f"The study has no task {task!r}.")
-        return self._cost(task)
+        return self._charge(task)
 
-    def _cost(self, task: str) -> tuple[Mechanism, ...]:
-        discrete = MechanismKind.DISCRETE_GAUSSIAN
+    def charges(self) -> tuple[Charge, ...]:
+        """What every task costs, in the order of the tasks."""
+        return tuple(self._charge(task) for task in self.tasks)
+
+    def _charge(self, task: str) -> Charge:
+        privacy, plan = self.privacy, self.training
         if task == "count":
-            return (Mechanism(kind=discrete, noise_multiplier=self.privacy.count_noise_multiplier),)
+            return _tables(task, Share.EVERYONE, privacy.count_noise_multiplier, 1)
         if task == "evaluate":
-            z, tables = self.privacy.metrics_noise_multiplier, self.metrics_tables
-            return (Mechanism(kind=discrete, noise_multiplier=z, count=tables),)
+            return _tables(task, Share.HELD_OUT, privacy.metrics_noise_multiplier, self.metrics_tables)
         if task == "synthesise":
-            z, tables = self.privacy.marginals_noise_multiplier, self.marginal_tables
-            return (Mechanism(kind=discrete, noise_multiplier=z, count=tables),)
-        plan = self.training
-        kind = MechanismKind.GAUSSIAN if plan.sample_rate == 1 else MechanismKind.POISSON_GAUSSIAN
-        return (
-            Mechanism(
-                kind=kind,
-                noise_multiplier=plan.noise_multiplier,
-                sample_rate=plan.sample_rate,
-                count=plan.local_steps,
-            ),
+            return _tables(task, Share.TRAINING, privacy.marginals_noise_multiplier, self.marginal_tables)
+        step = Mechanism(
+            kind=MechanismKind.GAUSSIAN if plan.sample_rate == 1 else MechanismKind.POISSON_GAUSSIAN,
+            noise_multiplier=plan.step_noise_multiplier,
+            sample_rate=plan.sample_rate,
+            count=plan.local_steps,
         )
+        return Charge(task=task, share=Share.TRAINING, mechanisms=(step,))
 
-    def all_mechanisms(self) -> tuple[Mechanism, ...]:
-        """What the whole study costs one patient."""
-        return tuple(m for task in self.tasks for m in self._cost(task))
+
+def _tables(task: str, share: Share, noise_multiplier: float, count: int) -> Charge:
+    kind = MechanismKind.DISCRETE_GAUSSIAN
+    table = Mechanism(kind=kind, noise_multiplier=noise_multiplier, count=count)
+    return Charge(task=task, share=share, mechanisms=(table,))
 
 
 def parse_study(payload: object) -> Study:
@@ -149,30 +202,7 @@ def parse_study(payload: object) -> Study:
 
 
 def _check(study: Study) -> None:
-    plan, privacy = study.training, study.privacy
-    conditions: tuple[tuple[bool, str], ...] = (
-        (study.schema == SCHEMA, f"schema must be {SCHEMA}, got {study.schema}"),
-        (1 <= plan.rounds <= 10_000, f"training.rounds must be 1 to 10000, got {plan.rounds}"),
-        (1 <= plan.local_steps <= 10_000, f"training.local_steps: got {plan.local_steps}"),
-        (0 < plan.learning_rate <= 100, f"training.learning_rate: got {plan.learning_rate}"),
-        (0 <= plan.momentum < 1, f"training.momentum must be in [0, 1), got {plan.momentum}"),
-        (0 < plan.max_grad_norm < 1e6, f"training.max_grad_norm: got {plan.max_grad_norm}"),
-        (0 < plan.sample_rate <= 1, f"training.sample_rate: got {plan.sample_rate}"),
-        (_noise(plan.noise_multiplier, _MOST_NOISE), "training.noise_multiplier must be 0.1 to 1e6"),
-        (0 < privacy.epsilon <= 100, f"privacy.epsilon: got {privacy.epsilon}"),
-        (0 < privacy.delta <= 1e-3, f"privacy.delta must be at most 1e-3, got {privacy.delta}"),
-        (_noise(privacy.count_noise_multiplier), "privacy.count_noise_multiplier must be 0.1 to 1e4"),
-        (_noise(privacy.metrics_noise_multiplier), "privacy.metrics_noise_multiplier must be 0.1 to 1e4"),
-        (_noise(privacy.marginals_noise_multiplier), "privacy.marginals_noise_multiplier must be 0.1 to 1e4"),
-        (1 <= study.metrics_tables <= 10_000, "metrics_tables must be 1 to 10000"),
-        (1 <= study.marginal_tables <= 10_000, "marginal_tables must be 1 to 10000"),
-        (1 <= study.minimum_patients <= 10**9, "minimum_patients must be 1 to 1e9"),
-        (1 <= study.quorum <= len(study.sites), f"quorum {study.quorum} of {len(study.sites)} sites"),
-        (0 < study.round_timeout_s <= 604_800, "round_timeout_s must be at most a week"),
-        (all(map(_SITE.fullmatch, study.sites)), "sites: a name is letters, digits, - and _, at most 64"),
-        (all(map(_PUBLIC_KEY.fullmatch, study.sites.values())), "sites: a key is 64 hex digits, lower case"),
-        (len(set(study.sites.values())) == len(study.sites), "sites: two have the same key"),
-    )
+    conditions = (*_document(study), *_training(study.training), *_privacy(study), *_aggregation(study))
     for holds, message in conditions:
         if not holds:
             raise GemelError("GEM101", f"The study document is malformed: {message}.")
@@ -182,15 +212,94 @@ def _check(study: Study) -> None:
         )
 
 
+_Conditions = tuple[tuple[bool, str], ...]
+
+
+def _document(study: Study) -> _Conditions:
+    return (
+        (study.schema == SCHEMA, f"schema must be {SCHEMA}, got {study.schema}"),
+        (1 <= study.metrics_tables <= 10_000, "metrics_tables must be 1 to 10000"),
+        (1 <= study.marginal_tables <= 10_000, "marginal_tables must be 1 to 10000"),
+        (1 <= study.minimum_patients <= 10**9, "minimum_patients must be 1 to 1e9"),
+        (1 <= study.quorum <= len(study.sites), f"quorum {study.quorum} of {len(study.sites)} sites"),
+        (0 < study.round_timeout_s <= 604_800, "round_timeout_s must be at most a week"),
+        (all(map(_SITE.fullmatch, study.sites)), "sites: a name is letters, digits, - and _, at most 64"),
+        (all(map(_PUBLIC_KEY.fullmatch, study.sites.values())), "sites: a key is 64 hex digits, lower case"),
+        (len(set(study.sites.values())) == len(study.sites), "sites: two have the same key"),
+    )
+
+
+def _training(plan: TrainingPlan) -> _Conditions:
+    adaptive = plan.clipping is Clipping.ADAPTIVE
+    z_b = plan.quantile_noise_multiplier
+    return (
+        (1 <= plan.rounds <= 10_000, f"training.rounds must be 1 to 10000, got {plan.rounds}"),
+        (1 <= plan.local_steps <= 10_000, f"training.local_steps: got {plan.local_steps}"),
+        (0 < plan.learning_rate <= 100, f"training.learning_rate: got {plan.learning_rate}"),
+        (0 <= plan.momentum < 1, f"training.momentum must be in [0, 1), got {plan.momentum}"),
+        (0 < plan.max_grad_norm < 1e6, f"training.max_grad_norm: got {plan.max_grad_norm}"),
+        (0 < plan.sample_rate <= 1, f"training.sample_rate: got {plan.sample_rate}"),
+        (_noise(plan.noise_multiplier, _MOST_NOISE), "training.noise_multiplier must be 0.1 to 1e6"),
+        (0 < plan.target_quantile < 1, f"training.target_quantile: got {plan.target_quantile}"),
+        (0 < plan.clip_learning_rate <= 1, f"training.clip_learning_rate: got {plan.clip_learning_rate}"),
+        (
+            _noise(z_b, _MOST_NOISE) if adaptive else z_b == 0,
+            "training.quantile_noise_multiplier must be 0.1 to 1e6 for adaptive clipping, else 0",
+        ),
+    )
+
+
+def _privacy(study: Study) -> _Conditions:
+    privacy = study.privacy
+    return (
+        (0 < privacy.epsilon <= 100, f"privacy.epsilon: got {privacy.epsilon}"),
+        (0 < privacy.delta <= 1e-3, f"privacy.delta must be at most 1e-3, got {privacy.delta}"),
+        (_noise(privacy.count_noise_multiplier), "privacy.count_noise_multiplier must be 0.1 to 1e4"),
+        (_noise(privacy.metrics_noise_multiplier), "privacy.metrics_noise_multiplier must be 0.1 to 1e4"),
+        (_noise(privacy.marginals_noise_multiplier), "privacy.marginals_noise_multiplier must be 0.1 to 1e4"),
+    )
+
+
+def _aggregation(study: Study) -> _Conditions:
+    plan, sites = study.aggregation, len(study.sites)
+    secure = plan.masking is Masking.SECURE
+    robust = plan.rule is not AggregationRule.MEAN
+    least = sites // 2 + 1  # two disjoint halves must not both lift masks
+    return (
+        (not (secure and robust), "aggregation: a robust rule needs to see what masking hides"),
+        (secure or not plan.distributed_noise, "aggregation: shares of noise need masking"),
+        (not secure or sites >= 3, "aggregation: masking needs at least 3 sites"),
+        (
+            plan.threshold == 0 or (secure and least <= plan.threshold <= sites),
+            f"aggregation.threshold must be 0, or {least} to {sites} with masking, got {plan.threshold}",
+        ),
+        (min(plan.dropouts, plan.colluders, plan.malicious) >= 0, "aggregation: a number below 0"),
+        (
+            plan.distributed_noise or plan.dropouts == plan.colluders == 0,
+            "aggregation: dropouts and colluders are for shares of noise",
+        ),
+        (plan.dropouts + plan.colluders < sites - 1, "aggregation: too few honest sites are left"),
+        (robust or plan.malicious == 0, "aggregation: malicious is for robust rules"),
+        (
+            not robust or sites >= 2 * plan.malicious + 3,
+            f"aggregation: {plan.malicious} malicious of {sites} sites cannot be withstood",
+        ),
+    )
+
+
 def _noise(multiplier: float, most: float = _MOST_TABLE_NOISE) -> bool:
     return _LEAST_NOISE <= multiplier <= most
 
 
 def _precision(study: Study) -> float:
-    """Sum of 1/σ²; for sampled steps q² (exp(1/σ²) - 1), which they tend to (Bu, Dong, Long & Su, 2020)."""
-    return sum(
-        m.count * (m.noise_multiplier**-2 if m.sample_rate == 1 else _sampled(m))
-        for m in study.all_mechanisms()
+    """Most that a patient pays as the sum of 1/σ²; for sampled steps q² (exp(1/σ²) - 1), which they tend to.
+
+    Source of the latter: Bu, Dong, Long & Su, 2020.
+    """
+    by_patient = mechanisms_by_patient(study.charges()).values()
+    return max(
+        sum(m.count * (m.noise_multiplier**-2 if m.sample_rate == 1 else _sampled(m)) for m in paid)
+        for paid in by_patient
     )
 
 

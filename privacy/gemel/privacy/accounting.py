@@ -7,7 +7,7 @@ parameters were fixed before any private output was seen, as a signed study fixe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 from dp_accounting.pld import privacy_loss_distribution as pld
 
 from gemel.core.errors import GemelError
-from gemel.core.study import Mechanism, MechanismKind
+from gemel.core.mechanism import Charge, Mechanism, MechanismKind, mechanisms_by_patient
 from gemel.privacy.noise import MAX_DISCRETE_SIGMA
 
 NEIGHBOURING_RELATION = "add_or_remove_one_patient"
@@ -45,6 +45,11 @@ def epsilon(mechanisms: Sequence[Mechanism], *, delta: float) -> float:
     if not 0 < delta < 1:
         raise GemelError("GEM303", f"delta must lie in (0, 1), got {delta}.")
     return _epsilon(_merged(mechanisms), delta)
+
+
+def price(charges: Iterable[Charge], *, delta: float) -> float:
+    """What the charges cost the patient who pays most, at δ: training and held-out patients are disjoint."""
+    return max(epsilon(paid, delta=delta) for paid in mechanisms_by_patient(charges).values())
 
 
 def epsilon_of_events_json(events: Sequence[Mapping[str, Any]], *, delta: float) -> float:

@@ -20,8 +20,8 @@ import msgspec
 
 from gemel.core.canonical import canonical_bytes
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import Mechanism
 from gemel.core.signing import SignedDocument, SigningKey, sign_document, verify_bytes
-from gemel.core.study import Mechanism
 from gemel.privacy.accounting import epsilon
 from gemel.privacy.ledger_chain import (
     NOTHING_BEFORE,

@@ -10,8 +10,8 @@ import msgspec
 
 from gemel.core.canonical import canonical_bytes, sha256_hex
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import Mechanism
 from gemel.core.signing import SignedDocument, SigningKey, read_signed, signed_by, verify_bytes
-from gemel.core.study import Mechanism
 from gemel.privacy.accounting import (
     EPSILON_STEP,
     NEIGHBOURING_RELATION,

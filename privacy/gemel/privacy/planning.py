@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from gemel.core.errors import GemelError
-from gemel.core.study import Mechanism, MechanismKind
+from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.privacy.accounting import epsilon as epsilon_of
 
 TOLERANCE = 1e-3

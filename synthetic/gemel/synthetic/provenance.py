@@ -10,7 +10,7 @@ import msgspec
 
 from gemel.core.canonical import document_hash
 from gemel.core.errors import GemelError
-from gemel.core.study import Mechanism, MechanismKind
+from gemel.core.mechanism import Mechanism, MechanismKind
 
 
 class PrivacyStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

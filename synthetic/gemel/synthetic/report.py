@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import msgspec
 
-from gemel.core.study import Mechanism
+from gemel.core.mechanism import Mechanism
 from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.comparison import Comparison, SurvivalCurve
 from gemel.synthetic.provenance import PrivacyStatement, posterior_from_even_odds

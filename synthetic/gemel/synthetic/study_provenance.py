@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from gemel.core.study import Mechanism, Study
+from gemel.core.mechanism import Mechanism, mechanisms_by_patient
+from gemel.core.study import Study
 from gemel.privacy.accounting import epsilon, merged
 from gemel.synthetic.provenance import CohortProvenance, PrivacyStatement
 
@@ -27,7 +28,9 @@ def provenance_of_study(
         noise: Where the hospitals' randomness came from, as they reported it.
         certificate_sha256: The run's certificate, where there is one.
     """
-    training = [m for task in study.tasks if task.startswith("train/") for m in study.mechanisms(task)]
+    training = [m for c in study.charges() if c.task.startswith("train/") for m in c.mechanisms]
+    by_patient = mechanisms_by_patient(study.charges()).values()
+    dearest = max(by_patient, key=lambda paid: epsilon(paid, delta=study.privacy.delta))
     return CohortProvenance(
         study=study.title,
         study_sha256=study.sha256,
@@ -35,9 +38,9 @@ def provenance_of_study(
         programme_version=study.programme_version,
         sites=sites,
         created=created,
-        marginals=_statement(study.mechanisms("synthesise"), study, noise),
+        marginals=_statement(study.charge("synthesise").mechanisms, study, noise),
         twin=_statement(training, study, noise),
-        whole=_statement(study.all_mechanisms(), study, noise),
+        whole=_statement(dearest, study, noise),
         certificate_sha256=certificate_sha256,
     ).as_dict()
 

@@ -1,0 +1,81 @@
+"""What a release costs: mechanisms, whom they touch, and how those of a study add up for one patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import msgspec
+
+
+class MechanismKind(StrEnum):
+    """The mechanisms that a plan may name; all others are refused."""
+
+    GAUSSIAN = "gaussian"
+    POISSON_GAUSSIAN = "poisson_gaussian"
+    DISCRETE_GAUSSIAN = "discrete_gaussian"
+    LAPLACE = "laplace"
+    DISCRETE_LAPLACE = "discrete_laplace"
+    EXPONENTIAL = "exponential"
+
+
+class Mechanism(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One differentially private mechanism, run `count` times.
+
+    `noise_multiplier` is the noise scale over the sensitivity of adding or removing one patient: σ/Δ of a Gaussian,
+    b/Δ of a Laplace, and 1/ε of an exponential selection with probabilities ∝ exp(ε·u/2Δ).
+    `sample_rate` is the Poisson sampling rate (1 = everybody).
+    """
+
+    kind: MechanismKind
+    noise_multiplier: float
+    sample_rate: float = 1.0
+    count: int = 1
+
+
+class Share(StrEnum):
+    """Which patients a task touches.
+
+    Training and held-out patients are told apart by the hash of the pseudonym alone, so whatever the data are, no
+    patient is in both, and nobody pays for both.
+    """
+
+    EVERYONE = "everyone"
+    TRAINING = "training"
+    HELD_OUT = "held_out"
+
+
+class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one task of a study costs each patient that it touches."""
+
+    task: str
+    share: Share
+    mechanisms: tuple[Mechanism, ...]
+
+
+def mechanisms_by_patient(charges: Iterable[Charge]) -> dict[Share, tuple[Mechanism, ...]]:
+    """What a training patient and a held-out patient pay; a patient of a hospital is one of the two.
+
+    >>> one = Mechanism(kind=MechanismKind.GAUSSIAN, noise_multiplier=2.0)
+    >>> charges = [Charge(task="count", share=Share.EVERYONE, mechanisms=(one,)),
+    ...            Charge(task="train/1", share=Share.TRAINING, mechanisms=(one,))]
+    >>> {share.value: len(paid) for share, paid in mechanisms_by_patient(charges).items()}
+    {'training': 2, 'held_out': 1}
+    """
+    charges = tuple(charges)
+    return {
+        role: tuple(m for c in charges if c.share in (Share.EVERYONE, role) for m in c.mechanisms)
+        for role in (Share.TRAINING, Share.HELD_OUT)
+    }
+
+
+def joint_noise_multiplier(*multipliers: float) -> float:
+    """The multiplier of Gaussian queries that are answered together, on the same sample: (Σ z⁻²)^(-1/2).
+
+    Each query divided by its noise's scale has sensitivity 1/z; the vector of all, with unit noise, has the root of
+    the sum of their squares.
+
+    >>> joint_noise_multiplier(3.0, 4.0)
+    2.4
+    """
+    return float(sum(z**-2 for z in multipliers) ** -0.5)
