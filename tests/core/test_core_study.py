@@ -4,7 +4,7 @@ import json
 import pytest
 
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import MechanismKind
+from gemel.core.mechanism import MechanismKind, Share, mechanisms_by_patient
 from gemel.core.study import SCHEMA, parse_study
 
 PAYLOAD = {
@@ -22,6 +22,10 @@ PAYLOAD = {
         "max_grad_norm": 1.0,
         "sample_rate": 1.0,
         "noise_multiplier": 8.0,
+        "clipping": "flat",
+        "target_quantile": 0.5,
+        "quantile_noise_multiplier": 0.0,
+        "clip_learning_rate": 0.2,
     },
     "privacy": {
         "epsilon": 3.0,
@@ -36,7 +40,18 @@ PAYLOAD = {
     "quorum": 2,
     "round_timeout_s": 60.0,
     "sites": {"north": "aa" * 32, "south": "bb" * 32},
+    "aggregation": {
+        "masking": "none",
+        "rule": "mean",
+        "threshold": 0,
+        "distributed_noise": False,
+        "dropouts": 0,
+        "colluders": 0,
+        "malicious": 0,
+    },
 }
+# Those with a default in code: a document must have them all the same.
+DEFAULTED = {"clipping", "target_quantile", "quantile_noise_multiplier", "clip_learning_rate", "aggregation"}
 
 
 def _leaves(value, path=()):
@@ -69,9 +84,16 @@ def test_a_study_survives_its_payload():
     assert parse_study(json.loads(json.dumps(study.to_payload()))) == study
 
 
-# Any other schema or quorum is refused: see the ranges below.
+# What is left out takes another field with it, or is refused otherwise: see the ranges below.
 @pytest.mark.parametrize(
-    "path", [p for p in _leaves(PAYLOAD) if p[-1] not in {"schema", "quorum"}], ids=".".join
+    "path",
+    [
+        p
+        for p in _leaves(PAYLOAD)
+        if p[-1] not in {"schema", "quorum", "clipping", "quantile_noise_multiplier"}
+        and p[0] != "aggregation"
+    ],
+    ids=".".join,
 )
 def test_the_hash_changes_when_any_field_changes(path):
     value = PAYLOAD
@@ -96,7 +118,8 @@ def test_a_missing_field_is_refused_by_name(path):
     for name in path[:-1]:
         target = target[name]
     del target[path[-1]]
-    assert path[-1] in _refusal(payload)
+    message = _refusal(payload)
+    assert path[-1] in message or DEFAULTED & set(path)
 
 
 @pytest.mark.parametrize("path", [("code",), ("training", "script"), ("privacy", "refund")], ids=".".join)
@@ -120,6 +143,10 @@ def test_an_unknown_field_is_refused_by_name(path):
         (("training", "sample_rate"), 1.01),
         (("training", "noise_multiplier"), 0.0),
         (("training", "noise_multiplier"), float("nan")),
+        (("training", "clipping"), "none"),
+        (("training", "target_quantile"), 1.0),
+        (("training", "quantile_noise_multiplier"), 1.0),  # only adaptive clipping counts
+        (("training", "clip_learning_rate"), 0.0),
         (("privacy", "epsilon"), 0.0),
         (("privacy", "epsilon"), 101.0),
         (("privacy", "delta"), 0.0),
@@ -147,20 +174,70 @@ def test_tasks_are_count_rounds_evaluate_synthesise():
 
 
 def test_full_batches_cost_gaussians_and_sampled_ones_poisson_gaussians():
-    full = parse_study(PAYLOAD).mechanisms("train/1")[0]
-    sampled = parse_study(_set(("training", "sample_rate"), 0.1)).mechanisms("train/1")[0]
+    full = parse_study(PAYLOAD).charge("train/1").mechanisms[0]
+    sampled = parse_study(_set(("training", "sample_rate"), 0.1)).charge("train/1").mechanisms[0]
     assert (full.kind, full.count) == (MechanismKind.GAUSSIAN, 4)
     assert (sampled.kind, sampled.sample_rate) == (MechanismKind.POISSON_GAUSSIAN, 0.1)
 
 
 def test_every_table_of_metrics_and_marginals_is_paid_for():
     study = parse_study(PAYLOAD)
-    assert [m.count for m in study.mechanisms("evaluate")] == [3]
-    assert [m.count for m in study.mechanisms("synthesise")] == [12]
-    assert sum(m.count for m in study.all_mechanisms()) == 1 + 5 * 4 + 3 + 12
+    assert [m.count for m in study.charge("evaluate").mechanisms] == [3]
+    assert [m.count for m in study.charge("synthesise").mechanisms] == [12]
+    paid = mechanisms_by_patient(study.charges())
+    assert sum(m.count for m in paid[Share.TRAINING]) == 1 + 5 * 4 + 12
+    assert sum(m.count for m in paid[Share.HELD_OUT]) == 1 + 3
+
+
+def test_an_adaptive_step_is_charged_for_its_count_too():
+    payload = _set(("training", "clipping"), "adaptive")
+    assert "quantile_noise_multiplier" in _refusal(payload)
+    payload["training"]["quantile_noise_multiplier"] = 6.0
+    (step,) = parse_study(payload).charge("train/1").mechanisms
+    assert step.noise_multiplier == pytest.approx((8.0**-2 + 6.0**-2) ** -0.5)
+
+
+def _aggregated(sites, **plan):
+    payload = copy.deepcopy(PAYLOAD)
+    payload["sites"] = {f"site{i}": f"{i:02x}" * 32 for i in range(1, sites + 1)}
+    payload["aggregation"].update(plan)
+    return payload
+
+
+@pytest.mark.parametrize(
+    ("sites", "plan"),
+    [
+        (3, {"masking": "secure"}),
+        (5, {"masking": "secure", "threshold": 3}),
+        (6, {"masking": "secure", "distributed_noise": True, "dropouts": 2, "colluders": 1}),
+        (5, {"rule": "krum", "malicious": 1}),
+    ],
+)
+def test_an_aggregation_that_can_hold_is_taken(sites, plan):
+    assert parse_study(_aggregated(sites, **plan)).to_payload() == _aggregated(sites, **plan)
+
+
+@pytest.mark.parametrize(
+    ("sites", "plan"),
+    [
+        (2, {"masking": "secure"}),  # the other hospital would see the rest
+        (5, {"masking": "secure", "threshold": 2}),  # two disjoint halves could both lift masks
+        (5, {"masking": "secure", "threshold": 6}),
+        (5, {"threshold": 4}),
+        (5, {"masking": "secure", "rule": "median"}),
+        (5, {"distributed_noise": True}),
+        (5, {"masking": "secure", "dropouts": 1}),
+        (5, {"masking": "secure", "distributed_noise": True, "dropouts": 2, "colluders": 2}),
+        (5, {"malicious": 1}),
+        (4, {"rule": "krum", "malicious": 1}),
+        (3, {"rule": "median", "malicious": -1}),
+    ],
+)
+def test_an_aggregation_that_cannot_hold_is_refused(sites, plan):
+    assert "aggregation" in _refusal(_aggregated(sites, **plan))
 
 
 @pytest.mark.parametrize("task", ["train/6", "train/0", "train/01", "pickle", ""])
 def test_a_task_outside_the_study_is_refused(task):
     with pytest.raises(GemelError, match="GEM404"):
-        parse_study(PAYLOAD).mechanisms(task)
+        parse_study(PAYLOAD).charge(task)

@@ -1,7 +1,7 @@
 import pytest
 
 from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
-from gemel.privacy.accounting import epsilon
+from gemel.privacy.accounting import epsilon, price
 from gemel.synthetic.cohort import fit, sample
 from gemel.synthetic.marginals import count_marginals, marginal_specs
 from gemel.synthetic.study_provenance import provenance_of_study
@@ -44,10 +44,10 @@ def study():
 
 def test_the_price_is_computed_from_the_study_and_lets_its_cohort_be_sampled(study, real, twin):
     document = provenance_of_study(study, sites=2, created="2026-11-22T09:00:00Z", noise="secure")
-    assert document["whole"]["epsilon"] == epsilon(study.all_mechanisms(), delta=1e-5)
-    assert document["marginals"]["epsilon"] == epsilon(study.mechanisms("synthesise"), delta=1e-5)
+    assert document["whole"]["epsilon"] == price(study.charges(), delta=1e-5)
+    assert document["marginals"]["epsilon"] == epsilon(study.charge("synthesise").mechanisms, delta=1e-5)
     assert document["marginals"]["epsilon"] < document["whole"]["epsilon"]
-    training = [m for task in ("train/1", "train/2") for m in study.mechanisms(task)]
+    training = [m for task in ("train/1", "train/2") for m in study.charge(task).mechanisms]
     assert document["twin"]["epsilon"] == epsilon(training, delta=1e-5)
     model = fit(PROGRAMME, count_marginals(PROGRAMME, real), noise_multiplier=16.0, sites=2)
     assert len(sample(model, twin, patients=10, seed=1, provenance=document)) == 10
