@@ -361,6 +361,12 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "This is a defect in the node software: report it.",
         ExitCode.REFUSED,
     ),
+    "GEM311": CatalogueEntry(
+        "A statistic cannot be asked for",
+        "Its bounds, bins, names or noise are outside of what a statistic may have, or the data set lacks what it names.",
+        "Correct the field that the message names; bounds and bins are public and chosen beforehand.",
+        ExitCode.USAGE,
+    ),
     "GEM320": CatalogueEntry(
         "A step of secure aggregation does not verify",
         "A masking message is malformed, too large, of another aggregation, already answered, or not by whom it names.",
