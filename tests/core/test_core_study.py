@@ -49,9 +49,17 @@ PAYLOAD = {
         "colluders": 0,
         "malicious": 0,
     },
+    "statistics": [],
 }
 # Those with a default in code: a document must have them all the same.
-DEFAULTED = {"clipping", "target_quantile", "quantile_noise_multiplier", "clip_learning_rate", "aggregation"}
+DEFAULTED = {
+    "clipping",
+    "target_quantile",
+    "quantile_noise_multiplier",
+    "clip_learning_rate",
+    "aggregation",
+    "statistics",
+}
 
 
 def _leaves(value, path=()):
@@ -91,7 +99,7 @@ def test_a_study_survives_its_payload():
         p
         for p in _leaves(PAYLOAD)
         if p[-1] not in {"schema", "quorum", "clipping", "quantile_noise_multiplier"}
-        and p[0] != "aggregation"
+        and p[0] not in {"aggregation", "statistics"}
     ],
     ids=".".join,
 )
@@ -187,6 +195,18 @@ def test_every_table_of_metrics_and_marginals_is_paid_for():
     paid = mechanisms_by_patient(study.charges())
     assert sum(m.count for m in paid[Share.TRAINING]) == 1 + 5 * 4 + 12
     assert sum(m.count for m in paid[Share.HELD_OUT]) == 1 + 3
+
+
+def test_statistics_are_a_task_of_their_own_with_their_own_price():
+    payload = copy.deepcopy(PAYLOAD)
+    payload["statistics"] = [{"kind": "count", "name": "everybody", "noise_multiplier": 20.0}]
+    study = parse_study(payload)
+    assert study.tasks[:3] == ("count", "describe", "train/1")
+    assert study.charge("describe").mechanisms == study.statistics[0].mechanisms()
+    assert study.charge("describe").share is Share.EVERYONE
+    payload["statistics"][0]["noise_multiplier"] = 0.0
+    with pytest.raises(GemelError, match="GEM311"):
+        parse_study(payload)
 
 
 def test_an_adaptive_step_is_charged_for_its_count_too():

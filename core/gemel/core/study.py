@@ -19,6 +19,7 @@ from gemel.core.mechanism import (
     joint_noise_multiplier,
     mechanisms_by_patient,
 )
+from gemel.core.statistic_request import StatisticRequest, check_statistics
 
 SCHEMA = "gemel/study/1"
 # A site's name becomes a file's name at the coordinator.
@@ -138,10 +139,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     round_timeout_s: float
     sites: dict[str, str]  # site name -> the node's public key (hex)
     aggregation: AggregationPlan = msgspec.field(default_factory=AggregationPlan)
+    statistics: tuple[StatisticRequest, ...] = ()
 
     def to_payload(self) -> dict[str, Any]:
         """The JSON form that is signed and hashed."""
-        payload: dict[str, Any] = msgspec.to_builtins(self)
+        payload: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))  # lists, not tuples
         return payload
 
     @property
@@ -151,9 +153,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Every task in order: count, train/1 … train/R, evaluate, synthesise."""
+        """Every task in order: count, describe (where statistics are asked), train/1 … train/R, evaluate, synthesise."""
+        describe = ("describe",) if self.statistics else ()
         rounds = tuple(f"train/{r}" for r in range(1, self.training.rounds + 1))
-        return ("count", *rounds, "evaluate", "synthesise")
+        return ("count", *describe, *rounds, "evaluate", "synthesise")
 
     def charge(self, task: str) -> Charge:
         """What one task costs, and whom. The node reads it here, never from a message. Unknown task: GEM404."""
@@ -169,6 +172,9 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         privacy, plan = self.privacy, self.training
         if task == "count":
             return _tables(task, Share.EVERYONE, privacy.count_noise_multiplier, 1)
+        if task == "describe":
+            asked = tuple(m for request in self.statistics for m in request.mechanisms())
+            return Charge(task=task, share=Share.EVERYONE, mechanisms=asked)
         if task == "evaluate":
             return _tables(task, Share.HELD_OUT, privacy.metrics_noise_multiplier, self.metrics_tables)
         if task == "synthesise":
@@ -189,7 +195,7 @@ def _tables(task: str, share: Share, noise_multiplier: float, count: int) -> Cha
 
 
 def parse_study(payload: object) -> Study:
-    """Read a study from JSON values, checked to the last field. Raises GEM101 naming field and fault."""
+    """Read a study from JSON values, checked to the last field. Raises GEM101 (GEM311 for a statistic) naming the fault."""
     try:
         study = msgspec.convert(payload, Study)
     except msgspec.ValidationError as error:
@@ -206,6 +212,7 @@ def _check(study: Study) -> None:
     for holds, message in conditions:
         if not holds:
             raise GemelError("GEM101", f"The study document is malformed: {message}.")
+    check_statistics(study.statistics)
     if not _precision(study) <= _MOST_PRECISION:
         raise GemelError(
             "GEM101", "The study document is malformed: its noise is too small for all that it releases."
