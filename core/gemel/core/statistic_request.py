@@ -69,6 +69,11 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """The parameter of the discrete Gaussian in each cell, in the table's units."""
         return self.noise_multiplier
 
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Names of the timed outcomes that it needs."""
+        return ()
+
     def mechanisms(self) -> tuple[Mechanism, ...]:
         """What the release costs a patient: one patient changes one cell by one, whatever the number of cells."""
         return (Mechanism(kind=MechanismKind.DISCRETE_GAUSSIAN, noise_multiplier=self.noise_multiplier),)
@@ -212,6 +217,11 @@ class SurvivalRequest(_Request, frozen=True, kw_only=True, tag="survival"):
         """What it is by."""
         return () if self.by is None else (self.by.variable,)
 
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.outcome,)
+
     def problems(self) -> list[str]:
         """What is wrong with times or bins."""
         return _time_problems(self.edges_years) + ([] if self.by is None else self.by.problems())
@@ -243,6 +253,11 @@ class PredictionRequest(_Request, frozen=True, kw_only=True, tag="prediction"):
     def variables(self) -> tuple[str, ...]:
         """The score, and the outcome where it is a variable."""
         return (self.score.variable,) if self.edges_years else (self.score.variable, self.outcome)
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """The one, where it has a time."""
+        return (self.outcome,) if self.edges_years else ()
 
     @property
     def is_risk(self) -> bool:
@@ -312,11 +327,7 @@ def check_statistic_names(
     """Refuse (GEM311) requests for a variable or an outcome that is not there."""
     for request in requests:
         unknown = sorted(set(request.variables) - set(variables))
-        timed = isinstance(request, SurvivalRequest) or (
-            isinstance(request, PredictionRequest) and bool(request.edges_years)
-        )
-        if timed and request.outcome not in outcomes:
-            unknown.append(request.outcome)
+        unknown += sorted(set(request.outcomes) - set(outcomes))
         if unknown:
             raise GemelError("GEM311", f"Statistic {request.name!r}: there is no {', '.join(unknown)}.")
 

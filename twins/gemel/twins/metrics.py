@@ -17,6 +17,12 @@ from numpy.typing import NDArray
 from gemel.core.arrays import ArraySpec, check_arrays
 from gemel.core.dataset import CENSORED, OCCURRED, Dataset
 from gemel.core.programme import FeatureKind, Programme
+from gemel.privacy.statistics.follow_up import (
+    cases_and_controls,
+    concordant_and_pairs,
+    interval_status,
+    squared_error,
+)
 from gemel.twins.scores import at_risk
 
 if TYPE_CHECKING:
@@ -115,15 +121,8 @@ def metrics_from_tables(
 def _status(dataset: Dataset, outcome: int) -> NDArray[np.int64]:
     time, event = dataset.time_years[:, outcome], dataset.event[:, outcome]
     died_first = (event == CENSORED) & (dataset.event[:, 0] == OCCURRED) & (outcome != 0)
-    left = (event == CENSORED) & ~died_first
-    status = np.full(len(dataset), len(STATUSES) - 1, dtype=np.int64)
-    for interval in reversed(range(len(HORIZONS_YEARS))):
-        end = HORIZONS_YEARS[interval]
-        for offset, who in ((0, event == OCCURRED), (1, died_first), (2, left)):
-            # Who is censored at exactly 5 years was followed through them; an event then belongs to them.
-            inside = time < end if offset == 2 else time <= end
-            status[who & inside] = 3 * interval + offset
-    return status
+    kind = np.where(event == OCCURRED, 0, np.where(died_first, 1, 2))
+    return interval_status(time, kind.astype(np.int64), HORIZONS_YEARS, kinds=3)
 
 
 def _scores(counts: Floats, expected: Floats) -> dict[str, Floats]:
@@ -133,38 +132,14 @@ def _scores(counts: Floats, expected: Floats) -> dict[str, Floats]:
     """
     scores: dict[str, Floats] = {}
     for i, years in enumerate(HORIZONS_YEARS):
-        weighted = counts * _weights(counts.sum(axis=-2), i)[..., None, :]
-        cases = weighted[..., [0, 3][: i + 1]].sum(axis=-1)
-        everyone = np.maximum(weighted.sum(axis=(-1, -2)), 1.0)
-        controls = weighted.sum(axis=-1) - cases
-        below = np.cumsum(controls, axis=-1) - controls
-        pairs = np.maximum(cases.sum(axis=-1) * controls.sum(axis=-1), 1.0)
-        scores[f"auc_{years}y"] = np.clip((cases * (below + controls / 2)).sum(axis=-1) / pairs, 0, 1)
-        predicted = expected[:, i]
-        squares = cases * (1 - predicted) ** 2 + controls * predicted**2
-        scores[f"brier_{years}y"] = squares.sum(axis=-1) / everyone
+        cases, controls = cases_and_controls(counts, i)
+        right, pairs = concordant_and_pairs(cases, controls)
+        scores[f"auc_{years}y"] = np.clip(right / np.maximum(pairs, 1.0), 0, 1)
+        everyone = np.maximum((cases + controls).sum(axis=-1), 1.0)
+        scores[f"brier_{years}y"] = squared_error(cases, controls, expected[:, i]) / everyone
     # The mean over the years 1 to 10 of straight lines through the score at 0, 5 and 10 years.
     scores["integrated_brier"] = 0.5 * scores["brier_5y"] + 0.3 * scores["brier_10y"]
     return scores
-
-
-def _weights(totals: Floats, horizon: int) -> Floats:
-    """What one patient of each status (..., statuses) counts at a horizon: 1 / P(still followed), or 0.
-
-    P(still followed) falls in a straight line over each interval, by the share that left of those without an event;
-    events happen half-way.
-    """
-    weights = np.zeros_like(totals)
-    followed = np.ones(totals.shape[:-1])
-    for interval in range(horizon + 1):
-        left = np.maximum(totals[..., 3 * interval + 2], 0)
-        through = np.maximum(totals[..., 3 * interval + 3 :].sum(axis=-1), 1.0)
-        still = followed * through / (through + left)
-        half_way = (followed + still) / 2
-        weights[..., 3 * interval] = weights[..., 3 * interval + 1] = 1 / half_way
-        followed = still
-    weights[..., 3 * horizon + 3 :] = (1 / followed)[..., None]
-    return weights
 
 
 def _without_negatives(counts: Floats) -> Floats:
