@@ -113,7 +113,7 @@ class Participant:
         """
         state = self._open(context)
         steps.check_vector(context, vector)
-        asked = sha256_hex(delivery) + hashlib.sha256(memoryview(np.ascontiguousarray(vector))).hexdigest()
+        asked = sha256_hex(delivery) + hashlib.sha256(np.ascontiguousarray(vector).data).hexdigest()
         if "mask" in state.said:
             document = self._again(state, "mask", same=state.asked["mask"] == asked)
             return document, steps.masked(state, vector)

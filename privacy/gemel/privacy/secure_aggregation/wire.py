@@ -96,8 +96,8 @@ def hear(content: bytes, kind: type[Said], context: Context, *, site: str | None
         said = msgspec.convert(document.payload, kind)
     except (GemelError, msgspec.ValidationError) as error:
         raise GemelError("GEM320", f"Not a signed {_kind(kind)}.") from error
-    signers = {signature.public_key for signature in document.signatures}
-    if signers != {context.sites.get(said.site, "")} or said.site != (site or said.site):
+    signers = [(signature.role, signature.public_key) for signature in document.signatures]
+    if signers != [("node", context.sites.get(said.site, ""))] or said.site != (site or said.site):
         raise GemelError("GEM320", f"The {_kind(kind)} is not by whom it should be.")
     if said.context_sha256 != context.sha256:
         raise GemelError("GEM320", f"The {_kind(kind)} of {said.site} is of another aggregation.")
