@@ -397,6 +397,12 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "Choose the 64-bit ring, a smaller range or fewer fraction bits.",
         ExitCode.REFUSED,
     ),
+    "GEM330": CatalogueEntry(
+        "An audit found a promise broken",
+        "An attack on this installation got further than the privacy plan allows, or could not be carried out.",
+        "Stop releasing until the cause is known: `gemel audit --format json` says what was measured. Report it.",
+        ExitCode.FAILED,
+    ),
     # --- GEM4xx: node and gate -------------------------------------------------------------------
     "GEM401": CatalogueEntry(
         "A study is not approved at this node",

@@ -1,0 +1,115 @@
+"""The one-run audit of the real trainer: canaries in spare coordinates, each in or out by a coin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gemel.core.mechanism import Mechanism, MechanismKind
+from gemel.core.study import TrainingPlan
+from gemel.privacy.accounting import epsilon
+from gemel.privacy.audit import one_run
+from gemel.privacy.audit.report import Check
+from gemel.privacy.audit.subject import Patients, Subject, rows, together
+from gemel.privacy.engine import DpTrainer
+from gemel.privacy.noise import NoiseSource
+
+ATTACK = "canaries"
+# A canary's gradient is longer than the bound, so that what it adds went through the clipping.
+_LOUDNESS = 10.0
+_FINITE = 1e30
+
+
+class WithSpareInputs(nn.Module):
+    """A model beside `count` inputs that no patient has: a canary's gradient is one coordinate of them.
+
+    Canaries do not interfere with one another or with patients, so what is found is the trainer's, not the model's.
+    """
+
+    def __init__(self, model: nn.Module, count: int, loudness: float) -> None:
+        super().__init__()
+        self.model = model
+        self.spare = nn.Parameter(torch.zeros(count))
+        self.loudness = loudness
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The model's loss for a patient, the canary's alone for a canary, (B,)."""
+        canary = batch["canary"]
+        own = {name: tensor for name, tensor in batch.items() if name != "canary"}
+        patient = 1 - canary.sum(dim=1)
+        loss: Tensor = patient * self.model(own) + self.loudness * (canary @ self.spare)
+        return loss
+
+
+def attack(subject: Subject, *, canaries: int = 1000, seed: int = 0) -> Iterator[Check]:
+    """Train once with a random half of the canaries among the patients, and guess which half it was."""
+    guesses, right = run(subject, canaries=canaries, seed=seed)
+    bound = one_run.lower_bound(canaries=canaries, guesses=guesses, correct=right, delta=subject.delta)
+    claimed = claim(subject.plan, delta=subject.delta)
+    yield Check(
+        ATTACK,
+        f"Who was in the training cannot be guessed better than ε allows ({subject.name}).",
+        f"ε = {claimed:.3f}",
+        f"ε >= {bound:.3f} (95 %): {right} of {guesses} guesses right",
+        bound <= claimed,
+        numbers={"claimed": claimed, "measured": bound, "guesses": guesses, "right": right},
+    )
+
+
+def control(subject: Subject, *, canaries: int = 1000, seed: int = 0) -> Iterator[Check]:
+    """The same attack on noise that is far too small for the claim: it has to see it."""
+    quiet = msgspec.structs.replace(subject.plan, noise_multiplier=subject.plan.noise_multiplier / 32)
+    muffled = Subject(subject.name, subject.make_model, subject.patients, quiet, subject.delta)
+    guesses, right = run(muffled, canaries=canaries, seed=seed)
+    bound = one_run.lower_bound(canaries=canaries, guesses=guesses, correct=right, delta=subject.delta)
+    claimed = claim(subject.plan, delta=subject.delta)
+    ceiling = one_run.lower_bound(canaries=canaries, guesses=guesses, correct=guesses, delta=subject.delta)
+    yield Check(
+        ATTACK,
+        "The attack sees noise that is 32 times too small.",
+        f"ε > {min(claimed, 0.5 * ceiling):.3f}",
+        f"ε >= {bound:.3f} (95 %): {right} of {guesses} guesses right",
+        bound > min(claimed, 0.5 * ceiling),
+        control=True,
+        numbers={"claimed": claimed, "measured": bound},
+    )
+
+
+def run(subject: Subject, *, canaries: int, seed: int) -> tuple[int, int]:
+    """(guesses, right ones) of one run of all rounds, each trained by a fresh trainer as on a node."""
+    coins = np.random.default_rng(seed).random(canaries) < 0.5
+    model = WithSpareInputs(subject.make_model(), canaries, _LOUDNESS * subject.plan.max_grad_norm)
+    everybody = _with_canaries(subject.patients, np.flatnonzero(coins), canaries)
+    expected = float(subject.count + canaries // 2)
+    for _ in range(subject.plan.rounds):
+        trainer = DpTrainer(subject.plan, noise=NoiseSource.secure(), expected_patients=expected)
+        trainer.train(model, everybody)
+    # A canary that is in pulls its coordinate down, step after step.
+    scores = -model.spare.detach().cpu().double().numpy()
+    return one_run.guess(np.clip(np.nan_to_num(scores), -_FINITE, _FINITE), coins)
+
+
+def claim(plan: TrainingPlan, *, delta: float) -> float:
+    """The ε of all rounds of training."""
+    kind = MechanismKind.GAUSSIAN if plan.sample_rate == 1 else MechanismKind.POISSON_GAUSSIAN
+    step = Mechanism(
+        kind=kind,
+        noise_multiplier=plan.step_noise_multiplier,
+        sample_rate=plan.sample_rate,
+        count=plan.rounds * plan.local_steps,
+    )
+    return epsilon((step,), delta=delta)
+
+
+def _with_canaries(patients: Patients, present: np.ndarray, canaries: int) -> dict[str, Tensor]:
+    count = len(next(iter(patients.values())))
+    # A canary has the features of the first patient; its loss does not read them.
+    stand_in = rows(patients, np.zeros(len(present), dtype=np.intp))
+    everybody = together(patients, stand_in)
+    marks = torch.zeros(count + len(present), canaries)
+    marks[count + torch.arange(len(present)), torch.from_numpy(present)] = 1.0
+    return {**everybody, "canary": marks}
