@@ -251,13 +251,13 @@ def test_a_weighted_mean_is_that_of_the_weights_to_the_resolution() -> None:
     layout = Layout(entries=entries, ring=Ring(bits=64), parties=5)
     total = np.zeros(layout.length, np.uint64)
     for update, weight in zip(updates, weights, strict=True):
-        total = total + layout.encode(encoding.weighted({"w": update}, weight=weight, most=1000.0))
+        total = total + encoding.weighted(layout, {"w": update}, weight=weight, most=1000.0)
     mean = encoding.weighted_mean(layout.decode(total))["w"]
     expected = np.average(np.array(updates, np.float64), axis=0, weights=weights)
     assert np.abs(mean - expected).max() < 1e-6
     for weight in (0.0, -1.0, 1000.1, math.nan):
         with pytest.raises(GemelError, match="GEM324"):
-            encoding.weighted({"w": updates[0]}, weight=weight, most=1000.0)
+            encoding.weighted(layout, {"w": updates[0]}, weight=weight, most=1000.0)
 
 
 # --- noise in shares --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from gemel.core.errors import GemelError
 from gemel.privacy.secure_aggregation.masks import Words
 
 WEIGHT = "weight"
+_CHUNK = 1 << 15
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -96,8 +98,8 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """The hash that the context binds."""
         return document_hash(msgspec.to_builtins(self))
 
-    def encode(self, arrays: Arrays) -> Words:
-        """Arrays of the layout's names and shapes as one vector of words.
+    def encode(self, arrays: Arrays, *, factor: float = 1.0) -> Words:
+        """Arrays of the layout's names and shapes as one vector of words; reals times `factor` first.
 
         Raises GEM324 for other arrays, a value that is not finite, or an integer beyond its limit. Reals beyond
         theirs are clipped: a function of what is released anyway, so it costs no privacy.
@@ -107,7 +109,14 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         result = np.empty(self.length, dtype=self.ring.signed)
         start = 0
         for entry in self.entries:
-            result[start : start + entry.size] = _integers(entry, arrays[entry.name])
+            array = arrays[entry.name]
+            if array.shape != entry.shape:
+                raise GemelError("GEM324", f"{entry.name} has shape {array.shape}, expected {entry.shape}.")
+            part = result[start : start + entry.size]
+            if entry.fraction_bits is None:
+                _write_integers(entry, array, part)
+            else:
+                _write_reals(entry, array, part, scale=math.ldexp(factor, entry.fraction_bits))
             start += entry.size
         words: Words = result.view(self.ring.dtype)
         return words
@@ -128,20 +137,27 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return arrays
 
 
-def _integers(entry: Entry, array: NDArray[np.generic]) -> NDArray[np.int64] | NDArray[np.float64]:
-    if array.shape != entry.shape:
-        raise GemelError("GEM324", f"{entry.name} has shape {array.shape}, expected {entry.shape}.")
-    if entry.fraction_bits is None:
-        most = entry.largest_word
-        if array.dtype.kind not in "iu" or not -most <= int(array.min()) <= int(array.max()) <= most:
-            raise GemelError("GEM324", f"{entry.name} holds no integers of at most {most}.")
-        return array.astype(np.int64).ravel()
-    if array.dtype.kind != "f" or not np.isfinite(array).all():
-        raise GemelError("GEM324", f"{entry.name} holds values that are no finite reals.")
-    scaled: NDArray[np.float64] = np.ldexp(array.ravel().astype(np.float64), entry.fraction_bits)
-    np.clip(scaled, -entry.largest_word, entry.largest_word, out=scaled)
-    np.rint(scaled, out=scaled)
-    return scaled
+def _write_integers(entry: Entry, array: NDArray[np.generic], target: NDArray[np.signedinteger[Any]]) -> None:
+    most = entry.largest_word
+    if array.dtype.kind not in "iu" or not -most <= int(array.min()) <= int(array.max()) <= most:
+        raise GemelError("GEM324", f"{entry.name} holds no integers of at most {most}.")
+    target[:] = array.ravel()
+
+
+def _write_reals(
+    entry: Entry, array: NDArray[np.generic], target: NDArray[np.signedinteger[Any]], *, scale: float
+) -> None:
+    if array.dtype.kind != "f":
+        raise GemelError("GEM324", f"{entry.name} holds no reals.")
+    values, most = array.ravel(), entry.largest_word
+    scratch = np.empty(min(_CHUNK, values.size), dtype=np.float64)  # chunk by chunk: it stays in the cache
+    for start in range(0, values.size, _CHUNK):
+        part = scratch[: min(_CHUNK, values.size - start)]
+        np.multiply(values[start : start + _CHUNK], scale, out=part, dtype=np.float64)
+        if not math.isfinite(float(part.sum())) and not np.isfinite(part).all():
+            raise GemelError("GEM324", f"{entry.name} holds a value that is not finite.")
+        np.clip(part, -most, most, out=part)
+        target[start : start + _CHUNK] = np.rint(part, out=part)
 
 
 def reals(shapes: Mapping[str, tuple[int, ...]], *, limit: float, fraction_bits: int) -> tuple[Entry, ...]:
@@ -162,18 +178,14 @@ def weight_entry(*, fraction_bits: int) -> Entry:
     return Entry(name=WEIGHT, shape=(1,), limit=1.0, fraction_bits=fraction_bits)
 
 
-def weighted(arrays: Arrays, *, weight: float, most: float) -> dict[str, NDArray[np.generic]]:
-    """What a node adds for a weighted mean: w·x and w, with w = weight / most.
+def weighted(layout: Layout, arrays: Arrays, *, weight: float, most: float) -> Words:
+    """What a node adds for a weighted mean: w·x and w, with w = weight / most; the layout has a `weight_entry`.
 
     Raises GEM324 unless the weight is positive and at most `most`.
     """
     if not 0 < weight <= most:
         raise GemelError("GEM324", f"A weight must be positive and at most {most}, got {weight}.")
-    share = weight / most
-    scaled: dict[str, NDArray[np.generic]] = {
-        name: array.astype(np.float64) * share for name, array in arrays.items()
-    }
-    return {**scaled, WEIGHT: np.array([share], dtype=np.float64)}
+    return layout.encode({**arrays, WEIGHT: np.ones(1)}, factor=weight / most)
 
 
 def weighted_mean(total: Arrays) -> dict[str, NDArray[np.float32]]:

@@ -6,13 +6,11 @@ Secrets are gone from the disk the moment that shares of peers are revealed.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
@@ -113,23 +111,24 @@ class Participant:
         """
         state = self._open(context)
         steps.check_vector(context, vector)
-        asked = sha256_hex(delivery) + hashlib.sha256(np.ascontiguousarray(vector).data).hexdigest()
         if "mask" in state.said:
-            document = self._again(state, "mask", same=state.asked["mask"] == asked)
-            return document, steps.masked(state, vector)
+            content = steps.masked(state, vector)
+            same = state.asked["mask"] == sha256_hex(delivery) + sha256_hex(content)
+            return self._again(state, "mask", same=same), content
         request = ask(delivery, Delivery, context)
         received = steps.open_shares(state, request)
-        state = msgspec.structs.replace(
-            state, shared=request.shared, received=received, asked={**state.asked, "mask": asked}
-        )
+        state = msgspec.structs.replace(state, shared=request.shared, received=received)
         content = steps.masked(state, vector)
+        vector_sha256 = sha256_hex(content)
         said = Masked(
             context_sha256=context.sha256,
             site=self.site,
             roster_sha256=state.roster_sha256,
             shared=state.shared,
-            vector_sha256=sha256_hex(content),
+            vector_sha256=vector_sha256,
         )
+        asked = {**state.asked, "mask": sha256_hex(delivery) + vector_sha256}
+        state = msgspec.structs.replace(state, asked=asked)
         return self._keep_and_say(state, "mask", say(said, self.key)), content
 
     def confirm(self, context: Context, survivors: bytes) -> bytes:
