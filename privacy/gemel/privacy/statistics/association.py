@@ -38,7 +38,7 @@ class OddsRatio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class ContingencyResult(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="contingency"
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="contingency"
 ):
     """Counts in row-major order of `shape`, the last of each axis being the missing; the rest leaves those out."""
 

@@ -22,7 +22,9 @@ from gemel.privacy.statistics.uncertainty import (
 Floats = NDArray[np.float64]
 
 
-class CountResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="count"):
+class CountResult(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="count"
+):
     """How many patients."""
 
     name: str
@@ -36,7 +38,9 @@ class Quantile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     value: Estimate
 
 
-class HistogramResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="histogram"):
+class HistogramResult(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="histogram"
+):
     """Patients in each bin; the bins' errors are of noise alone, the quantiles' of sampling too."""
 
     name: str
@@ -47,7 +51,9 @@ class HistogramResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     quantiles: tuple[Quantile, ...]
 
 
-class MomentsResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="moments"):
+class MomentsResult(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="moments"
+):
     """Mean and variance (of the population, dividing by n) of the values clamped to the bounds."""
 
     name: str
@@ -63,7 +69,7 @@ def read_count(request: CountRequest, table: Floats, sigma: float) -> CountResul
 
 
 def read_histogram(request: HistogramRequest, table: Floats, sigma: float) -> HistogramResult:
-    """Bins, and quantiles by straight lines within bins."""
+    """Bins, and quantiles with a density within each bin that leans towards its neighbours."""
     edges = np.array(request.of.edges)
     return HistogramResult(
         name=request.name,
@@ -94,22 +100,40 @@ def _quantile(bins: Floats, probability: float, edges: Floats, sigma: float) -> 
     error = Z95 * np.sqrt(total * p * (1 - p) + noise)
     smooth = np.clip(rising(cumulative), 0, total)
     smooth[0], smooth[-1] = 0, total  # nobody lies outside of the edges: they were counted at them
-    difference = cumulative - p * total
-    low = _first_crossing(difference + error, edges)
-    high = -_first_crossing((error - difference)[::-1], -edges[::-1])
-    return range_estimate(_first_crossing(smooth - p * total, edges), low, high, least=least, most=most)
+    difference, bend = cumulative - p * total, _bends(np.diff(smooth))
+    low = _first_crossing(difference + error, edges, bend)
+    high = -_first_crossing((error - difference)[::-1], -edges[::-1], -bend[::-1])
+    value = _first_crossing(smooth - p * total, edges, bend)
+    return range_estimate(value, low, high, least=least, most=most)
 
 
-def _first_crossing(rises: Floats, edges: Floats) -> float:
-    """Where a line through the edges first reaches 0 from below; an end where it starts above or never does."""
+def _bends(bins: Floats) -> Floats:
+    """How much steeper each bin's density is at its end than at its start, in halves of its mean, within [-1, 1].
+
+    A density that falls fast puts a quantile nearer to the start of its bin than a straight line would.
+    """
+    padded = np.concatenate([bins[:1], bins, bins[-1:]])
+    slope = (padded[2:] - padded[:-2]) / 2
+    bends: Floats = np.clip(slope / np.maximum(2 * bins, 1e-9), -1, 1)
+    return bends
+
+
+def _first_crossing(rises: Floats, edges: Floats, bends: Floats) -> float:
+    """Where the curve through the edges first reaches 0 from below; an end where it starts above or never does.
+
+    Within a bin the curve is a + (b - a) (u - k u (1 - u)), with u in [0, 1] and k the bin's bend.
+    """
     above = np.flatnonzero(rises >= 0)
     if len(above) == 0:
         return float(edges[-1])
     i = int(above[0])
     if i == 0:
         return float(edges[0])
-    share = rises[i - 1] / (rises[i - 1] - rises[i])
-    return float(edges[i - 1] + share * (edges[i] - edges[i - 1]))
+    share, bend = rises[i - 1] / (rises[i - 1] - rises[i]), bends[i - 1]
+    # (1 - k)² + 4 k y is not negative for y in [0, 1]; both terms are 0 only for k = 1, y = 0.
+    below = (1 - bend) + np.sqrt((1 - bend) ** 2 + 4 * bend * share)
+    place = 2 * share / below if below > 0 else 0.0
+    return float(edges[i - 1] + place * (edges[i] - edges[i - 1]))
 
 
 def central_coefficients(degree: int, centre: float) -> Floats:

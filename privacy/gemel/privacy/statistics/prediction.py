@@ -29,7 +29,7 @@ class CalibrationBin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class PredictionResult(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="prediction"
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="prediction"
 ):
     """What the table says at the horizon; None for what a score or an outcome of its kind does not have.
 

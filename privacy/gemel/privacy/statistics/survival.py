@@ -24,7 +24,9 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     survival: tuple[Estimate, ...]
 
 
-class SurvivalResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="survival"):
+class SurvivalResult(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="survival"
+):
     """Curves of all groups; with groups, the last is of patients without the variable."""
 
     name: str
