@@ -31,18 +31,18 @@ class LinearRule(LayerRule):
         (tap,) = taps
         (activation,) = tap.saved
         names = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-        weight, bias = "weight" in names, "bias" in names
-        if activation.dim() == 2:
-            return OuterProducts(activation, tap.gradient, weight=weight, bias=bias)
-        batch = activation.shape[0]
-        activation = activation.reshape(batch, -1, activation.shape[-1])
-        gradient = tap.gradient.reshape(batch, -1, tap.gradient.shape[-1])
-        places = activation.shape[1]
-        if 2 * places * places < activation.shape[2] * gradient.shape[2]:
-            return GramProducts(activation, gradient, weight=weight, bias=bias)
-        return Materialised(
-            [*([gradient.transpose(1, 2) @ activation] * weight), *([gradient.sum(1)] * bias)]
-        )
+        return linear_gradients(activation, tap.gradient, weight="weight" in names, bias="bias" in names)
+
+
+def linear_gradients(activation: Tensor, gradient: Tensor, *, weight: bool, bias: bool) -> Prepared:
+    """Gradients of a weight and a bias, those of the two that are asked: x (B, …, in), gradient (B, …, out)."""
+    if activation.dim() == 2:
+        return OuterProducts(activation, gradient, weight=weight, bias=bias)
+    activation, gradient = activation.flatten(1, -2), gradient.flatten(1, -2)
+    places = activation.shape[1]
+    if 2 * places * places < activation.shape[2] * gradient.shape[2]:
+        return GramProducts(activation, gradient, weight=weight, bias=bias)
+    return Materialised([*([gradient.transpose(1, 2) @ activation] * weight), *([gradient.sum(1)] * bias)])
 
 
 class OuterProducts(Prepared):
@@ -57,6 +57,13 @@ class OuterProducts(Prepared):
         gradient = patient_norms_squared(self._gradient)
         weight = [gradient * patient_norms_squared(self._activation)] if self._weight else []
         return (*weight, *([gradient] * self._bias))
+
+    def whole_squared_norms(self) -> Tensor:
+        """See `Prepared`: ‖g‖² (‖a‖² + 1) where both are trained."""
+        if not (self._weight and self._bias):
+            return super().whole_squared_norms()
+        gradient = patient_norms_squared(self._gradient)
+        return torch.addcmul(gradient, gradient, patient_norms_squared(self._activation))
 
     def weighted_sum(self, weights: Tensor) -> tuple[Tensor, ...]:
         """See `Prepared`."""
