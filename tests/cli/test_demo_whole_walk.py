@@ -19,7 +19,7 @@ from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
 from gemel.core.signing import read_signed
 from gemel.data_adapters.dataset.build import build
-from gemel.privacy.ledger_chain import verify_ledger_document
+from gemel.privacy.ledger import verify_ledger_document
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 ROUNDS = 5

@@ -78,11 +78,12 @@ class Node:
         with self.home.open_ledger() as ledger:
             ledger.verify()
             reserved = [e for e in ledger.entries() if e.kind == "reserved"]
-            released = {e.task: e.release_sha256 for e in ledger.entries() if e.kind == "spent"}
-        charged = [e.task for e in reserved]
-        if len(charged) != len(set(charged)):
-            raise AssertionError("a task was charged twice")
-        for entry in reserved:
+            begun = [e for e in ledger.entries() if e.kind == "begun"]
+            released = {e.task: e.release_sha256 for e in ledger.entries() if e.kind == "released"}
+        charged = [e.task for e in begun]
+        if len(reserved) > 1 or len(charged) != len(set(charged)):
+            raise AssertionError("a study was reserved, or a task begun, twice")
+        for entry in begun:
             if entry.request_sha256 != self.requests[entry.task][0]:
                 raise AssertionError(f"{entry.task} was charged for another request")
         for task, (_, payload) in words.items():

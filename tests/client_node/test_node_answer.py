@@ -20,7 +20,7 @@ from gemel.core.errors import GemelError
 from gemel.core.messages import HELLO, Envelope, Reply, Request, Status, read_reply, sign_request
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Study
-from gemel.privacy.accounting import epsilon
+from gemel.privacy.accounting import price
 from gemel.synthetic.releases import declared_release
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
@@ -56,7 +56,7 @@ class Asker:
 
     def charged(self) -> list[str]:
         with self.home.open_ledger() as ledger:
-            return [entry.task for entry in ledger.entries() if entry.mechanisms]
+            return [entry.task for entry in ledger.entries() if entry.kind == "begun"]
 
     def twin(self) -> bytes:
         return pack_arrays(HazardTwin(PROGRAMME).to_arrays())
@@ -104,7 +104,7 @@ def test_every_task_is_charged_exactly_what_the_study_says(asker: Asker) -> None
         assert reply.status is Status.RELEASED, (task, reply.code)
         unpack_arrays(got.payload, declared_release(task, PROGRAMME))
     assert asker.charged() == list(asker.study.tasks)
-    expected = epsilon(asker.study.all_mechanisms(), delta=1e-5)
+    expected = price(asker.study.charges(), delta=1e-5)
     assert reply.epsilon_spent == expected
 
 
@@ -141,7 +141,7 @@ def test_a_budget_that_would_be_exceeded_is_refused_before_anything_is_computed(
 def test_a_study_that_the_budget_cannot_carry_to_its_end_is_refused_at_the_door(
     federation: Federation, make_study: MakeStudy
 ) -> None:
-    privacy = msgspec.structs.replace(make_study().privacy, marginals_noise_multiplier=0.5)
+    privacy = msgspec.structs.replace(make_study().privacy, marginals_noise_multiplier=0.5, epsilon=100.0)
     reply, _ = Asker(federation, make_study(privacy=privacy)).ask(HELLO)
     assert (reply.status, reply.code) == (Status.REFUSED, "GEM301")
 

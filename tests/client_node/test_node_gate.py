@@ -18,13 +18,13 @@ from gemel.client_node.node import answer
 from gemel.core.arrays import ArraySpec, pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import Mechanism, MechanismKind
+from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share
 from gemel.core.messages import HELLO, Envelope, Reply, Request, read_reply, sign_request
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Study
 from gemel.data_adapters.dataset.build import pseudonym
 from gemel.privacy.engine import DpTrainer
-from gemel.privacy.ledger_chain import EntryKind, LedgerEntry
+from gemel.privacy.ledger import EntryKind, LedgerEntry
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.marginals import count_marginals
 from gemel.synthetic.releases import declared_release
@@ -67,16 +67,24 @@ def _approve(federation: Federation, study: Study) -> None:
 
 def _charged(federation: Federation) -> list[str]:
     with federation.nodes[SITE].open_ledger() as ledger:
-        return [entry.task for entry in ledger.entries() if entry.mechanisms]
+        return [entry.task for entry in ledger.entries() if entry.kind == "begun"]
 
 
 # --- the gate's own conditions -------------------------------------------------------------------
 
 
-def _charge(study: Study, **changes: Any) -> LedgerEntry:
-    entry = LedgerEntry(
+def _reserved(study: Study) -> LedgerEntry:
+    return _entry(study, kind=EntryKind.RESERVED, charges=study.charges(), sha256="ee" * 32)
+
+
+def _begun(study: Study, **changes: Any) -> LedgerEntry:
+    begun = _entry(study, kind=EntryKind.BEGUN, task="count", request_sha256="aa" * 32, follows="ee" * 32)
+    return msgspec.structs.replace(begun, **changes)
+
+
+def _entry(study: Study, **told: Any) -> LedgerEntry:
+    return LedgerEntry(
         seq=2,
-        kind=EntryKind.RESERVED,
         previous="",
         written_at="",
         site=SITE,
@@ -85,18 +93,16 @@ def _charge(study: Study, **changes: Any) -> LedgerEntry:
         delta=1e-5,
         epsilon_after=1.0,
         study_sha256=study.sha256,
-        task="count",
-        request_sha256="aa" * 32,
-        mechanisms=study.mechanisms("count"),
+        **told,
     )
-    return msgspec.structs.replace(entry, **changes)
 
 
-def _through(study: Study, charge: LedgerEntry | None) -> None:
+def _through(study: Study, begun: LedgerEntry | None, reserved: LedgerEntry | None) -> None:
     gate.admit_release(
         {"patients": np.array([1], dtype=np.int64)},
         {"patients": ArraySpec((1,), "int64")},
-        charge=charge,
+        reserved=reserved,
+        begun=begun,
         study=study,
         task="count",
         request_sha256="aa" * 32,
@@ -107,21 +113,44 @@ def _through(study: Study, charge: LedgerEntry | None) -> None:
     "changes",
     [
         None,
-        {"study_sha256": "bb" * 32},
+        {"study_sha256": "bb" * 32, "follows": "bb" * 32},
         {"task": "evaluate"},
         {"request_sha256": "bb" * 32},
-        {"mechanisms": ()},
-        {"mechanisms": (Mechanism(kind=MechanismKind.DISCRETE_GAUSSIAN, noise_multiplier=1000.0),)},
+        {"follows": "bb" * 32},
+        {"kind": EntryKind.RELEASED},
     ],
-    ids=["no charge", "study", "task", "request", "nothing paid", "less paid"],
+    ids=["not begun", "study", "task", "request", "another reservation", "a release"],
 )
-def test_nothing_passes_the_gate_that_its_charge_does_not_cover(
+def test_nothing_passes_the_gate_that_did_not_begin(
     make_study: MakeStudy, changes: dict[str, Any] | None
 ) -> None:
     study = make_study()
-    _through(study, _charge(study))
+    _through(study, _begun(study), _reserved(study))
     with pytest.raises(GemelError, match="GEM307"):
-        _through(study, None if changes is None else _charge(study, **changes))
+        _through(study, None if changes is None else _begun(study, **changes), _reserved(study))
+
+
+CHEAP = (Mechanism(kind=MechanismKind.DISCRETE_GAUSSIAN, noise_multiplier=1000.0),)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        None,
+        {"study_sha256": "bb" * 32},
+        {"charges": ()},
+        {"charges": (Charge(task="count", share=Share.EVERYONE, mechanisms=CHEAP),)},
+        {"kind": EntryKind.BEGUN},
+    ],
+    ids=["no plan", "study", "nothing paid", "less paid", "no reservation"],
+)
+def test_nothing_passes_the_gate_that_its_reservation_does_not_cover(
+    make_study: MakeStudy, changes: dict[str, Any] | None
+) -> None:
+    study = make_study()
+    plan = None if changes is None else msgspec.structs.replace(_reserved(study), **changes)
+    with pytest.raises(GemelError, match="GEM307"):
+        _through(study, _begun(study), plan)
 
 
 def test_a_floor_that_the_hospital_raised_after_approval_holds(

@@ -73,7 +73,7 @@ class Conversation:
 
     def charged(self) -> list[str]:
         with self.home.open_ledger() as ledger:
-            return [entry.task for entry in ledger.entries() if entry.mechanisms]
+            return [entry.task for entry in ledger.entries() if entry.kind == "begun"]
 
 
 @pytest.fixture

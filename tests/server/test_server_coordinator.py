@@ -16,7 +16,7 @@ from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope, read_reply, sign_reply
 from gemel.core.signing import SigningKey
 from gemel.core.study import Study
-from gemel.privacy.accounting import epsilon
+from gemel.privacy.accounting import price
 from gemel.server.aggregate import weighted_mean
 from gemel.server.home import RunFolder
 
@@ -38,7 +38,7 @@ def test_a_run_ends_with_a_certificate_that_names_every_contribution(
     for site, home in federation.nodes.items():
         with home.open_ledger() as ledger:
             assert payload["sites"][site]["epsilon_spent"] == ledger.epsilon_spent()
-            assert payload["sites"][site]["epsilon_spent"] == epsilon(study.all_mechanisms(), delta=1e-5)
+            assert payload["sites"][site]["epsilon_spent"] == price(study.charges(), delta=1e-5)
 
 
 def test_a_site_that_dies_in_a_round_is_named_and_comes_back(
@@ -72,7 +72,7 @@ def test_a_site_that_was_away_is_asked_again_and_charged_once(
     assert all(task["missing"] == [] for task in certificate(run)["tasks"])
     assert transport.asked.count(("gamma", "train/1")) == 2
     with federation.nodes["gamma"].open_ledger() as ledger:
-        assert ledger.epsilon_spent() == epsilon(study.all_mechanisms(), delta=1e-5)
+        assert ledger.epsilon_spent() == price(study.charges(), delta=1e-5)
 
 
 def _forge(envelope: Envelope, **changes: object) -> Envelope:
@@ -150,7 +150,7 @@ def test_a_stopped_run_goes_on_from_its_last_completed_task(
     assert ("alpha", "train/1") not in transport.asked
     for home in federation.nodes.values():
         with home.open_ledger() as ledger:
-            assert ledger.epsilon_spent() == epsilon(study.all_mechanisms(), delta=1e-5)
+            assert ledger.epsilon_spent() == price(study.charges(), delta=1e-5)
 
 
 def test_a_coordinator_killed_before_saving_resumes_without_a_second_charge(
@@ -174,7 +174,7 @@ def test_a_coordinator_killed_before_saving_resumes_without_a_second_charge(
     assert certificate(run)["status"] == "complete"
     for home in federation.nodes.values():
         with home.open_ledger() as ledger:
-            assert ledger.epsilon_spent() == epsilon(study.all_mechanisms(), delta=1e-5)
+            assert ledger.epsilon_spent() == price(study.charges(), delta=1e-5)
 
 
 def test_the_budget_refusal_of_one_site_leaves_the_others_going(

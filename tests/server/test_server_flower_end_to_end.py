@@ -17,7 +17,7 @@ from gemel.cli.demo.federation import Federation, run_study, running
 from gemel.core.errors import GemelError
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Study
-from gemel.privacy.accounting import epsilon
+from gemel.privacy.accounting import price
 
 MakeStudy = Callable[..., Study]
 
@@ -44,7 +44,7 @@ def test_three_hospitals_train_over_flower_and_no_submitted_code_runs(
         with home.open_ledger() as ledger:
             spent = ledger.epsilon_spent()
         assert spent == document.payload["sites"][site]["epsilon_spent"]
-        assert spent == epsilon(study.all_mechanisms(), delta=1e-5)
+        assert spent == price(study.charges(), delta=1e-5)
 
     marker = tmp_path / "pwned"
     evil = f"open({str(marker)!r}, 'w').close()\n".encode()
@@ -69,7 +69,7 @@ def test_three_hospitals_train_over_flower_and_no_submitted_code_runs(
     for home in live.nodes.values():
         assert not (home.folder / "flower" / "apps").exists(), "a bundle was unpacked"
         with home.open_ledger() as ledger:
-            assert ledger.epsilon_spent() == epsilon(study.all_mechanisms(), delta=1e-5)
+            assert ledger.epsilon_spent() == price(study.charges(), delta=1e-5)
 
 
 def _wait_until_finished(live: Federation, run_id: int) -> None:

@@ -41,15 +41,18 @@ def read_document(path: Path) -> SignedDocument:
         raise
 
 
-def examine(document: SignedDocument, *, signer: str | None = None) -> list[Finding]:
+def examine(
+    document: SignedDocument, *, signer: str | None = None, anchor: SignedDocument | None = None
+) -> list[Finding]:
     """Check what the kind of the document promises beyond its signatures.
 
     Args:
         document: Already verified by `read_signed`.
         signer: A fingerprint or public key (hex) that must be among the signers.
+        anchor: A run certificate that saw the ledger; a ledger without the entry that it saw was rolled back.
 
     Raises:
-        GemelError: GEM102 not signed by `signer`; GEM101, GEM105 and others for a kind's own faults.
+        GemelError: GEM102 not signed by `signer`; GEM309 rolled back; GEM101, GEM105 and others for a kind's own faults.
     """
     from gemel.core.signing import fingerprint
     from gemel.core.study import parse_study
@@ -68,19 +71,31 @@ def examine(document: SignedDocument, *, signer: str | None = None) -> list[Find
         study = parse_study(document.payload)
         findings.append(Finding("study", f"{study.study_id}: well formed, {len(study.sites)} sites"))
     if document.kind == "ledger":
-        findings.append(_ledger_chain(document))
+        findings += _ledger_chain(document, anchor)
+    elif anchor is not None:
+        raise GemelError("GEM106", f"An anchor is for a ledger, and this is a {document.kind}.")
     return findings
 
 
-def _ledger_chain(document: SignedDocument) -> Finding:
+def _ledger_chain(document: SignedDocument, anchor: SignedDocument | None) -> list[Finding]:
     # Here, not at the top: accounting for a ledger imports dp-accounting, which `--help` need not wait for.
-    from gemel.privacy.ledger_chain import verify_ledger_document
+    from gemel.privacy.ledger import require_anchored, verify_ledger_document
 
     entries = verify_ledger_document(document)
     spent = document.payload["epsilon_spent"]
-    return Finding(
-        "chain", f"{len(entries)} entries, each follows the one before; epsilon {spent} recomputed"
-    )
+    chain = f"{len(entries)} entries, each follows the one before; epsilon {spent} recomputed"
+    if anchor is None:
+        return [Finding("chain", chain)]
+    seq = require_anchored(entries, anchor)
+    return [Finding("chain", chain), Finding("anchor", f"the certificate's entry {seq} is in the chain")]
+
+
+AnchorOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CERTIFICATE", help="A run certificate: the ledger must hold the entry that it saw."
+    ),
+]
 
 
 def verify(
@@ -90,18 +105,21 @@ def verify(
         str | None,
         typer.Option(metavar="KEY", help="Fingerprint or public key that must have signed it."),
     ] = None,
+    anchor: AnchorOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Verify a signed document offline.
 
     Its hash, every signature, and for a ledger its chain and sums.
+    With --anchor a ledger that was rolled back to an older copy is found too.
     A good signature says that the holder of that key signed; whose key it is, compare by its fingerprint.
     """
     from gemel.core.signing import fingerprint
 
     with failures(output):
         document = read_document(file)
-        findings = examine(document, signer=signer)
+        seen = read_document(anchor) if anchor is not None else None
+        findings = examine(document, signer=signer, anchor=seen)
         result: dict[str, Any] = {
             "ok": True,
             "kind": document.kind,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gemel.client_node.approvals import Approval, Decision
 from gemel.client_node.home import NodeConfig
 from gemel.core.arrays import Arrays, ArraySpec, check_arrays
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import Share
 from gemel.core.study import Study
-from gemel.privacy.accounting import epsilon, price
-from gemel.privacy.ledger import Ledger
-from gemel.privacy.ledger_chain import LedgerEntry
+from gemel.privacy.accounting import price
+from gemel.privacy.ledger import EntryKind, Ledger, LedgerEntry
 
 
 def admit_study(study: Study, config: NodeConfig, *, node_public_key: str) -> None:
@@ -41,19 +41,26 @@ def admit_count(study: Study, *, noisy_patients: float) -> None:
         raise GemelError("GEM402", f"About {noisy_patients} people, the study's floor is higher.")
 
 
-def admit_price(study: Study, ledger: Ledger) -> None:
-    """Refuse a study that the hospital's budget cannot carry to its end (GEM301), or that understates its cost (GEM305).
-
-    Each task is charged anew.
-    """
-    others = [m for e in ledger.entries() if e.study_sha256 != study.sha256 for m in e.mechanisms]
-    own_mechanisms = [m for charge in study.charges() for m in charge.mechanisms]
-    after = epsilon([*others, *own_mechanisms], delta=ledger.delta)
-    if after > ledger.epsilon_cap:
-        raise GemelError("GEM301", f"With this study ε would be {after}, the cap is {ledger.epsilon_cap}.")
+def admit_price(study: Study) -> None:
+    """Refuse (GEM305) a study that costs more than it says."""
     own, stated = price(study.charges(), delta=study.privacy.delta), study.privacy.epsilon
     if own > stated:
         raise GemelError("GEM305", f"The study states ε {stated}, its mechanisms cost {own}.")
+
+
+def admit_plan(study: Study, ledger: Ledger, *, people: Mapping[Share, Sequence[str]]) -> None:
+    """Refuse (GEM301) a study that would take any of these patients over the hospital's cap before its end.
+
+    What is reserved already is paid for.
+    """
+    if ledger.reserved(study.sha256) is not None:
+        return
+    quote = ledger.quote(study.charges(), people)
+    if not quote.admitted:
+        raise GemelError(
+            "GEM301",
+            f"With this study a patient's ε would be {quote.epsilon_after}, the cap is {quote.epsilon_cap}.",
+        )
 
 
 def admit_approved(study_sha256: str, approval: Approval | None) -> Approval:
@@ -73,18 +80,23 @@ def admit_release(
     arrays: Arrays,
     declared: Mapping[str, ArraySpec],
     *,
-    charge: LedgerEntry | None,
+    reserved: LedgerEntry | None,
+    begun: LedgerEntry | None,
     study: Study,
     task: str,
     request_sha256: str,
 ) -> None:
     """Refuse a payload that was not charged for (GEM307) or is not what the task may release (GEM403)."""
     if (
-        charge is None
-        or charge.study_sha256 != study.sha256
-        or charge.task != task
-        or charge.request_sha256 != request_sha256
-        or tuple(charge.mechanisms) != study.charge(task).mechanisms
+        reserved is None
+        or reserved.kind is not EntryKind.RESERVED
+        or reserved.study_sha256 != study.sha256
+        or study.charge(task) not in reserved.charges
+        or begun is None
+        or begun.kind is not EntryKind.BEGUN
+        or begun.follows != reserved.sha256
+        or begun.task != task
+        or begun.request_sha256 != request_sha256
     ):
         raise GemelError("GEM307", f"No ledger entry covers {task}.")
     check_arrays(arrays, declared)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from gemel.client_node import approvals, gate, outbox, patients, tasks
+from gemel.client_node import anchors, approvals, gate, outbox, patients, tasks
 from gemel.client_node.home import NodeHome
 from gemel.core.arrays import pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
+from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
 from gemel.core.messages import HELLO, Envelope, Reply, Request, Status, read_request, sign_reply
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, read_signed, signed_by
 from gemel.core.study import Study, parse_study
-from gemel.privacy.ledger import Ledger
+from gemel.privacy.ledger import Ledger, LedgerEntry
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.releases import declared_inputs, declared_release
 from gemel.twins.installed import find
@@ -36,7 +37,7 @@ class Work:
 def answer(home: NodeHome, envelope: Envelope) -> Envelope:
     """Answer one request, one at a time. A fault becomes a code; its text stays in the hospital's log.
 
-    Raises only when there is no ledger to answer from (GEM302): then nothing can be said that is true.
+    Raises only when there is no ledger to answer from (GEM302, GEM309, GEM310): then nothing can be said that is true.
     """
     with home.locked(), home.open_ledger() as ledger:
         return _answer(home, ledger, envelope)
@@ -48,6 +49,7 @@ def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope) -> Envelope:
         request, document = read_request(envelope.document)
         request_sha256 = document.payload_sha256
         work = _verify(home, request, document, envelope)
+        anchors.require(home, ledger, request)
         if request.task == HELLO:
             status, code, payload = _hello(home, ledger, work), "", b""
         else:
@@ -78,9 +80,10 @@ def _verify(home: NodeHome, request: Request, document: SignedDocument, envelope
 
 def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:
     """Put the study before the stewards, with the data that it would touch; say how far it got."""
-    gate.admit_price(work.study, ledger)
+    gate.admit_price(work.study)
     dataset = patients.load(home, work.programme)
     gate.admit_people(home.config, patients=len(dataset))
+    gate.admit_plan(work.study, ledger, people=dataset.people())
     approvals.propose(home, work.study_document, snapshot=dataset.snapshot, patients=len(dataset))
     approval = approvals.find(home, work.request.study_sha256)
     if approval is None:
@@ -90,7 +93,10 @@ def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:
 
 
 def _release(home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope) -> Envelope:
-    """Charge, compute, pass the gate, make durable. The same request again gets the same bytes at no cost."""
+    """Charge the study whole, begin, compute, pass the gate, make durable.
+
+    The same request again gets the same bytes at no cost.
+    """
     request, study = work.request, work.study
     approval = gate.admit_approved(request.study_sha256, approvals.find(home, request.study_sha256))
     if (kept := outbox.get(home, work.request_sha256)) is not None:
@@ -102,14 +108,12 @@ def _release(home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope) -> 
     gate.admit_people(home.config, patients=len(dataset))
     inputs = unpack_arrays(envelope.payload, declared_inputs(request.task, work.programme))
     noisy_patients = _own_count(home, ledger, study) if request.task != "count" else 0.0
-    charge = ledger.reserve(
+    reserved = _reserve(ledger, study, dataset)
+    begun = ledger.begin(
         study_sha256=request.study_sha256,
-        programme=f"{study.programme}@{study.programme_version}",
         task=request.task,
         request_sha256=work.request_sha256,
-        snapshot=dataset.snapshot,
-        patients=None,  # an exported ledger would show it, and no exact count leaves
-        mechanisms=study.charge(request.task).mechanisms,
+        snapshot=reserved.snapshot,
     )
     arrays = tasks.compute(
         request.task,
@@ -123,7 +127,8 @@ def _release(home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope) -> 
     gate.admit_release(
         arrays,
         declared_release(request.task, work.programme),
-        charge=charge,
+        reserved=reserved,
+        begun=begun,
         study=study,
         task=request.task,
         request_sha256=work.request_sha256,
@@ -133,31 +138,46 @@ def _release(home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope) -> 
         home, ledger, request, work.request_sha256, status=Status.RELEASED, code="", payload=payload
     )
     outbox.put(home, work.request_sha256, reply)
-    ledger.record_release(charge, release_sha256=sha256_hex(payload))
+    ledger.record_release(begun, release_sha256=sha256_hex(payload))
     return reply
+
+
+def _reserve(ledger: Ledger, study: Study, dataset: Dataset) -> LedgerEntry:
+    """The reservation of the whole study, made at its first task: later ones cannot be refused for want of budget."""
+    reserved = ledger.reserved(study.sha256)
+    if reserved is not None and reserved.snapshot == dataset.snapshot:
+        return reserved
+    return ledger.reserve(
+        study_sha256=study.sha256,
+        programme=f"{study.programme}@{study.programme_version}",
+        snapshot=dataset.snapshot,
+        charges=study.charges(),
+        people=dataset.people(),
+    )
 
 
 def _again(ledger: Ledger, work: Work, kept: Envelope) -> Envelope:
     """What was made durable for this request, through the gate once more."""
     declared = declared_release(work.request.task, work.programme)
-    charge = ledger.charged(work.request.study_sha256, work.request.task)
+    begun = ledger.charged(work.request.study_sha256, work.request.task)
     gate.admit_release(
         unpack_arrays(kept.payload, declared),
         declared,
-        charge=charge,
+        reserved=ledger.reserved(work.request.study_sha256),
+        begun=begun,
         study=work.study,
         task=work.request.task,
         request_sha256=work.request_sha256,
     )
-    if charge is not None:  # the gate saw to it
-        ledger.record_release(charge, release_sha256=sha256_hex(kept.payload))
+    if begun is not None:  # the gate saw to it
+        ledger.record_release(begun, release_sha256=sha256_hex(kept.payload))
     return kept
 
 
 def _own_count(home: NodeHome, ledger: Ledger, study: Study) -> float:
     """The noisy count that this node released for the study; GEM404 without one, GEM402 below the study's floor."""
-    charge = ledger.charged(study.sha256, "count")
-    kept = outbox.get(home, charge.request_sha256) if charge is not None else None
+    begun = ledger.charged(study.sha256, "count")
+    kept = outbox.get(home, begun.request_sha256) if begun is not None else None
     if kept is None:
         raise GemelError("GEM404", "The count comes first.")
     programme = find(study.programme, study.programme_version)
@@ -176,6 +196,7 @@ def _reply(
     code: str,
     payload: bytes,
 ) -> Envelope:
+    newest = ledger.entries()[-1]
     reply = Reply(
         site=home.config.site,
         study_sha256=request.study_sha256,
@@ -184,7 +205,8 @@ def _reply(
         status=status,
         code=code,
         payload_sha256=sha256_hex(payload) if payload else "",
-        epsilon_spent=ledger.epsilon_spent(),
-        ledger_head=ledger.head,
+        epsilon_spent=newest.epsilon_after,
+        ledger_seq=newest.seq,
+        ledger_head=newest.sha256,
     )
     return Envelope(document=sign_reply(reply, home.key).to_bytes(), payload=payload)

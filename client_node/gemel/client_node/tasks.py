@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gemel.core.arrays import Arrays
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import HELD_OUT_PERCENT
 from gemel.core.programme import Programme
 from gemel.core.study import Study
 from gemel.privacy.engine import DpTrainer
@@ -18,8 +19,6 @@ from gemel.privacy.statistics import noisy_counts
 from gemel.synthetic.marginals import count_marginals
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.metrics import count_metric_tables
-
-HELD_OUT_PERCENT = 20
 
 
 def compute(

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from gemel.core.canonical import canonical_bytes
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import HELD_OUT_PERCENT, Share
 from gemel.core.series import Series
 
 PREVALENT = -1
@@ -105,8 +106,21 @@ class Dataset:
             {name: series.take(positions) for name, series in self.series.items()},
         )
 
-    def split(self, *, held_out_percent: int = 20) -> tuple[Dataset, Dataset]:
+    def split(self, *, held_out_percent: int = HELD_OUT_PERCENT) -> tuple[Dataset, Dataset]:
         """(training, held out), decided for each patient by the hash of the pseudonym: stable for ever."""
+        held_out = self._held_out(held_out_percent)
+        return self.take(~held_out), self.take(held_out)
+
+    def people(self) -> dict[Share, tuple[str, ...]]:
+        """The pseudonyms of each share of the patients, as `split` divides them."""
+        held_out = self._held_out(HELD_OUT_PERCENT).tolist()
+        return {
+            Share.EVERYONE: self.patient_ids,
+            Share.TRAINING: tuple(p for p, out in zip(self.patient_ids, held_out, strict=True) if not out),
+            Share.HELD_OUT: tuple(p for p, out in zip(self.patient_ids, held_out, strict=True) if out),
+        }
+
+    def _held_out(self, percent: int) -> NDArray[np.bool_]:
         share = np.array(
             [
                 int.from_bytes(hashlib.sha256(f"split:{p}".encode()).digest()[:4], "big") % 100
@@ -114,8 +128,7 @@ class Dataset:
             ],
             dtype=np.int64,
         )
-        held_out = share < held_out_percent
-        return self.take(~held_out), self.take(held_out)
+        return share < percent
 
     def save(self, path: Path) -> None:
         """Write `path` (safetensors) with the header in its metadata; a reader never sees half a file.

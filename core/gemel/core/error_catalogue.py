@@ -361,11 +361,34 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "This is a defect in the node software: report it.",
         ExitCode.REFUSED,
     ),
+    "GEM308": CatalogueEntry(
+        "Budget cannot be given back",
+        "Only tasks that never began are given back, by a decision that a steward on record has signed for this ledger.",
+        "Name tasks that `gemel ledger show` lists as unused, and sign as a steward of the hospital.",
+        ExitCode.REFUSED,
+    ),
+    "GEM309": CatalogueEntry(
+        "The ledger was rolled back",
+        "An entry that was its newest once, as the coordinator, a run certificate or the file beside it says, is missing.",
+        "Stop the node and find the newest copy of the ledger; what was spent since this one must not be forgotten.",
+        ExitCode.REFUSED,
+    ),
+    "GEM310": CatalogueEntry(
+        "The clock moved back",
+        "An entry would be, or is, dated before the one it follows.",
+        "Set the node's clock right. An entry dated in the future lets nothing be written until then.",
+        ExitCode.REFUSED,
+    ),
     "GEM311": CatalogueEntry(
         "A statistic cannot be asked for",
         "Its bounds, bins, names or noise are outside of what a statistic may have, or the data set lacks what it names.",
         "Correct the field that the message names; bounds and bins are public and chosen beforehand.",
         ExitCode.USAGE,
+    ),
+    "GEM313": CatalogueEntry(
+        "A plan does not say whom it touches",
+        "A charge names a share of the patients, and the people of that share were not given, or cannot be told apart.",
+        "This is a defect in the node software: report it.",
     ),
     "GEM320": CatalogueEntry(
         "A step of secure aggregation does not verify",

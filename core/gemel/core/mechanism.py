@@ -45,6 +45,10 @@ class Share(StrEnum):
     HELD_OUT = "held_out"
 
 
+# Of a hundred patients; the same everywhere and for ever, else somebody would change sides.
+HELD_OUT_PERCENT = 20
+
+
 class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one task of a study costs each patient that it touches."""
 

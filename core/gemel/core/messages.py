@@ -15,12 +15,24 @@ from gemel.core.signing import SignedDocument, SigningKey, read_signed, sign_doc
 HELLO = "hello"
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One task of one study, with the hash of the arrays that go in (of no bytes when there are none)."""
+class LedgerHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The newest entry of a node's ledger as somebody saw it: its number and its hash."""
+
+    seq: int
+    sha256: str
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """One task of one study, with the hash of the arrays that go in (of no bytes when there are none).
+
+    `anchors`: what the coordinator last saw of the ledgers, by the nodes' public keys. Only a `hello` carries them: the
+    request for a task is the same, byte for byte, however often it is sent.
+    """
 
     study_sha256: str
     task: str
     inputs_sha256: str
+    anchors: dict[str, LedgerHead] = {}
 
 
 class Status(StrEnum):
@@ -43,7 +55,8 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     status: Status
     code: str  # "" or a key of the error catalogue
     payload_sha256: str  # "" when nothing was released
-    epsilon_spent: float  # of the hospital's ledger, after this task
+    epsilon_spent: float  # of one who were part of all that the hospital's ledger has reserved
+    ledger_seq: int  # the number and hash of its newest entry
     ledger_head: str
 
 

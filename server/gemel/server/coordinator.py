@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +17,7 @@ from gemel.core.errors import GemelError
 from gemel.core.messages import (
     HELLO,
     Envelope,
+    LedgerHead,
     Reply,
     Request,
     Status,
@@ -26,6 +28,7 @@ from gemel.core.messages import (
 from gemel.core.signing import signed_by
 from gemel.core.study import Study, parse_study
 from gemel.server.aggregate import weighted_mean
+from gemel.server.anchors import Anchors
 from gemel.server.certificate import certify
 from gemel.server.home import CoordinatorHome, RunFolder
 from gemel.server.transport import Transport
@@ -72,6 +75,7 @@ class Coordinator:
     ) -> None:
         self._key = home.key
         self._run: RunFolder = home.run(study_sha256)
+        self._anchors = Anchors(home.folder / "anchors.json")
         self._transport = transport
         self._approval_timeout_s = approval_timeout_s
         self._clock, self._sleep = clock, sleep
@@ -166,12 +170,22 @@ class Coordinator:
 
     def _envelope(self, task: str, inputs: Arrays) -> Envelope:
         payload = pack_arrays(inputs) if inputs else b""
-        request = Request(study_sha256=self._study.sha256, task=task, inputs_sha256=sha256_hex(payload))
+        request = Request(
+            study_sha256=self._study.sha256,
+            task=task,
+            inputs_sha256=sha256_hex(payload),
+            anchors=self._known_heads() if task == HELLO else {},
+        )
         return Envelope(
             document=sign_request(request, self._key).to_bytes(),
             study=self._document.to_bytes(),
             payload=payload,
         )
+
+    def _known_heads(self) -> dict[str, LedgerHead]:
+        """What was last seen of the ledgers of this study's hospitals, in whatever study."""
+        ours = set(self._study.sites.values())
+        return {key: head for key, head in self._anchors.all().items() if key in ours}
 
     def _wait_for_approval(self) -> None:
         """Say hello until every site of the study is approved or refused, or time is up.
@@ -218,6 +232,7 @@ class Coordinator:
                     self._run.event("ignored", code=error.code)
                     continue
                 self._node_of[reply.site] = answer.node_id
+                reply = _accused(reply, read_request(envelope.document)[0].anchors, self._study)
                 self._note(reply)
                 if announced.get(reply.site) is not reply.status:
                     announced[reply.site] = reply.status
@@ -313,11 +328,14 @@ class Coordinator:
         return reply
 
     def _note(self, reply: Reply) -> None:
-        """Keep what a site says that it spent. Spending never falls: a lower number is an older one, from an outbox."""
+        """Keep what a site says of its ledger. The chain only grows: a lower number is an older one, from an outbox."""
         site = self._state["sites"].setdefault(reply.site, {})
-        if reply.epsilon_spent >= site.get("epsilon_spent", 0.0):
-            site.update(epsilon_spent=reply.epsilon_spent, ledger_head=reply.ledger_head)
+        if reply.ledger_seq >= site.get("ledger_seq", 0):
+            site.update(
+                epsilon_spent=reply.epsilon_spent, ledger_seq=reply.ledger_seq, ledger_head=reply.ledger_head
+            )
             site["reported_after"] = self._at
+        self._anchors.note(self._study.sites[reply.site], reply)
 
     def _epsilons(self) -> dict[str, float]:
         return {s: f["epsilon_spent"] for s, f in self._state["sites"].items() if "epsilon_spent" in f}
@@ -341,6 +359,16 @@ class Coordinator:
 def sha256_of_request(envelope: Envelope) -> str:
     """The hash that names the request inside an envelope."""
     return read_request(envelope.document)[1].payload_sha256
+
+
+def _accused(reply: Reply, known: Mapping[str, LedgerHead], study: Study) -> Reply:
+    """A fresh reply, turned into a refusal (GEM309) when its ledger is shorter than the one seen before."""
+    head = known.get(study.sites[reply.site])
+    if head is None or reply.ledger_seq > head.seq:
+        return reply
+    if (reply.ledger_seq, reply.ledger_head) == (head.seq, head.sha256):
+        return reply
+    return msgspec.structs.replace(reply, status=Status.REFUSED, code="GEM309")
 
 
 def _model_name(task: str) -> str:

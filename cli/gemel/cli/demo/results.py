@@ -12,6 +12,8 @@ from gemel.cli.demo.screen import describe
 from gemel.core.dataset import Dataset
 from gemel.core.programme import FeatureKind, Programme
 from gemel.core.study import Study
+from gemel.privacy.accounting import price
+from gemel.privacy.ledger import spending
 from gemel.server.home import RunFolder
 from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.comparison import Comparison
@@ -85,9 +87,8 @@ def export_ledgers(federation: Federation, out: Path) -> list[dict[str, Any]]:
         with home.open_ledger() as ledger:
             document = ledger.export()
             entries = [
-                {"task": entry.task, "epsilon_after": entry.epsilon_after}
-                for entry in ledger.entries()
-                if entry.mechanisms
+                {"task": entry.task, "epsilon_after": price(charges, delta=ledger.delta)}
+                for entry, charges in spending(ledger.entries())
             ]
         path = out / "ledgers" / f"{site}.json"
         path.write_bytes(document.to_bytes())
