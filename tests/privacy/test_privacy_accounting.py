@@ -160,7 +160,7 @@ def test_equal_mechanisms_are_merged() -> None:
 @pytest.mark.parametrize(
     "mechanism",
     [
-        one("exponential", 1.0),  # type: ignore[arg-type]
+        one("report_noisy_max", 1.0),  # type: ignore[arg-type]
         one(GAUSSIAN, 0.0),
         one(GAUSSIAN, -1.0),
         one(GAUSSIAN, math.inf),
@@ -181,7 +181,7 @@ def test_what_cannot_be_accounted_for_is_refused(mechanism: Mechanism) -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [{"kind": "exponential", "noise_multiplier": 1.0}, {"kind": "gaussian"}, {"kind": 3}]
+    "event", [{"kind": "zcdp", "noise_multiplier": 1.0}, {"kind": "gaussian"}, {"kind": 3}]
 )
 def test_an_unknown_event_in_json_is_refused(event: dict[str, object]) -> None:
     with pytest.raises(GemelError) as caught:
