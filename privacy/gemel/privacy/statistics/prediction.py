@@ -33,8 +33,8 @@ class PredictionResult(
 ):
     """What the table says at the horizon; None for what a score or an outcome of its kind does not have.
 
-    `c_index` is Harrell's, of pairs whose first event is by the horizon and whose times fall into different
-    intervals; a death by something else censors there, and is a control for AUC, Brier score and calibration.
+    `c_index` is Harrell's, of pairs whose first event is by the horizon; a death by something else censors there, and
+    is a control for AUC, Brier score and calibration.
     """
 
     name: str
@@ -52,7 +52,7 @@ def read_prediction(request: PredictionRequest, table: Floats, sigma: float) -> 
     intervals = len(request.edges_years) - 1
 
     def sums(counts: Floats) -> Floats:
-        return _sums(counts, predicted, intervals)
+        return _sums(counts, predicted, intervals, sigma**2)
 
     value, sampling, noise = spread(sums, table[:-1], sigma)
     covariance = sampling + noise
@@ -76,7 +76,7 @@ def read_prediction(request: PredictionRequest, table: Floats, sigma: float) -> 
     )
 
 
-def _sums(counts: Floats, predicted: Floats, intervals: int) -> Floats:
+def _sums(counts: Floats, predicted: Floats, intervals: int, noise_variance: float) -> Floats:
     """Numerators and denominators (..., 2 x (3 + bins)), in turn, of tables (..., bins, statuses)."""
     cases, controls = (
         cases_and_controls(counts, intervals - 1) if intervals > 0 else (counts[..., 0], counts[..., 1])
@@ -85,18 +85,24 @@ def _sums(counts: Floats, predicted: Floats, intervals: int) -> Floats:
     measures = [
         concordant_and_pairs(cases, controls),
         (squared_error(cases, controls, predicted), both.sum(axis=-1)),
-        _concordance(counts, intervals),
+        _concordance(counts, intervals, noise_variance),
         *((cases[..., b], both[..., b]) for b in range(len(predicted))),
     ]
     return np.stack([part for pair in measures for part in pair], axis=-1)
 
 
-def _concordance(counts: Floats, intervals: int) -> tuple[Floats, Floats]:
-    """Harrell's pairs: an event in an interval, and whoever was followed beyond it."""
+def _concordance(counts: Floats, intervals: int, noise_variance: float) -> tuple[Floats, Floats]:
+    """Harrell's pairs: an event, and whoever was followed beyond it; of those whose time ends in the same interval, half.
+
+    Nobody is a pair with themselves, and the square of a noisy count is too large by the noise's variance: both go.
+    """
     concordant, pairs = np.zeros(counts.shape[:-2]), np.zeros(counts.shape[:-2])
     for i in range(intervals):
-        event = counts[..., STATUSES_OF_PREDICTION * i]
-        later = counts[..., STATUSES_OF_PREDICTION * (i + 1) :].sum(axis=-1)
+        start = STATUSES_OF_PREDICTION * i
+        event = counts[..., start]
+        ending = counts[..., start : start + STATUSES_OF_PREDICTION].sum(axis=-1)
+        later = counts[..., start + STATUSES_OF_PREDICTION :].sum(axis=-1) + ending / 2
         right, all_pairs = concordant_and_pairs(event, later)
-        concordant, pairs = concordant + right, pairs + all_pairs
+        alone = (event + noise_variance).sum(axis=-1) / 2
+        concordant, pairs = concordant + right - alone / 2, pairs + all_pairs - alone
     return concordant, pairs
