@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from gemel.core.errors import GemelError
-from gemel.core.study import TrainingPlan
-from gemel.privacy.engine import DpTrainer, _PatientGradients
+from gemel.core.study import Clipping, TrainingPlan
+from gemel.privacy.engine import DpTrainer
+from gemel.privacy.engine.sums import PatientSums, Workload
 from gemel.privacy.noise import NoiseSource
 
 # Opacus' own hooks, used as the oracle, trip over a torch notice about backward hooks.
@@ -86,10 +88,21 @@ def one_by_one(model: nn.Module, patients: dict[str, Tensor], clip: float) -> np
     return total
 
 
+def sums_of(model: nn.Module, patients: dict[str, Tensor], chunk: int = 4096) -> PatientSums:
+    workload = Workload(steps=1, expected_batch=4, sampled=True, physical_batch=chunk, machine_code=False)
+    return PatientSums(model, patients, clipping=Clipping.FLAT, workload=workload)
+
+
 def clipped_sum(
-    model: nn.Module, patients: dict[str, Tensor], clip: float = 0.7, chunk: int = 4096
+    model: nn.Module,
+    patients: dict[str, Tensor],
+    clip: float = 0.7,
+    chunk: int = 4096,
+    sums: PatientSums | None = None,
 ) -> np.ndarray:
-    return _PatientGradients(model, clip, chunk).clipped_sum(patients)
+    sums = sums or sums_of(model, patients, chunk)
+    trained = [p.detach() for p in model.parameters() if p.requires_grad]
+    return sums(trained, patients, None, torch.tensor(clip, dtype=torch.float64))[0].numpy()
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -188,8 +201,8 @@ def test_noise_comes_fresh_at_every_step_and_every_call() -> None:
     dp = DpTrainer(plan_of(local_steps=3, noise_multiplier=1.0), noise=noise, expected_patients=50)
     dp.train(Regression(), people(5))
     dp.train(Regression(), people(5))
-    assert len(noise.drawn) == 6
-    assert len(np.unique(np.concatenate(noise.drawn))) == 6 * 21
+    drawn = np.concatenate([part.reshape(-1) for part in noise.drawn])
+    assert len(np.unique(drawn)) == len(drawn) == 6 * 21
 
 
 def test_an_empty_batch_adds_noise_and_counts_as_a_step() -> None:
@@ -203,19 +216,20 @@ def test_an_empty_batch_adds_noise_and_counts_as_a_step() -> None:
     assert np.all(flat(nobody) != before)
 
 
-def test_poisson_sampling_takes_each_patient_at_its_rate_at_each_step() -> None:
+def test_poisson_sampling_takes_each_patient_at_its_rate_at_each_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     taken: list[int] = []
     plan = plan_of(sample_rate=0.3, local_steps=40)
-    dp, patients = trainer(plan, expected=500.0), people(500)
-    original = dp._sample
+    original = PatientSums.__call__
 
-    def sample(people: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-        batch = original(people, count)
-        taken.append(len(batch["y"]))
-        return batch
+    def call(self: PatientSums, trained: object, patients: object, rows: np.ndarray, bound: object) -> object:
+        taken.append(len(rows))
+        return original(self, trained, patients, rows, bound)  # type: ignore[arg-type]
 
-    dp._sample = sample  # type: ignore[method-assign,assignment]
-    dp.train(Regression(), patients)
+    monkeypatch.setattr(PatientSums, "__call__", call)
+    trainer(plan, expected=500.0).train(Regression(), people(500))
+    assert len(taken) == 40
     assert abs(np.mean(taken) - 150) < 4 * np.sqrt(500 * 0.3 * 0.7 / 40)
     assert len(set(taken)) > 5
 
@@ -236,6 +250,11 @@ def test_a_sampled_step_is_the_sum_over_the_sample_by_the_expected_sample_size()
     assert relative(before - flat(model), 0.5 * total / (80 * 0.25)) < 1e-5
 
 
+@cache
+def sums_for_removal() -> PatientSums:
+    return sums_of(Regression(), people(1))
+
+
 @given(
     values=st.lists(
         st.tuples(*[st.floats(-(2.0**100), 2.0**100, width=32)] * 4) | st.tuples(*[st.floats(width=32)] * 4),
@@ -252,9 +271,9 @@ def test_removing_one_patient_changes_the_sum_by_at_most_the_clip(
     rows = torch.tensor(values, dtype=torch.float32)
     removed = data.draw(st.integers(0, len(rows) - 1))
     kept = torch.arange(len(rows)) != removed
-    model = Regression()
-    everybody = clipped_sum(model, {"x": rows[:, :3], "y": rows[:, 3]}, clip)
-    others = clipped_sum(model, {"x": rows[kept, :3], "y": rows[kept, 3]}, clip)
+    model, sums = Regression(), sums_for_removal()
+    everybody = clipped_sum(model, {"x": rows[:, :3], "y": rows[:, 3]}, clip, sums=sums)
+    others = clipped_sum(model, {"x": rows[kept, :3], "y": rows[kept, 3]}, clip, sums=sums)
     assert np.isfinite(everybody).all()
     # Float32 gradients of the others may differ in their last bits with the size of the batch.
     assert np.linalg.norm(everybody - others) <= clip * (1 + 1e-5 * len(rows))

@@ -1,5 +1,10 @@
-"""Patient-level DP-SGD: each patient's gradient is bounded alone, summed, noised, averaged."""
+"""Patient-level DP-SGD: each patient's gradient is bounded alone, summed, noised, averaged.
 
-from gemel.privacy.engine.trainer import DpTrainer, _PatientGradients, check_trainable
+`DpTrainer` is all that a node needs. Layers with a rule (`rules`) go through in whole batches, any other model one patient
+at a time, for the same numbers.
+"""
 
-__all__ = ["DpTrainer", "_PatientGradients", "check_trainable"]
+from gemel.privacy.engine.probe import check_trainable
+from gemel.privacy.engine.trainer import DpTrainer
+
+__all__ = ["DpTrainer", "check_trainable"]

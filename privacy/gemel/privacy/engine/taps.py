@@ -39,10 +39,14 @@ def tapped_layers(model: nn.Module) -> tuple[TappedLayer, ...] | None:
     """
     layers: list[TappedLayer] = []
     _collect(model, "", layers)
-    covered = [name for layer in layers for name in layer.parameters]
-    wanted = [name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
-    distinct = {id(p) for p in model.parameters() if p.requires_grad}
-    if sorted(covered) != sorted(wanted) or len(distinct) != len(wanted):
+    owners: dict[int, set[str | None]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad:
+            owner = next(
+                (own.name for own in layers if not own.name or name.startswith(f"{own.name}.")), None
+            )
+            owners.setdefault(id(parameter), set()).add(owner)
+    if any(None in names or len(names) > 1 for names in owners.values()):
         return None
     return tuple(layers)
 
@@ -75,7 +79,9 @@ def prepared_gradients(
         values = [value for record in records for value in record.values]
         reached = losses.requires_grad and bool(values)
         gradients = (
-            torch.autograd.grad(losses.sum(), values, allow_unused=True) if reached else (None,) * len(values)
+            torch.autograd.grad(losses, values, torch.ones_like(losses), allow_unused=True)
+            if reached
+            else (None,) * len(values)
         )
     with torch.no_grad():
         return losses.detach(), _prepare(records, iter(gradients))
@@ -107,7 +113,7 @@ def _recording(layers: tuple[TappedLayer, ...], *, cut: bool) -> Iterator[list[_
     records = [_Record(layer, [], []) for layer in layers]
     try:
         for record in records:
-            record.layer.module.forward = _tapped(record, cut=cut)  # type: ignore[method-assign]
+            record.layer.module.forward = _tapped(record, cut=cut)
         yield records
     finally:
         for layer in layers:

@@ -1,23 +1,29 @@
-"""Patient-level DP-SGD: each patient's gradient is computed alone, clipped, summed, noised, averaged."""
+"""The trainer: one object, one verb, a plan's noisy steps on a hospital's patients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.validators import ModuleValidator
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from gemel.core.errors import GemelError
-from gemel.core.study import TrainingPlan
-from gemel.privacy.noise import NoiseSource
+from gemel.core.study import Clipping, TrainingPlan
+from gemel.privacy.engine.clipping import AdaptiveBound
+from gemel.privacy.engine.noise_ahead import normals
+from gemel.privacy.engine.probe import check_trainable
+from gemel.privacy.engine.sampling import poisson_samples
+from gemel.privacy.engine.sums import PatientSums, Workload
+from gemel.privacy.noise import NoiseSource, lattice_spacing
 
 # Patients whose gradients are held in memory at once; of no consequence for the result.
 PHYSICAL_BATCH = 4096
+# Compiling takes seconds to minutes: a tenth of a millisecond a step must pay for it.
+_COMPILE_FROM_STEPS = 200_000
+_MOST_EXACT = 2.0**51
 
 
 class DpTrainer:
@@ -25,13 +31,19 @@ class DpTrainer:
 
     One step, with C = `max_grad_norm`, q = `sample_rate`, z = `noise_multiplier`:
     every patient is taken with probability q, independently (all of them when q = 1); the gradient of each one's
-    loss is scaled to a 2-norm of at most C over all trainable parameters (a gradient that is not finite counts
-    as zero); to their sum Gaussian noise of standard deviation z·C is added, also when nobody was taken; the
+    loss is bounded to a 2-norm of at most C over all trainable parameters, in the way that `plan.clipping` says (a
+    gradient or loss that is not finite counts as zero); to their sum Gaussian noise of standard deviation z·C is
+    added, also when nobody was taken, and the noised sum is rounded to a lattice that is fine beside the noise; the
     result over q · `expected_patients` is the gradient of SGD with heavy-ball momentum. Adding or removing one
-    patient changes the sum by at most C, so the step costs one (Poisson-sampled) Gaussian mechanism.
+    patient changes the sum by at most C, so the step costs one (Poisson-sampled) Gaussian mechanism of
+    `plan.step_noise_multiplier`. For adaptive clipping C is the step's bound and the step answers a count too: see
+    `gemel.privacy.engine.clipping`.
 
-    The momentum buffer lives within one call of `train`: it is computed from what was noised already.
-    Source: Abadi et al., CCS 2016; the hook-free per-patient gradient is torch.func's vmap over grad.
+    Rounding what was noised costs nothing and changes nothing of the privacy (it is post-processing), and it takes the
+    low-order bits away, which tell what a float was added to (Mironov, CCS 2012).
+
+    Momentum and the adaptive bound live within one call of `train`: they are computed from what was noised already.
+    Source: Abadi et al., CCS 2016.
     """
 
     def __init__(
@@ -41,6 +53,8 @@ class DpTrainer:
         noise: NoiseSource,
         expected_patients: float,
         physical_batch: int = PHYSICAL_BATCH,
+        compile_steps: bool | None = None,
+        noise_beside: bool | None = None,
     ) -> None:
         """Take a plan.
 
@@ -49,6 +63,9 @@ class DpTrainer:
             noise: Where sampling and noise come from.
             expected_patients: A public or already noised number of patients, never the true one.
             physical_batch: How many patients' gradients are held in memory at once.
+            compile_steps: Turn the steps into machine code (needs a C++ compiler; without one they run as they are);
+                None: when there are very many. Results agree up to rounding.
+            noise_beside: Draw noise in a second thread; None: where it pays.
 
         Raises:
             GemelError: GEM305 for a plan without noise or limits. (Noise 0 is for tests: it is taken only
@@ -59,59 +76,108 @@ class DpTrainer:
             raise GemelError("GEM305", f"Not a plan to train by: {plan}, {expected_patients} patients.")
         if plan.max_grad_norm == 0 or expected_patients == 0 or not 0 < plan.sample_rate <= 1:
             raise GemelError("GEM305", f"Not a plan to train by: {plan}, {expected_patients} patients.")
-        if plan.noise_multiplier == 0 and noise.is_secure:
+        counted = plan.clipping is not Clipping.ADAPTIVE or plan.quantile_noise_multiplier > 0
+        if (plan.noise_multiplier == 0 or not counted) and noise.is_secure:
             raise GemelError("GEM305", "A plan without noise gives no privacy.")
         self._plan = plan
         self._noise = noise
         self._expected_patients = expected_patients
         self._physical_batch = physical_batch
+        self._compile_steps = compile_steps
+        self._noise_beside = noise_beside
+        self._last: tuple[object, PatientSums] | None = None
 
     def train(self, model: nn.Module, patients: Mapping[str, Tensor]) -> None:
         """Train in place. `model(batch)` gives the loss of each patient, shape (B,).
 
-        Shapes: every tensor of `patients` has one row for each patient. Raises GEM306 when the model couples
-        patients or has no per-patient gradient; then nothing was changed.
+        Shapes: every tensor of `patients` has one row for each patient, all that belongs to them (their whole history).
+        Patients are moved to the model's device. Raises GEM306 when the model couples patients or has no per-patient
+        gradient; then nothing was changed.
         """
         check_trainable(model)
-        gradients = _PatientGradients(model, self._plan.max_grad_norm, self._physical_batch)
-        plan, count = self._plan, _patient_count(patients)
-        # float64: the sum must hold one patient's part exactly, whoever else is in it.
-        weights = gradients.weights()
-        momentum = np.zeros_like(weights)
-        start = weights.copy()
-        try:
-            for _ in range(plan.local_steps):
-                total = gradients.clipped_sum(self._sample(patients, count))
-                total += plan.noise_multiplier * plan.max_grad_norm * self._noise.gaussian(total.shape)
-                momentum = plan.momentum * momentum + total / (self._expected_patients * plan.sample_rate)
-                weights = weights - plan.learning_rate * momentum
-                gradients.set_weights(weights)
-        except GemelError:
-            gradients.set_weights(start)
-            raise
+        count = _patient_count(patients)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        device = trained[0].device
+        patients = {name: tensor.to(device) for name, tensor in patients.items()}
+        sums = self._sums(model, patients, count)
+        with torch.no_grad():
+            weights = torch.cat([p.detach().reshape(-1) for p in trained])
+            self._steps(sums, weights, [p.shape for p in trained], patients, count)
+            for parameter, value in zip(trained, _views(weights, [p.shape for p in trained]), strict=True):
+                parameter.copy_(value)
 
-    def _sample(self, patients: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-        if self._plan.sample_rate == 1:
-            return dict(patients)
-        taken = torch.from_numpy(np.flatnonzero(self._noise.bernoulli(self._plan.sample_rate, count)))
-        return {name: tensor[taken] for name, tensor in patients.items()}
+    def _steps(
+        self,
+        sums: PatientSums,
+        weights: Tensor,
+        shapes: list[torch.Size],
+        patients: Mapping[str, Tensor],
+        count: int,
+    ) -> None:
+        """All steps, on the flat vector of weights in place."""
+        plan, divisor = self._plan, self._expected_patients * self._plan.sample_rate
+        views, momentum = _views(weights, shapes), torch.zeros_like(weights)
+        adaptive = AdaptiveBound(plan, expected_batch=divisor) if plan.clipping is Clipping.ADAPTIVE else None
+        bound = torch.tensor(plan.max_grad_norm, dtype=torch.float64, device=weights.device)
+        size = len(weights) + (adaptive is not None)
+        samples = self._samples(count)
+        with normals(self._noise, size=size, steps=plan.local_steps, beside=self._noise_beside) as draws:
+            for rows, drawn in zip(samples, draws, strict=True):
+                total, centred = sums(views, patients, rows, bound)
+                noise = torch.from_numpy(drawn[: len(weights)]).to(weights.device)
+                _add_noise(total, noise, plan.noise_multiplier * float(bound))
+                momentum.mul_(plan.momentum).add_(total, alpha=1 / divisor)
+                weights.add_(momentum, alpha=-plan.learning_rate)
+                if adaptive is not None:
+                    adaptive.move(float(centred) + adaptive.count_noise * float(drawn[-1]))
+                    bound.fill_(adaptive.value)
+
+    def _samples(self, count: int) -> Iterator[NDArray[np.int64] | None]:
+        plan = self._plan
+        if plan.sample_rate == 1:
+            return iter([None] * plan.local_steps)
+        return poisson_samples(self._noise, rate=plan.sample_rate, patients=count, steps=plan.local_steps)
+
+    def _sums(self, model: nn.Module, patients: Mapping[str, Tensor], count: int) -> PatientSums:
+        """Recorded programs are kept for the next call with the same model and shapes."""
+        rows = tuple((name, t.dtype, t.device, t.shape[1:]) for name, t in patients.items())
+        tensors = tuple(
+            (name, p.requires_grad, p.dtype, p.device, p.shape) for name, p in model.named_parameters()
+        )
+        modules = tuple((module, module.training) for module in model.modules())
+        key = (modules, tensors, rows, count)
+        if self._last is None or self._last[0] != key:
+            sums = PatientSums(model, patients, clipping=self._plan.clipping, workload=self._workload(count))
+            self._last = (key, sums)
+        return self._last[1]
+
+    def _workload(self, count: int) -> Workload:
+        plan = self._plan
+        compiles = self._compile_steps
+        if compiles is None:
+            compiles = plan.local_steps >= _COMPILE_FROM_STEPS
+        return Workload(
+            steps=plan.local_steps,
+            expected_batch=count * plan.sample_rate,
+            sampled=plan.sample_rate < 1,
+            physical_batch=self._physical_batch,
+            machine_code=compiles,
+        )
 
 
-def check_trainable(model: nn.Module) -> None:
-    """Refuse (GEM306) a model with a layer that couples patients, by Opacus' validator, or nothing to train."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise GemelError("GEM306", f"{type(model).__name__} has no trainable parameter.")
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        # Opacus looks at trainable layers only; a frozen one still reads its whole batch while in training.
-        raise GemelError("GEM306", f"{type(model).__name__} has a BatchNorm layer: it couples patients.")
-    was_training = model.training
-    model.train()
-    try:
-        errors = ModuleValidator.validate(model, strict=False)
-    finally:
-        model.train(was_training)
-    if errors:
-        raise GemelError("GEM306", f"{type(model).__name__}: {errors[0]}")
+def _add_noise(total: Tensor, noise: Tensor, sigma: float) -> None:
+    """total + σ · noise, rounded to the lattice of σ, in place; float64."""
+    if sigma == 0:
+        return
+    total.add_(noise, alpha=sigma)
+    # Adding and taking away 1.5 · 2^52 of the lattice's units rounds to a whole number of them.
+    shift = 3 * _MOST_EXACT * lattice_spacing(sigma)
+    total.add_(shift).sub_(shift)
+
+
+def _views(weights: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
+    parts = torch.split(weights, [shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _patient_count(patients: Mapping[str, Tensor]) -> int:
@@ -119,55 +185,3 @@ def _patient_count(patients: Mapping[str, Tensor]) -> int:
     if len(counts) != 1:
         raise GemelError("GEM306", f"Every tensor needs one row for each patient, got {sorted(counts)} rows.")
     return counts.pop()
-
-
-class _PatientGradients:
-    """The trainable parameters of a model as one flat vector, and clipped sums of patients' gradients."""
-
-    def __init__(self, model: nn.Module, max_grad_norm: float, physical_batch: int) -> None:
-        self._model = model
-        self._max_grad_norm = max_grad_norm
-        self._physical_batch = physical_batch
-        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-        fixed.update({name: b.detach() for name, b in model.named_buffers()})
-
-        def loss(parameters: dict[str, Tensor], patient: dict[str, Tensor]) -> Tensor:
-            # A batch of one: whatever the model does with its batch, it sees no other patient.
-            batch = {name: tensor.unsqueeze(0) for name, tensor in patient.items()}
-            losses: Tensor = functional_call(model, {**parameters, **fixed}, (batch,))
-            if losses.shape != (1,):
-                raise GemelError("GEM306", f"The loss of one patient has shape {tuple(losses.shape)}.")
-            return losses[0]
-
-        self._gradients = vmap(grad(loss), in_dims=(None, 0))
-
-    def weights(self) -> NDArray[np.float64]:
-        flat = torch.cat([p.detach().reshape(-1).double() for p in self._trained.values()])
-        return flat.numpy().copy()
-
-    def set_weights(self, weights: NDArray[np.float64]) -> None:
-        flat, position = torch.from_numpy(weights), 0
-        with torch.no_grad():
-            for parameter in self._trained.values():
-                part = flat[position : position + parameter.numel()]
-                parameter.copy_(part.reshape(parameter.shape))
-                position += parameter.numel()
-
-    def clipped_sum(self, batch: dict[str, Tensor]) -> NDArray[np.float64]:
-        """Sum over patients of their gradients, each of 2-norm at most C. Zeros for an empty batch."""
-        total = torch.zeros(sum(p.numel() for p in self._trained.values()), dtype=torch.float64)
-        parameters = {name: p.detach() for name, p in self._trained.items()}
-        for start in range(0, _patient_count(batch), self._physical_batch):
-            chunk = {name: tensor[start : start + self._physical_batch] for name, tensor in batch.items()}
-            try:
-                parts = self._gradients(parameters, chunk)
-            except (RuntimeError, ValueError) as error:
-                name = type(self._model).__name__
-                raise GemelError("GEM306", f"{name} has no per-patient gradient: {error}") from error
-            rows = torch.cat([parts[name].flatten(1) for name in self._trained], dim=1).double()
-            # inf · 0 is NaN: clipping alone does not bound a gradient that is not finite.
-            rows = torch.where(torch.isfinite(rows).all(dim=1, keepdim=True), rows, 0.0)
-            norms = torch.linalg.vector_norm(rows, dim=1)
-            total += (self._max_grad_norm / norms.clamp(min=self._max_grad_norm)) @ rows
-        return total.numpy()

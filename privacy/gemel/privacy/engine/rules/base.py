@@ -43,6 +43,13 @@ class Prepared(ABC):
         Never below the true one by more than rounding: see `at_least`. Any float dtype.
         """
 
+    def whole_squared_norms(self) -> Tensor:
+        """(B,) the sum of `squared_norms`; for a rule that has it in fewer operations."""
+        whole, *others = self.squared_norms()
+        for part in others:
+            whole = whole + part
+        return whole
+
     @abstractmethod
     def weighted_sum(self, weights: Tensor) -> tuple[Tensor, ...]:
         """P tensors of the parameters' shapes: Σ_i weights_i · gradient_i; weights (B,) in the layer's dtype.
@@ -107,7 +114,8 @@ def trainable(module: nn.Module) -> tuple[bool, ...]:
 
 def patient_norms_squared(values: Tensor) -> Tensor:
     """(B,) float64: each patient's sum of squares. In float64 no float32 value's square over- or underflows."""
-    return torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64).square()
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
+    return norms.square()
 
 
 def at_least(squared: Tensor, activation: Tensor, gradient: Tensor) -> Tensor:
