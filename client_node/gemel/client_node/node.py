@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from gemel.client_node import anchors, approvals, gate, outbox, patients, tasks
+from gemel.client_node import anchors, approvals, gate, masking, outbox, patients, tasks
+from gemel.client_node.approvals import Approval
 from gemel.client_node.home import NodeHome
-from gemel.core.arrays import pack_arrays, unpack_arrays
+from gemel.core.arrays import Arrays, pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
@@ -17,6 +18,7 @@ from gemel.core.signing import SignedDocument, read_signed, signed_by
 from gemel.core.study import Study, parse_study
 from gemel.privacy.ledger import Ledger, LedgerEntry
 from gemel.privacy.noise import NoiseSource
+from gemel.privacy.secure_aggregation import plan
 from gemel.synthetic.releases import declared_inputs, declared_release
 from gemel.twins.installed import find
 
@@ -81,6 +83,7 @@ def _verify(home: NodeHome, request: Request, document: SignedDocument, envelope
 def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:
     """Put the study before the stewards, with the data that it would touch; say how far it got."""
     gate.admit_price(work.study)
+    masking.admit_plan(work.study, work.programme)
     dataset = patients.load(home, work.programme)
     gate.admit_people(home.config, patients=len(dataset))
     gate.admit_plan(work.study, ledger, people=dataset.people())
@@ -93,45 +96,16 @@ def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:
 
 
 def _release(home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope) -> Envelope:
-    """Charge the study whole, begin, compute, pass the gate, make durable.
-
-    The same request again gets the same bytes at no cost.
-    """
+    """What a task asks for, made durable before it is sent. The same request again gets the same bytes at no cost."""
     request, study = work.request, work.study
     approval = gate.admit_approved(request.study_sha256, approvals.find(home, request.study_sha256))
+    masking.admit_request(study, request)
+    if request.phase:
+        return _masked_step(home, ledger, work, envelope, approval=approval)
     if (kept := outbox.get(home, work.request_sha256)) is not None:
         return _again(ledger, work, kept)
-    if ledger.released(request.study_sha256, request.task) is not None:
-        raise GemelError("GEM304", f"The release of {request.task} is on record but no longer kept here.")
-    dataset = patients.load(home, work.programme)
-    gate.admit_data(approval, snapshot=dataset.snapshot)
-    gate.admit_people(home.config, patients=len(dataset))
-    inputs = unpack_arrays(envelope.payload, declared_inputs(request.task, work.programme))
-    noisy_patients = _own_count(home, ledger, study) if request.task != "count" else 0.0
-    reserved = _reserve(ledger, study, dataset)
-    begun = ledger.begin(
-        study_sha256=request.study_sha256,
-        task=request.task,
-        request_sha256=work.request_sha256,
-        snapshot=reserved.snapshot,
-    )
-    arrays = tasks.compute(
-        request.task,
-        study,
-        work.programme,
-        dataset=dataset,
-        inputs=inputs,
-        noisy_patients=noisy_patients,
-        noise=NoiseSource.secure(),
-    )
-    gate.admit_release(
-        arrays,
-        declared_release(request.task, work.programme),
-        reserved=reserved,
-        begun=begun,
-        study=study,
-        task=request.task,
-        request_sha256=work.request_sha256,
+    arrays, begun = _compute(
+        home, ledger, work, envelope.payload, approval=approval, charged_as=work.request_sha256
     )
     payload = pack_arrays(arrays)
     reply = _reply(
@@ -139,6 +113,87 @@ def _release(home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope) -> 
     )
     outbox.put(home, work.request_sha256, reply)
     ledger.record_release(begun, release_sha256=sha256_hex(payload))
+    return reply
+
+
+def _compute(
+    home: NodeHome, ledger: Ledger, work: Work, content: bytes, *, approval: Approval, charged_as: str
+) -> tuple[Arrays, LedgerEntry]:
+    """Charge the study whole, begin, compute, pass the gate. `content` holds the task's inputs."""
+    request, study = work.request, work.study
+    if ledger.released(request.study_sha256, request.task) is not None:
+        raise GemelError("GEM304", f"The release of {request.task} is on record but no longer kept here.")
+    dataset = patients.load(home, work.programme)
+    gate.admit_data(approval, snapshot=dataset.snapshot)
+    gate.admit_people(home.config, patients=len(dataset))
+    inputs = unpack_arrays(content, declared_inputs(request.task, work.programme))
+    noisy_patients = _own_count(home, ledger, study) if request.task != "count" else 0.0
+    reserved = _reserve(ledger, study, dataset)
+    begun = ledger.begin(
+        study_sha256=request.study_sha256,
+        task=request.task,
+        request_sha256=charged_as,
+        snapshot=reserved.snapshot,
+    )
+    arrays = tasks.compute(
+        request.task,
+        plan.as_added(study),
+        work.programme,
+        dataset=dataset,
+        inputs=inputs,
+        noisy_patients=noisy_patients,
+        noise=NoiseSource.secure(),
+    )
+    _admit(ledger, work, arrays, charged_as=charged_as)
+    return arrays, begun
+
+
+def _admit(ledger: Ledger, work: Work, arrays: Arrays, *, charged_as: str) -> None:
+    """The gate, for a release that is about to leave, plain or under a mask."""
+    study, task = work.study, work.request.task
+    gate.admit_release(
+        arrays,
+        declared_release(task, work.programme),
+        reserved=ledger.reserved(study.sha256),
+        begun=ledger.charged(study.sha256, task),
+        study=study,
+        task=task,
+        request_sha256=charged_as,
+    )
+
+
+def _masked_step(
+    home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope, *, approval: Approval
+) -> Envelope:
+    """One step of a masked release; only the vector's step touches patients, and only in its first attempt."""
+    request, study = work.request, work.study
+    declared = declared_release(request.task, work.programme)
+
+    def compute(inputs: bytes) -> tuple[Arrays, float]:
+        charged_as = masking.charged_as(study, request.task, inputs)
+        arrays = masking.kept(home, study.sha256, request.task, declared)
+        if arrays is None:
+            arrays, _ = _compute(home, ledger, work, inputs, approval=approval, charged_as=charged_as)
+            masking.keep(home, study.sha256, request.task, arrays)
+        _admit(ledger, work, arrays, charged_as=charged_as)
+        return arrays, _own_count(home, ledger, study) if request.task != "count" else 0.0
+
+    reply = outbox.get(home, work.request_sha256)
+    if reply is None:
+        masking.give_up_earlier(home, study, request.task)
+        payload = masking.answer(home, request, study, envelope.payload, declared=declared, compute=compute)
+        reply = _reply(
+            home, ledger, request, work.request_sha256, status=Status.RELEASED, code="", payload=payload
+        )
+        outbox.put(home, work.request_sha256, reply)
+    if request.phase == masking.VECTOR and ledger.released(study.sha256, request.task) is None:
+        begun = ledger.charged(study.sha256, request.task)
+        if begun is None:
+            raise GemelError("GEM307", f"No ledger entry covers {request.task}.")
+        # Once, whatever the attempt: the hash is of random words, so it tells nothing of what they hide.
+        ledger.record_release(begun, release_sha256=sha256_hex(reply.payload))
+    if request.phase == masking.UNMASKING:
+        masking.finish(home, study.sha256, request.task)
     return reply
 
 
@@ -158,17 +213,9 @@ def _reserve(ledger: Ledger, study: Study, dataset: Dataset) -> LedgerEntry:
 
 def _again(ledger: Ledger, work: Work, kept: Envelope) -> Envelope:
     """What was made durable for this request, through the gate once more."""
-    declared = declared_release(work.request.task, work.programme)
+    arrays = unpack_arrays(kept.payload, declared_release(work.request.task, work.programme))
+    _admit(ledger, work, arrays, charged_as=work.request_sha256)
     begun = ledger.charged(work.request.study_sha256, work.request.task)
-    gate.admit_release(
-        unpack_arrays(kept.payload, declared),
-        declared,
-        reserved=ledger.reserved(work.request.study_sha256),
-        begun=begun,
-        study=work.study,
-        task=work.request.task,
-        request_sha256=work.request_sha256,
-    )
     if begun is not None:  # the gate saw to it
         ledger.record_release(begun, release_sha256=sha256_hex(kept.payload))
     return kept
@@ -176,12 +223,16 @@ def _again(ledger: Ledger, work: Work, kept: Envelope) -> Envelope:
 
 def _own_count(home: NodeHome, ledger: Ledger, study: Study) -> float:
     """The noisy count that this node released for the study; GEM404 without one, GEM402 below the study's floor."""
+    declared = declared_release("count", find(study.programme, study.programme_version))
     begun = ledger.charged(study.sha256, "count")
-    kept = outbox.get(home, begun.request_sha256) if begun is not None else None
-    if kept is None:
+    if plan.is_masked(study):
+        arrays = masking.kept(home, study.sha256, "count", declared)
+    else:
+        kept = outbox.get(home, begun.request_sha256) if begun is not None else None
+        arrays = None if kept is None else unpack_arrays(kept.payload, declared)
+    if begun is None or arrays is None:
         raise GemelError("GEM404", "The count comes first.")
-    programme = find(study.programme, study.programme_version)
-    count = float(unpack_arrays(kept.payload, declared_release("count", programme))["patients"][0])
+    count = float(arrays["patients"][0])
     gate.admit_count(study, noisy_patients=count)
     return count
 

@@ -25,6 +25,8 @@ class LedgerHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One task of one study, with the hash of the arrays that go in (of no bytes when there are none).
 
+    `phase`, `attempt`: of a masked release, which step of its aggregation is asked, and in which attempt
+    (`docs/secure_aggregation.md`).
     `anchors`: what the coordinator last saw of the ledgers, by the nodes' public keys. Only a `hello` carries them: the
     request for a task is the same, byte for byte, however often it is sent.
     """
@@ -32,6 +34,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     study_sha256: str
     task: str
     inputs_sha256: str
+    phase: str = ""
+    attempt: int = 0
     anchors: dict[str, LedgerHead] = {}
 
 

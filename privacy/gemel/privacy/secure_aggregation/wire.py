@@ -138,6 +138,19 @@ def view_hash(
     return document_hash([context_sha256, roster_sha256, list(shared), list(survivors)])
 
 
+def pack_parts(first: bytes, second: bytes) -> bytes:
+    """Two byte strings as one: the length of the first in four bytes, then both."""
+    return len(first).to_bytes(4, "big") + first + second
+
+
+def unpack_parts(content: bytes) -> tuple[bytes, bytes]:
+    """Both parts again. Raises GEM320 when the content is shorter than it says."""
+    length = int.from_bytes(content[:4], "big")
+    if len(content) < 4 + length:
+        raise GemelError("GEM320", "The content is cut off.")
+    return content[4 : 4 + length], content[4 + length :]
+
+
 def _kind(step: type[_Said]) -> str:
     return f"secure-aggregation/{step.__name__.lower()}"
 
