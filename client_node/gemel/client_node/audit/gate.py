@@ -48,7 +48,8 @@ def attack(node: Throwaway, template: Study) -> Iterator[Check]:
             ATTACK,
             f"Refused: {forgery.what}.",
             " or ".join(forgery.codes),
-            f"{reply.status.value} {reply.code}".strip() + (f", {len(got.payload)} bytes" if got.payload else ""),
+            f"{reply.status.value} {reply.code}".strip()
+            + (f", {len(got.payload)} bytes" if got.payload else ""),
             refused and reply.code in forgery.codes,
         )
 
@@ -269,9 +270,12 @@ def _release_swapped(key: str) -> Callable[[Throwaway, Study], _Said]:
     return attempt
 
 
-def _computed(change: Callable[[dict[str, Any]], dict[str, Any]], task: str) -> Callable[[Throwaway, Study], _Said]:
+def _computed(
+    change: Callable[[dict[str, Any]], dict[str, Any]], task: str
+) -> Callable[[Throwaway, Study], _Said]:
     def attempt(node: Throwaway, study: Study) -> _Said:
-        document = _counted(node, study)
+        # One study for all of these: nothing of it is ever released.
+        document = _counted(node, msgspec.structs.replace(study, study_id="outputs"))
         with in_place_of_compute(lambda compute, *args, **named: change(compute(*args, **named))):
             return node.ask(document, task)
 

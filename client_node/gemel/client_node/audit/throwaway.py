@@ -119,10 +119,11 @@ def throwaway_node(
     people: int = PATIENTS,
     seed: int = 0,
     like: Throwaway | None = None,
+    keep: float = 1.0,
 ) -> Iterator[Throwaway]:
     """A fresh node in a temporary folder that is gone afterwards.
 
-    `like` lends its data set's files, so that they are read once; the cap is so high that only what asks for it meets it.
+    `like` lends its patients, of whom the first part `keep` stays; the cap is so high that only who asks for it meets it.
     """
     with TemporaryDirectory(prefix="gemel-audit-") as name:
         folder = Path(name)
@@ -131,6 +132,8 @@ def throwaway_node(
             write_export(export, programme, patients=people, seed=seed)
         else:
             shutil.copytree(like.home.export, export)
+            lines = (export / "Patient.ndjson").read_bytes().splitlines(keepends=True)
+            (export / "Patient.ndjson").write_bytes(b"".join(lines[: int(keep * len(lines))]))
         coordinator, steward = SigningKey.generate(), SigningKey.generate()
         config = NodeConfig(
             schema=SCHEMA,

@@ -1,0 +1,174 @@
+"""What left a throwaway node, against the exact numbers behind it: noise, divisor, sensitivity of the tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gemel.client_node.audit.gate import payload_of
+from gemel.client_node.audit.throwaway import Throwaway, signed
+from gemel.core.dataset import Dataset
+from gemel.core.messages import Status
+from gemel.core.study import Clipping, Study
+from gemel.privacy.audit.intervals import FALSE_ALARM, variance_ratio_limits
+from gemel.privacy.audit.report import Check
+from gemel.privacy.audit.tables import variance_of
+from gemel.synthetic.marginals import count_marginals
+from gemel.twins.hazard import HazardTwin
+from gemel.twins.metrics import count_metric_tables
+
+ATTACK = "releases"
+_WORST = (float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 0.0)
+# Four fifths of the patients train the twin; the rest are held out by the hash of their pseudonyms.
+_TRAINED = 0.8
+_ROUNDS = 6
+_Tables = Mapping[str, NDArray[np.int64]]
+
+
+def attack(node: Throwaway, template: Study) -> Iterator[Check]:
+    """Release tables and an update, and compare them with what the node computed them from."""
+    yield from _tables(node, node.study(template, study_id="tables"))
+    yield _update(node, template)
+    yield from _sensitivity(node)
+
+
+def _tables(node: Throwaway, study: Study) -> Iterator[Check]:
+    document = signed(study)
+    node.approve(document)
+    released = {}
+    for task in ("count", "evaluate", "synthesise"):
+        reply, got = node.ask(document, task)
+        if reply.status is not Status.RELEASED:
+            yield Check(ATTACK, f"{task} is released.", "released", reply.code, passed=False)
+            return
+        released[task] = payload_of(node, task, got)
+    dataset = node.dataset()
+    training, held_out = dataset.split()
+    twin, privacy = HazardTwin(node.programme), study.privacy
+    risk = twin.predict(held_out.values).cumulative_incidence
+    exact: dict[str, tuple[_Tables, float]] = {
+        "evaluate": (count_metric_tables(node.programme, risk, held_out), privacy.metrics_noise_multiplier),
+        "synthesise": (count_marginals(node.programme, training), privacy.marginals_noise_multiplier),
+    }
+    for task, (tables, sigma) in exact.items():
+        residual = np.concatenate(
+            [(released[task][name].astype(np.int64) - table).reshape(-1) for name, table in tables.items()]
+        )
+        yield _spread(task, residual, sigma)
+
+
+def _spread(task: str, residual: NDArray[np.int64], sigma: float) -> Check:
+    expected = math.sqrt(variance_of(sigma))
+    measured = float(np.sqrt(np.mean(residual.astype(np.float64) ** 2)))
+    low, high = (math.sqrt(limit) * expected for limit in variance_ratio_limits(residual.size))
+    return Check(
+        ATTACK,
+        f"The tables of {task} carry the noise that the study pays for.",
+        f"{expected:.4g}; {low:.4g} to {high:.4g} allowed",
+        f"{measured:.4g}, {residual.size} cells",
+        low <= measured <= high,
+        numbers={"claimed": expected, "measured": measured},
+    )
+
+
+def _update(node: Throwaway, template: Study) -> Check:
+    """A round so noisy that the patients are lost in it: its spread tells noise and divisor.
+
+    The count is noisy too, so that the released number of patients is far from the true one: what the node divides by
+    is seen.
+    """
+    z, true = 1000.0, len(node.dataset())
+    training = msgspec.structs.replace(
+        template.training,
+        rounds=_ROUNDS,
+        local_steps=4,
+        momentum=0.0,
+        learning_rate=1.0,
+        sample_rate=1.0,
+        noise_multiplier=z,
+        clipping=Clipping.FLAT,
+        quantile_noise_multiplier=0.0,
+    )
+    privacy = msgspec.structs.replace(template.privacy, count_noise_multiplier=true / 2)
+    for attempt in range(20):
+        study = node.study(template, study_id=f"update-{attempt}", training=training, privacy=privacy)
+        document = signed(study)
+        node.approve(document)
+        counted = payload_of(node, "count", node.ask(document, "count")[1])["patients"]
+        public = float(counted[0])
+        # Far from the truth on either side, and not so small that the study's own floor stops it.
+        if public > 5 and abs(math.log(public / true)) > 0.4:
+            break
+    before = HazardTwin(node.programme).to_arrays()
+    rounds = [f"train/{number + 1}" for number in range(_ROUNDS)]
+    updates = [payload_of(node, task, node.ask(document, task)[1]) for task in rounds]
+    moved = np.concatenate([(after[name] - before[name]).reshape(-1) for after in updates for name in before])
+    one = training.learning_rate * z * training.max_grad_norm * math.sqrt(training.local_steps) / _TRAINED
+    implied = one / float(np.sqrt(np.mean(moved.astype(np.float64) ** 2)))
+    low, high = (public * math.sqrt(limit) for limit in variance_ratio_limits(moved.size, alpha=FALSE_ALARM))
+    return Check(
+        ATTACK,
+        "An update carries the noise that the study pays for, over the released number of patients.",
+        f"{public:.0f} patients; {low:.1f} to {high:.1f} allowed",
+        f"{implied:.1f}, from {moved.size} parameters (there are {true}, made up)",
+        low <= implied <= high,
+        numbers={"claimed": public, "measured": implied, "true": true},
+    )
+
+
+def _sensitivity(node: Throwaway) -> Iterator[Check]:
+    """Take each patient out, and put worst-case ones in: no table moves by more than one in one cell."""
+    dataset = node.dataset()
+    twin = HazardTwin(node.programme)
+
+    def marginals(some: Dataset) -> _Tables:
+        return count_marginals(node.programme, some)
+
+    def metrics(some: Dataset) -> _Tables:
+        return count_metric_tables(node.programme, twin.predict(some.values).cumulative_incidence, some)
+
+    for name, count in (("marginals", marginals), ("metrics", metrics)):
+        worst = max(_furthest(count, some) for some in (dataset, _spoilt(dataset)))
+        yield Check(
+            ATTACK,
+            f"One patient changes each table of the {name} by at most one in one cell.",
+            "2-norm <= 1",
+            f"{worst:.4g}",
+            worst <= 1,
+            numbers={"claimed": 1.0, "measured": worst},
+        )
+
+
+def _furthest(count: Callable[[Dataset], _Tables], dataset: Dataset, *, tried: int = 24) -> float:
+    whole = count(dataset)
+    worst = 0.0
+    for left_out in range(min(tried, len(dataset))):
+        rest = count(dataset.take(np.arange(len(dataset)) != left_out))
+        for name, table in whole.items():
+            worst = max(worst, float(np.linalg.norm((table - rest[name]).astype(np.float64))))
+    return worst
+
+
+def _spoilt(dataset: Dataset) -> Dataset:
+    values = dataset.values.copy()
+    for number, value in enumerate(_WORST):
+        values[number :: len(_WORST)] = value
+    times = dataset.time_years.copy()
+    times[::2], times[1::2] = 0.0, 1e6
+    return Dataset(
+        dataset.programme,
+        dataset.programme_version,
+        dataset.features,
+        dataset.outcomes,
+        dataset.patient_ids,
+        values,
+        times,
+        dataset.event,
+        dataset.target_names,
+        dataset.targets,
+        dataset.series,
+    )

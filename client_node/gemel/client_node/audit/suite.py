@@ -1,0 +1,37 @@
+"""The node's part of the audit, on a throwaway node: gate, ledger and releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+from gemel.client_node.audit import accounts, gate, releases
+from gemel.client_node.audit.people import made_up_dataset
+from gemel.client_node.audit.throwaway import Throwaway, throwaway_node
+from gemel.core.programme import Programme
+from gemel.core.study import Study
+from gemel.privacy.audit.report import Check, carry_out
+from gemel.privacy.audit.subject import Subject, one_thread
+from gemel.twins.hazard import HazardTwin
+
+_Attack = Callable[[Throwaway, Study], Iterable[Check]]
+_ATTACKS: tuple[tuple[str, _Attack], ...] = (
+    (gate.ATTACK, gate.attack),
+    (accounts.ATTACK, accounts.attack),
+    (releases.ATTACK, releases.attack),
+)
+
+
+def subject_of(programme: Programme, study: Study, *, patients: int, seed: int) -> Subject:
+    """A programme's twin with made-up patients, as a subject of the privacy room's attacks."""
+    dataset = made_up_dataset(programme, patients=patients, seed=seed)
+    tensors = HazardTwin(programme).tensors(dataset)
+    name = f"the twin of {programme.name}"
+    return Subject(name, partial(HazardTwin, programme), tensors, study.training, study.privacy.delta)
+
+
+def examine(programme: Programme, template: Study, *, seed: int = 0) -> Iterator[Check]:
+    """Attack a throwaway node that runs the programme under studies like the template; each check as it is done."""
+    with one_thread(), gate.quiet_log(), throwaway_node(programme, seed=seed) as node:
+        for name, attack in _ATTACKS:
+            yield from carry_out(name, partial(attack, node, template))
