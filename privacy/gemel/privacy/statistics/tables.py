@@ -137,10 +137,8 @@ def _moments(request: MomentsRequest, columns: _Columns) -> Table:
     """
     values = columns[request.variable]
     known = np.isfinite(values)
-    t = (np.clip(np.where(known, values, request.low), request.low, request.high) - request.low) / (
-        request.high - request.low
-    )
-    t = np.clip(t, 0.0, 1.0)
+    place = (np.where(known, values, request.low) - request.low) / (request.high - request.low)
+    t = np.clip(place, 0.0, 1.0)
     parts = np.stack([math.comb(4, j) * t**j * (1 - t) ** (4 - j) for j in range(MOMENT_CELLS - 1)])
     return _shared_out(request, parts, known, columns.dataset.patient_ids)
 
