@@ -26,11 +26,13 @@ from gemel.core.messages import (
     sign_request,
 )
 from gemel.core.signing import signed_by
-from gemel.core.study import Study, parse_study
+from gemel.core.study import AggregationRule, Study, parse_study
+from gemel.privacy.secure_aggregation import plan
 from gemel.server.aggregate import weighted_mean
 from gemel.server.anchors import Anchors
 from gemel.server.certificate import certify
 from gemel.server.home import CoordinatorHome, RunFolder
+from gemel.server.masked import MaskedTask, Take, mean_of
 from gemel.server.transport import Transport
 from gemel.synthetic.releases import declared_inputs, declared_release
 from gemel.twins.hazard import HazardTwin
@@ -51,6 +53,8 @@ class Collected:
     missing: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
     seconds: float = 0.0
+    total: Arrays | None = None  # of a masked task: all that is known of the releases
+    attempt: int = 0
 
 
 class Coordinator:
@@ -111,34 +115,38 @@ class Coordinator:
         inputs = self._inputs(task)
         self._at = task
         self._run.event("task", task=task)
-        collected = self._collect(task, inputs)
-        entry: dict[str, Any] = {
-            "task": task,
-            "contributions": [
-                {
-                    "site": site,
-                    "request_sha256": collected.replies[site].request_sha256,
-                    "payload_sha256": collected.replies[site].payload_sha256,
-                }
-                for site in sorted(collected.replies)
-            ],
-            "missing": [{"site": s, "code": c} for s, c in sorted(collected.missing.items())],
-            "seconds": round(collected.seconds, 3),
-            "bytes": collected.bytes,
-        }
+        if plan.is_masked(self._study):
+            collected = self._collect_masked(task, inputs)
+        else:
+            collected = self._collect(task, inputs)
+        entry = _entry(task, collected)
         self._still_ours()
         if len(collected.replies) < self._study.quorum:
             self._state["stopped_in"] = entry
             raise GemelError(
                 "GEM501", f"{task}: {len(collected.replies)} of {self._study.quorum} sites needed."
             )
+        if collected.total is not None and not task.startswith("train/"):
+            entry["sum_sha256"] = sha256_hex(self._run.save_sum(task, collected.total))
         if task.startswith("train/"):
-            model = weighted_mean(collected.arrays, self._weights())
+            model = self._model(collected)
             entry["model_sha256"] = sha256_hex(self._run.save_model(_model_name(task), model))
         self._state["tasks"].append(entry)
-        self._state.pop("stopped_in", None)
+        for leftover in ("stopped_in", "masked"):
+            self._state.pop(leftover, None)
         self._run.save_state(self._state)
         self._run.event("task_done", **entry, epsilon=self._epsilons())
+
+    def _model(self, collected: Collected) -> dict[str, NDArray[np.float32]]:
+        """One model of a round's releases, by the study's rule."""
+        aggregation = self._study.aggregation
+        if collected.total is not None:
+            return mean_of(collected.total)
+        if aggregation.rule is AggregationRule.MEAN:
+            return weighted_mean(collected.arrays, self._weights())
+        from gemel.server.flower.robust import robust_mean  # brings Flower, which a mean can do without
+
+        return robust_mean(collected.arrays, aggregation.rule, malicious=aggregation.malicious)
 
     def _still_ours(self) -> None:
         """Refuse (GEM504) to write what another run of the same study writes too."""
@@ -168,12 +176,13 @@ class Coordinator:
 
     # --- talking to nodes ------------------------------------------------------------------------
 
-    def _envelope(self, task: str, inputs: Arrays) -> Envelope:
-        payload = pack_arrays(inputs) if inputs else b""
+    def _envelope(self, task: str, payload: bytes, *, phase: str = "", attempt: int = 0) -> Envelope:
         request = Request(
             study_sha256=self._study.sha256,
             task=task,
             inputs_sha256=sha256_hex(payload),
+            phase=phase,
+            attempt=attempt,
             anchors=self._known_heads() if task == HELLO else {},
         )
         return Envelope(
@@ -215,7 +224,7 @@ class Coordinator:
     ) -> None:
         """Ask every node that is not decided yet, and learn which node is which site by its signature."""
         known = {self._node_of[site] for site in decided}
-        envelope = self._envelope(HELLO, {})
+        envelope = self._envelope(HELLO, b"")
         asked = self._transport.nodes() - known
         if not asked:
             return
@@ -242,15 +251,76 @@ class Coordinator:
             self._sleep(POLL_S)
 
     def _collect(self, task: str, inputs: Arrays) -> Collected:
-        """Ask every approved site, again when one comes back, until all answered or time is up."""
+        """Ask every approved site for its release."""
         started = self._clock()
-        deadline = started + self._study.round_timeout_s
-        envelope = self._envelope(task, inputs)
+        envelope = self._envelope(task, _packed(inputs))
         result = Collected(missing=self._not_approved())
-        open_sites = {s: self._node_of.get(s) for s in self._study.sites if s not in result.missing}
-        away: dict[str, float] = {s: 0.0 for s in open_sites}
-        while open_sites and self._clock() < deadline:
-            self._send_due(envelope, open_sites, away)
+        declared = declared_release(task, self._programme)
+
+        def take(site: str, reply: Reply, got: Envelope) -> None:
+            arrays = unpack_arrays(got.payload, declared)
+            self._run.save_release(task, site, got)
+            result.replies[site], result.arrays[site] = reply, arrays
+            size = len(got.payload) + len(got.document)
+            result.bytes += size
+            self._run.event("release", task=task, site=site, bytes=size, epsilon=reply.epsilon_spent)
+
+        asked = {site: envelope for site in self._study.sites if site not in result.missing}
+        result.missing.update(self._exchange(task, asked, take))
+        result.seconds = self._clock() - started
+        return result
+
+    def _collect_masked(self, task: str, inputs: Arrays) -> Collected:
+        """Bring the approved sites' releases to a sum, of which alone the coordinator learns."""
+        started, away = self._clock(), self._not_approved()
+        masked = MaskedTask(
+            self._run,
+            self._study,
+            task,
+            declared_release(task, self._programme),
+            inputs=_packed(inputs),
+            state=self._state,
+            save=self._save_progress,
+        )
+        try:
+            total = masked.collect(
+                [site for site in self._study.sites if site not in away],
+                exchange=lambda asked, take, enough: self._exchange(task, asked, take, enough=enough),
+                address=lambda step, attempt, payload: self._envelope(
+                    task, payload, phase=step.name.lower(), attempt=attempt
+                ),
+            )
+        except GemelError:
+            self._state["stopped_in"] = _entry(task, Collected(missing={**away, **masked.missing}))
+            raise
+        return Collected(
+            replies=total.replies,
+            missing={**away, **total.missing},
+            total=total.arrays,
+            attempt=total.attempt,
+            bytes=total.bytes,
+            seconds=self._clock() - started,
+        )
+
+    def _save_progress(self) -> None:
+        self._still_ours()
+        self._run.save_state(self._state)
+
+    def _exchange(
+        self,
+        task: str,
+        asked: Mapping[str, Envelope],
+        take: Take,
+        *,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> dict[str, str]:
+        """Ask sites, again when one comes back, until all answered, it is enough, or time is up; who is missing, and why."""
+        deadline = self._clock() + self._study.round_timeout_s
+        missing: dict[str, str] = {}
+        open_sites = {site: self._node_of.get(site) for site in asked}
+        away: dict[str, float] = {site: 0.0 for site in open_sites}
+        while open_sites and self._clock() < deadline and not enough():
+            self._send_due(asked, open_sites, away)
             for answer in self._transport.receive():
                 site = next((s for s, n in open_sites.items() if n == answer.node_id), None)
                 if site is None:
@@ -259,15 +329,18 @@ class Coordinator:
                     away[site] = self._clock() + RESEND_S
                     self._run.event("away", task=task, site=site)
                     continue
-                self._take(task, site, answer.envelope, envelope, result)
+                try:
+                    take(site, self._accept(task, site, answer.envelope, asked[site]), answer.envelope)
+                except GemelError as error:
+                    missing[site] = error.code
                 del open_sites[site]
                 away.pop(site, None)
             self._sleep(POLL_S)
-        for site in open_sites:
-            result.missing[site] = "GEM502"
-            self._run.event("missing", task=task, site=site, code="GEM502")
-        result.seconds = self._clock() - started
-        return result
+        if not enough():
+            missing.update(dict.fromkeys(open_sites, "GEM502"))
+        for site, code in missing.items():
+            self._run.event("missing", task=task, site=site, code=code)
+        return missing
 
     def _not_approved(self) -> dict[str, str]:
         sites = self._state["sites"]
@@ -278,7 +351,7 @@ class Coordinator:
         }
 
     def _send_due(
-        self, envelope: Envelope, open_sites: Mapping[str, int | None], away: dict[str, float]
+        self, asked: Mapping[str, Envelope], open_sites: Mapping[str, int | None], away: dict[str, float]
     ) -> None:
         """Send to each site that has not been sent to, or that was away and is connected again."""
         due = [site for site, at in away.items() if at <= self._clock()]
@@ -289,34 +362,24 @@ class Coordinator:
         for site in due:
             node = open_sites[site]
             if node is not None and node in connected:
-                ready[node] = envelope
+                ready[node] = asked[site]
                 del away[site]
             else:
                 away[site] = self._clock() + RESEND_S
         if ready:
             self._transport.send(ready)
 
-    def _take(self, task: str, site: str, got: Envelope, asked: Envelope, result: Collected) -> None:
-        """Verify one reply; a bad one makes its site missing with the code that says why."""
-        try:
-            reply = self._check(got, asked)
-            if reply.site != site:
-                raise GemelError("GEM503", f"The reply of {site} is signed by {reply.site}.")
-            self._note(reply)
-            if reply.status is not Status.RELEASED:
-                raise GemelError(reply.code or "GEM406", f"{site} did not release {task}.")
-            if sha256_hex(got.payload) != reply.payload_sha256:
-                raise GemelError("GEM503", f"The payload of {site} differs from its hash.")
-            arrays = unpack_arrays(got.payload, declared_release(task, self._programme))
-        except GemelError as error:
-            result.missing[site] = error.code
-            self._run.event("missing", task=task, site=site, code=error.code)
-            return
-        self._run.save_release(task, site, got)
-        result.replies[site], result.arrays[site] = reply, arrays
-        size = len(got.payload) + len(got.document)
-        result.bytes += size
-        self._run.event("release", task=task, site=site, bytes=size, epsilon=reply.epsilon_spent)
+    def _accept(self, task: str, site: str, got: Envelope, asked: Envelope) -> Reply:
+        """Verify one reply; a bad one, or a refusal, raises with the code that says why its site is missing."""
+        reply = self._check(got, asked)
+        if reply.site != site:
+            raise GemelError("GEM503", f"The reply of {site} is signed by {reply.site}.")
+        self._note(reply)
+        if reply.status is not Status.RELEASED:
+            raise GemelError(reply.code or "GEM406", f"{site} did not release {task}.")
+        if sha256_hex(got.payload) != reply.payload_sha256:
+            raise GemelError("GEM503", f"The payload of {site} differs from its hash.")
+        return reply
 
     def _check(self, got: Envelope, asked: Envelope) -> Reply:
         """Verify a reply's signature, its site's key, and that it answers what was asked (GEM503)."""
@@ -354,6 +417,29 @@ class Coordinator:
         document = certify(self._study, self._state, self._key, code=code)
         self._run.save_certificate(document)
         self._run.event("finished", code=code, certificate=document.payload_sha256)
+
+
+def _entry(task: str, collected: Collected) -> dict[str, Any]:
+    """What state and certificate say of a task."""
+    entry: dict[str, Any] = {
+        "task": task,
+        "contributions": [
+            {
+                "site": site,
+                "request_sha256": collected.replies[site].request_sha256,
+                "payload_sha256": collected.replies[site].payload_sha256,
+            }
+            for site in sorted(collected.replies)
+        ],
+        "missing": [{"site": s, "code": c} for s, c in sorted(collected.missing.items())],
+        "seconds": round(collected.seconds, 3),
+        "bytes": collected.bytes,
+    }
+    return entry if collected.total is None else {**entry, "masked_attempt": collected.attempt}
+
+
+def _packed(arrays: Arrays) -> bytes:
+    return pack_arrays(arrays) if arrays else b""
 
 
 def sha256_of_request(envelope: Envelope) -> str:

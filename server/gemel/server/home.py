@@ -96,6 +96,28 @@ class RunFolder:
         path = self.folder / "releases" / task / f"{site}.safetensors"
         return unpack_arrays(path.read_bytes(), declared)
 
+    def load_envelope(self, task: str, site: str) -> Envelope:
+        """A kept answer of a site, as it came."""
+        folder = self.folder / "releases" / task
+        return Envelope(
+            document=(folder / f"{site}.json").read_bytes(),
+            payload=(folder / f"{site}.safetensors").read_bytes(),
+        )
+
+    def save_sum(self, task: str, arrays: Arrays) -> bytes:
+        """Keep what a masked task added up to, and return its bytes."""
+        content, path = pack_arrays(arrays), self._sum(task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, content)
+        return content
+
+    def load_sum(self, task: str, declared: dict[str, ArraySpec]) -> dict[str, Any]:
+        """The sum of a masked task's releases over the sites that `contributors` names."""
+        return unpack_arrays(self._sum(task).read_bytes(), declared)
+
+    def _sum(self, task: str) -> Path:
+        return self.folder / "releases" / f"{task}.sum.safetensors"
+
     def contributors(self, task: str) -> list[str]:
         """The sites whose releases a completed task used; a file of another site is a leftover of a crash."""
         for entry in self.load_state().get("tasks", []):

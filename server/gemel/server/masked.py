@@ -1,0 +1,175 @@
+"""The coordinator's part in a masked task: five steps, each kept before the next is asked, attempt after attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gemel.core.arrays import Arrays, ArraySpec
+from gemel.core.errors import GemelError
+from gemel.core.messages import Envelope, Reply, read_reply
+from gemel.core.study import Study
+from gemel.privacy.secure_aggregation import Collector, encoding, plan
+from gemel.privacy.secure_aggregation.collector import Step
+from gemel.privacy.secure_aggregation.wire import pack_parts, unpack_parts
+from gemel.server.home import RunFolder
+
+MOST_ATTEMPTS = 3
+
+Take = Callable[[str, Reply, Envelope], None]
+# Asks each site its envelope; calls `take` for each verified answer, which may refuse it; stops early once `enough`.
+# Returns why the others are missing.
+Exchange = Callable[[Mapping[str, Envelope], Take, Callable[[], bool]], dict[str, str]]
+# (step, attempt, payload) -> the signed request.
+Address = Callable[[Step, int, bytes], Envelope]
+
+
+@dataclass
+class MaskedSum:
+    """What a masked task brought: the sum, who is in it, why the others are not."""
+
+    arrays: Arrays = field(default_factory=dict)
+    replies: dict[str, Reply] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    attempt: int = 0
+    bytes: int = 0
+
+
+class MaskedTask:
+    """One task whose releases only add up.
+
+    A coordinator that was killed takes the answers that it kept, and asks the same again: nodes answer with the same
+    bytes. A new attempt begins only while no node was asked to unmask.
+
+    Args:
+        run: Where answers are kept.
+        study, task, declared: What is aggregated.
+        inputs: The task's inputs, packed.
+        state: The run's state; `masked` in it says which steps of which attempt are closed.
+        save: Makes the state durable.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        study: Study,
+        task: str,
+        declared: dict[str, ArraySpec],
+        *,
+        inputs: bytes,
+        state: dict[str, Any],
+        save: Callable[[], None],
+    ) -> None:
+        self._run, self._study, self._task, self._declared = run, study, task, declared
+        self._inputs, self._state, self._save = inputs, state, save
+        self.missing: dict[str, str] = {}  # of the last attempt, until an input came
+        if state.get("masked", {}).get("task") != task:
+            self._begin(attempt=1)
+
+    def collect(self, sites: list[str], *, exchange: Exchange, address: Address) -> MaskedSum:
+        """Drive the task to its sum. Raises GEM322 when too few nodes are left in every attempt."""
+        while True:
+            attempt = int(self._state["masked"]["attempt"])
+            try:
+                return self._attempt(attempt, sites, exchange, address)
+            except GemelError as error:
+                unmasking = _name(Step.CONFIRM) in self._state["masked"]["closed"]
+                if error.code != "GEM322" or unmasking or attempt % MOST_ATTEMPTS == 0:
+                    if not unmasking:
+                        self._begin(attempt=attempt + 1)  # for a run that is started again
+                    raise
+                self._run.event("masked_again", task=self._task, attempt=attempt + 1, code=error.code)
+                self._begin(attempt=attempt + 1)
+
+    def _begin(self, *, attempt: int) -> None:
+        self._state["masked"] = {"task": self._task, "attempt": attempt, "closed": {}}
+        self._save()
+
+    def _attempt(self, attempt: int, sites: list[str], exchange: Exchange, address: Address) -> MaskedSum:
+        context = plan.context_of(self._study, self._task, self._declared, attempt=attempt)
+        self.missing = {}
+        collector, result = Collector(context), MaskedSum(missing=self.missing, attempt=attempt)
+        asked: dict[str, bytes] = dict.fromkeys(sites, b"")
+        for step in Step:
+            take = self._taker(collector, step, attempt, result)
+            closed: list[str] | None = self._state["masked"]["closed"].get(_name(step))
+            if closed is None:
+                envelopes = {site: address(step, attempt, content) for site, content in asked.items()}
+                enough = (lambda: collector.complete) if step is Step.UNMASK else (lambda: False)
+                missing = exchange(envelopes, take, enough)
+                if step <= Step.MASK:
+                    self.missing.update(missing)
+                closed = sorted(set(asked) - set(missing))
+            else:
+                for site in closed:
+                    self._take_kept(collector, step, attempt, site, result)
+            if step is Step.UNMASK:
+                break
+            asked = self._close(collector, step, closed)
+            self._state["masked"]["closed"][_name(step)] = closed
+            self._save()
+        layout = plan.layout_of(self._declared, sites=len(self._study.sites))
+        result.arrays = layout.decode(collector.result())
+        return result
+
+    def _taker(self, collector: Collector, step: Step, attempt: int, result: MaskedSum) -> Take:
+        def take(site: str, reply: Reply, got: Envelope) -> None:
+            _take(collector, step, site, got.payload)
+            self._run.save_release(self._folder(step, attempt), site, got)
+            _note(result, step, site, reply, got)
+
+        return take
+
+    def _take_kept(
+        self, collector: Collector, step: Step, attempt: int, site: str, result: MaskedSum
+    ) -> None:
+        got = self._run.load_envelope(self._folder(step, attempt), site)
+        _take(collector, step, site, got.payload)
+        _note(result, step, site, read_reply(got.document)[0], got)
+
+    def _close(self, collector: Collector, step: Step, closed: list[str]) -> dict[str, bytes]:
+        """What to ask in the next step, of whom."""
+        if step is Step.SHARE:
+            return {
+                site: pack_parts(content, self._inputs) for site, content in collector.close_shares().items()
+            }
+        close = {
+            Step.ADVERTISE: collector.close_advertisements,
+            Step.MASK: collector.close_masked,
+            Step.CONFIRM: collector.close_confirmations,
+        }[step]
+        return dict.fromkeys(closed, close())
+
+    def _folder(self, step: Step, attempt: int) -> str:
+        return f"{self._task}/attempt-{attempt}/{_name(step)}"
+
+
+def mean_of(total: Arrays) -> dict[str, NDArray[Any]]:
+    """The weighted mean from a task's summed parameters."""
+    return dict(encoding.weighted_mean(total))
+
+
+def _take(collector: Collector, step: Step, site: str, content: bytes) -> None:
+    if step is Step.MASK:
+        document, vector = unpack_parts(content)
+        collector.take_masked(site, document, vector)
+        return
+    {
+        Step.ADVERTISE: collector.take_advertisement,
+        Step.SHARE: collector.take_shares,
+        Step.CONFIRM: collector.take_confirmation,
+        Step.UNMASK: collector.take_unmasking,
+    }[step](site, content)
+
+
+def _note(result: MaskedSum, step: Step, site: str, reply: Reply, got: Envelope) -> None:
+    result.bytes += len(got.payload) + len(got.document)
+    if step is Step.MASK:
+        result.replies[site] = reply
+
+
+def _name(step: Step) -> str:
+    return step.name.lower()
