@@ -19,6 +19,7 @@ from gemel.core.errors import GemelError
 from gemel.core.mechanism import Charge, Mechanism, MechanismKind, mechanisms_by_patient
 from gemel.privacy import renyi
 from gemel.privacy.accounted import check_mechanism
+from gemel.privacy.loss_distributions import epsilon_for_delta, sampled_gaussian, self_composed
 
 NEIGHBOURING_RELATION = "add_or_remove_one_patient"
 # The grid of privacy losses. dp-accounting rounds so that the result is an upper bound; at 1e-4 the excess is
@@ -89,15 +90,15 @@ def _epsilon(keys: tuple[_Key, ...], delta: float) -> float:
 
 
 def _by_distributions(parts: tuple[_Key, ...], delta: float) -> float:
-    # Rounding in the transforms of n runs leaves some n times a double's precision of mass unseen.
-    seen = delta - _ROUNDING * sum(count for *_, count in parts)
+    # Rounding in the transforms of n runs leaves some n times a double's precision of mass unseen, and on the grid a bit.
+    seen = delta - _ROUNDING * (100 + sum(count for *_, count in parts))
     if seen <= 0 or sum(map(_expected_loss, parts)) > _MOST_EXPECTED_LOSS:
         return math.inf
     step = _grid(parts)
     composed = pld.identity(value_discretization_interval=step)
     for key in parts:
         composed = composed.compose(_distribution(key, step))
-    return float(composed.get_epsilon_for_delta(seen))
+    return epsilon_for_delta(composed, seen)
 
 
 def _by_moments(keys: tuple[_Key, ...], delta: float) -> float:
@@ -170,9 +171,11 @@ def _distribution(key: _Key, step: float) -> pld.PrivacyLossDistribution:
         )
     elif kind == MechanismKind.EXPONENTIAL:
         single = _selection(1 / z, step)
+    elif q < 1:
+        single = sampled_gaussian(z, sample_rate=q, value_discretization_interval=step)
     else:
-        single = pld.from_gaussian_mechanism(z, value_discretization_interval=step, sampling_prob=q)
-    return single.self_compose(count)
+        single = pld.from_gaussian_mechanism(z, value_discretization_interval=step)
+    return self_composed(single, count)
 
 
 def _selection(epsilon: float, step: float) -> pld.PrivacyLossDistribution:

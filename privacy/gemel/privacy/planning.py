@@ -8,34 +8,56 @@ from collections.abc import Callable
 import msgspec
 
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import Mechanism, MechanismKind
+from gemel.core.mechanism import (
+    Charge,
+    Mechanism,
+    MechanismKind,
+    Share,
+    joint_noise_multiplier,
+    mechanisms_by_patient,
+)
+from gemel.core.study import Clipping
 from gemel.privacy.accounting import epsilon as epsilon_of
 
 TOLERANCE = 1e-3
+_MOST_DELTA = 1e-3  # as in a study
 _GRAIN = 10.0**6  # multipliers have six decimals
 _MAX_EVALUATIONS = 60
 
 
 class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the budget is divided, in units of 1/σ² (what Gaussian releases add up in); sums to 1.
+    """How the budget is divided, in units of 1/σ² (what Gaussian releases add up in).
 
+    A patient of the training half pays for the count, training and marginals, which sum to 1. A held-out patient pays
+    for the count and the metrics: at most 1 too, and just that unless told.
     For training with a sample rate below 1 the share is nominal (the central limit cost of sampling).
+    `quantile` is the part of training's share that adaptive clipping spends on its quantile; 0 parts for other clipping.
     """
 
-    training: float = 0.6
-    metrics: float = 0.15
-    marginals: float = 0.2
+    training: float = 0.7
+    marginals: float = 0.25
     count: float = 0.05
+    metrics: float | None = None
+    quantile: float = 0.05
+
+    @property
+    def metrics_share(self) -> float:
+        """What the metrics take: what was told, or all that the count leaves."""
+        return 1 - self.count if self.metrics is None else self.metrics
 
 
 class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Noise multipliers of one training step, one metrics table, one marginal table, the count; their ε."""
+    """Noise multipliers of one training step, one metrics table, one marginal table, the count; their ε.
+
+    `quantile` is the multiplier of adaptive clipping's quantile, 0 for other clipping; `training` then the sum's alone.
+    """
 
     training: float
     metrics: float
     marginals: float
     count: float
     epsilon: float
+    quantile: float = 0.0
 
 
 def plan(
@@ -48,47 +70,187 @@ def plan(
     marginal_tables: int,
     shares: Shares,
     sample_rate: float = 1.0,
+    clipping: Clipping = Clipping.FLAT,
 ) -> NoisePlan:
     """Solve for the noise that makes the whole study cost at most `epsilon`, and at least `epsilon` - 1e-3.
 
     One factor scales all shares; multipliers are rounded up to six decimals, and what is returned was accounted
-    after that rounding: `accounting.epsilon(study.all_mechanisms(), delta=delta) <= epsilon`. Raises GEM305
-    when the request is out of range or no noise in the allowed range meets it.
+    after that rounding: `accounting.price(study.charges(), delta=delta) <= epsilon`. Metrics without a share of their
+    own get what is left of `epsilon` for a held-out patient. Raises GEM305 when the request is out of range or no noise
+    in the allowed range meets it.
     """
-    steps = rounds * local_steps
     counts = (rounds, local_steps, metrics_tables, marginal_tables)
-    if not (0 < epsilon <= 100 and 0 < delta <= 1e-3 and 0 < sample_rate <= 1 and min(counts) >= 1):
+    if not (0 < epsilon <= 100 and 0 < delta <= _MOST_DELTA and 0 < sample_rate <= 1 and min(counts) >= 1):
         raise GemelError("GEM305", f"Out of range: {epsilon=}, {delta=}, {sample_rate=}, {counts=}.")
     _check_shares(shares)
+    quantile = shares.quantile if clipping is Clipping.ADAPTIVE else 0.0
 
-    def at(log_scale: float) -> NoisePlan:
-        scale = math.exp(log_scale)
-        training = _step_multiplier(shares.training * scale / steps, sample_rate)
-        metrics = _round_up(math.sqrt(metrics_tables / (shares.metrics * scale)))
-        marginals = _round_up(math.sqrt(marginal_tables / (shares.marginals * scale)))
-        count = _round_up(math.sqrt(1 / (shares.count * scale)))
-        discrete = MechanismKind.DISCRETE_GAUSSIAN
-        kind = MechanismKind.GAUSSIAN if sample_rate == 1 else MechanismKind.POISSON_GAUSSIAN
-        mechanisms = (
-            Mechanism(kind=kind, noise_multiplier=training, sample_rate=sample_rate, count=steps),
-            Mechanism(kind=discrete, noise_multiplier=metrics, count=metrics_tables),
-            Mechanism(kind=discrete, noise_multiplier=marginals, count=marginal_tables),
-            Mechanism(kind=discrete, noise_multiplier=count),
-        )
-        cost = epsilon_of(mechanisms, delta=delta)
-        return NoisePlan(training=training, metrics=metrics, marginals=marginals, count=count, epsilon=cost)
+    def cost(noise: NoisePlan) -> dict[Share, float]:
+        paid = mechanisms_by_patient(_charges(noise, *counts, sample_rate=sample_rate))
+        return {share: epsilon_of(mechanisms, delta=delta) for share, mechanisms in paid.items()}
+
+    def scaled(log_scale: float) -> NoisePlan:
+        noise = _divide(shares, math.exp(log_scale), *counts, sample_rate=sample_rate, quantile=quantile)
+        costs = cost(noise)
+        # Metrics that take what is left are solved for afterwards.
+        paid = costs[Share.TRAINING] if shares.metrics is None else max(costs.values())
+        return msgspec.structs.replace(noise, epsilon=paid)
+
+    def with_metrics(log_precision: float) -> NoisePlan:
+        metrics = _round_up(math.sqrt(metrics_tables / math.exp(log_precision)))
+        changed = msgspec.structs.replace(noise, metrics=metrics)
+        return msgspec.structs.replace(changed, epsilon=cost(changed)[Share.HELD_OUT])
 
     try:
-        return _solve(at, epsilon, start=2 * math.log(_gaussian_mu(epsilon, delta)))
+        all_of_it = _gaussian_mu(epsilon, delta) ** 2
+        noise = _solve(scaled, epsilon, start=math.log(all_of_it))
+        if shares.metrics is None:
+            noise = _solve(with_metrics, epsilon, start=math.log(max(all_of_it - noise.count**-2, 1e-9)))
+        return msgspec.structs.replace(noise, epsilon=max(cost(noise).values()))
     except GemelError as error:
         message = f"No noise meets epsilon={epsilon} at delta={delta}: {error.message}"
         raise GemelError("GEM305", message) from error
 
 
+def _divide(
+    shares: Shares,
+    scale: float,
+    rounds: int,
+    local_steps: int,
+    metrics_tables: int,
+    marginal_tables: int,
+    *,
+    sample_rate: float,
+    quantile: float,
+) -> NoisePlan:
+    """The shares of a precision, `scale`, as noise; its ε is not yet known."""
+    step = _step_multiplier(shares.training * scale / (rounds * local_steps), sample_rate)
+    return NoisePlan(
+        training=_round_up(step / math.sqrt(1 - quantile)),
+        quantile=_round_up(step / math.sqrt(quantile)) if quantile else 0.0,
+        metrics=_round_up(math.sqrt(metrics_tables / (shares.metrics_share * scale))),
+        marginals=_round_up(math.sqrt(marginal_tables / (shares.marginals * scale))),
+        count=_round_up(math.sqrt(1 / (shares.count * scale))),
+        epsilon=math.inf,
+    )
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `solve_noise` found, with the public numbers that it chose."""
+
+    noise: NoisePlan
+    delta: float
+    sample_rate: float
+    cohort_order: int
+
+
+def solve_noise(
+    *,
+    epsilon: float,
+    rounds: int,
+    local_steps: int,
+    cohort: int,
+    batch: int | None = None,
+    delta: float | None = None,
+    metrics_tables: int = 1,
+    marginal_tables: int = 1,
+    shares: Shares | None = None,
+    clipping: Clipping = Clipping.FLAT,
+) -> Answer:
+    """The noise for a budget, before there is a study: δ and the sample rate follow from the cohort's order of magnitude.
+
+    `cohort` is about how many patients a hospital has: declared, never counted for this (`delta_for`). `batch` is how
+    many patients a step would take on average if the cohort were as large as its order; without it, all of them. The
+    rest is as for `plan`.
+
+    Raises GEM305 when the request is out of range, or no noise meets it.
+    """
+    order = order_of(cohort)
+    if batch is not None and not 1 <= batch <= order:
+        raise GemelError("GEM305", f"A batch is 1 to {order} patients for about {cohort}, got {batch}.")
+    sample_rate = 1.0 if batch is None else batch / order
+    delta = delta_for(cohort) if delta is None else delta
+    noise = plan(
+        epsilon=epsilon,
+        delta=delta,
+        rounds=rounds,
+        local_steps=local_steps,
+        metrics_tables=metrics_tables,
+        marginal_tables=marginal_tables,
+        shares=Shares() if shares is None else shares,
+        sample_rate=sample_rate,
+        clipping=clipping,
+    )
+    return Answer(noise=noise, delta=delta, sample_rate=sample_rate, cohort_order=order)
+
+
+def order_of(cohort: int) -> int:
+    """The power of ten that a cohort of about this size does not pass.
+
+    >>> order_of(740), order_of(1000), order_of(1001)
+    (1000, 1000, 10000)
+    """
+    if not 1 <= cohort <= 10**9:
+        raise GemelError("GEM305", f"A cohort is 1 to 1e9 patients, got {cohort}.")
+    return 10 ** len(str(cohort - 1)) if cohort > 1 else 1
+
+
+def delta_for(cohort: int) -> float:
+    """δ for a cohort of about this size: a tenth of one over its order, at most 1e-3.
+
+    A δ worked out from the exact number of patients would publish that number, and with it whether one patient is
+    there. This one takes what somebody declared, and of that the order only: it is the same for nearly all
+    neighbouring sizes, and changes at powers of ten, which are public. Were it given the true number, a change
+    would tell that there are at most 1000 patients rather than 1001, say: so it never is.
+
+    >>> delta_for(740), delta_for(5000)
+    (0.0001, 1e-05)
+    """
+    return min(_MOST_DELTA, 1 / (10 * order_of(cohort)))
+
+
 def _check_shares(shares: Shares) -> None:
-    parts = (shares.training, shares.metrics, shares.marginals, shares.count)
+    parts = (shares.training, shares.marginals, shares.count)
     if min(parts) <= 0 or not math.isclose(math.fsum(parts), 1, abs_tol=1e-9):
-        raise GemelError("GEM305", f"Shares must be positive and sum to 1, got {shares}.")
+        raise GemelError(
+            "GEM305", f"Shares of training, marginals and count must be positive, with sum 1: {shares}."
+        )
+    if not 0 < shares.metrics_share <= 1 - shares.count + 1e-9:
+        raise GemelError("GEM305", f"The metrics' share must be positive, at most 1 - count: {shares}.")
+    if not 0 < shares.quantile < 1:
+        raise GemelError("GEM305", f"The quantile's part of training must lie in (0, 1): {shares}.")
+
+
+def _charges(
+    noise: NoisePlan,
+    rounds: int,
+    local_steps: int,
+    metrics_tables: int,
+    marginal_tables: int,
+    *,
+    sample_rate: float,
+) -> tuple[Charge, ...]:
+    """What a study with this noise charges, as `Study.charges`, the rounds taken together."""
+    step = Mechanism(
+        kind=MechanismKind.GAUSSIAN if sample_rate == 1 else MechanismKind.POISSON_GAUSSIAN,
+        noise_multiplier=joint_noise_multiplier(noise.training, noise.quantile)
+        if noise.quantile
+        else noise.training,
+        sample_rate=sample_rate,
+        count=rounds * local_steps,
+    )
+
+    def tables(z: float, count: int) -> Mechanism:
+        return Mechanism(kind=MechanismKind.DISCRETE_GAUSSIAN, noise_multiplier=z, count=count)
+
+    return (
+        Charge(task="count", share=Share.EVERYONE, mechanisms=(tables(noise.count, 1),)),
+        Charge(task="train", share=Share.TRAINING, mechanisms=(step,)),
+        Charge(task="evaluate", share=Share.HELD_OUT, mechanisms=(tables(noise.metrics, metrics_tables),)),
+        Charge(
+            task="synthesise", share=Share.TRAINING, mechanisms=(tables(noise.marginals, marginal_tables),)
+        ),
+    )
 
 
 def _solve(at: Callable[[float], NoisePlan], target: float, *, start: float) -> NoisePlan:

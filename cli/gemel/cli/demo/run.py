@@ -116,11 +116,14 @@ def training(rounds: int) -> TrainingPlan:
 
 
 def shares() -> Shares:
-    """The programme's usual division of the budget."""
+    """The programme's usual division of the budget.
+
+    Nobody pays for both training and metrics, which are of other patients. So training also gets what the programme
+    sets aside for metrics, and the metrics all that the count leaves; marginals and count are as they were.
+    """
     usual = DEFAULT_TRAINING
     return Shares(
-        training=usual.training_share,
-        metrics=usual.metrics_share,
+        training=usual.training_share + usual.metrics_share,
         marginals=usual.marginals_share,
         count=usual.count_share,
     )
