@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -129,12 +130,17 @@ def moved_back(now: dt.datetime, before: dt.datetime) -> bool:
 def written_time(entry: LedgerEntry) -> dt.datetime:
     """When the entry was written. Raises GEM105 when it does not say."""
     try:
-        written_at = dt.datetime.fromisoformat(entry.written_at)
+        return _parsed(entry.written_at)
     except ValueError as error:
-        raise GemelError("GEM105", f"The ledger's entry {entry.seq} has no time.") from error
-    if written_at.tzinfo is None:
-        raise GemelError("GEM105", f"The ledger's entry {entry.seq} has a time without a zone.")
-    return written_at
+        raise GemelError("GEM105", f"The ledger's entry {entry.seq} has no time in a time zone.") from error
+
+
+@lru_cache(maxsize=1024)
+def _parsed(written_at: str) -> dt.datetime:
+    parsed = dt.datetime.fromisoformat(written_at)
+    if parsed.tzinfo is None:
+        raise ValueError(written_at)
+    return parsed
 
 
 def require_head(entries: Sequence[LedgerEntry], *, seq: int, sha256: str) -> None:

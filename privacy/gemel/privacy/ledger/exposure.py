@@ -7,7 +7,7 @@ for who remains, each different history is accounted for by itself, the worst fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from gemel.core.mechanism import Charge, Mechanism, Share
 from gemel.privacy import renyi
-from gemel.privacy.accounting import merged
 from gemel.privacy.ledger.histories import Histories, Verdict, judge
 from gemel.privacy.ledger.people import Bits, Touched
 
 # Every second order is enough to clear people; who is not cleared is looked at more closely.
-_ORDERS = np.arange(0, len(renyi.ORDERS), 2)
+_CHOSEN = np.arange(0, len(renyi.ORDERS), 2)
+_ORDERS = renyi.ORDERS[_CHOSEN]
 _BLOCK = 1 << 12  # persons at once, so that what is unpacked stays small
 # Up to this many (person, set) pairs, the worst-off patient's ε is found exactly even when no decision needs it.
 _SMALL = 2 * 10**6
@@ -55,7 +55,10 @@ class Exposure:
     delta: float
     persons: int = 0
     _cells: list[_Cell] = field(default_factory=list)
-    _sums: NDArray[np.float32] | None = None  # (persons, orders): Rényi curves of the first `_summed` cells
+    # Sums of the Rényi curves of the first `_summed` cells: the slope of all that is linear in the order, as every
+    # full-batch Gaussian is, shape (persons,), and the rest, shape (persons, orders).
+    _slopes: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    _rests: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, len(_ORDERS)), np.float32))
     _summed: int = 0
 
     def reserve(
@@ -63,9 +66,7 @@ class Exposure:
     ) -> None:
         """Take in a reservation: sets of shape (⌈persons / 8⌉,); there are `persons` now, never fewer."""
         self.persons = persons
-        flags = {share: np.unpackbits(bits, bitorder="little", count=persons) for share, bits in sets.items()}
-        for shares, members in _cells(flags, persons):
-            bits = np.packbits(members, bitorder="little")
+        for shares, bits in _cells(sets):
             self._cells.append(_Cell(study_sha256, shares, bits, _paid(shares, charges)))
 
     def charge_again(self, study_sha256: str, charges: Sequence[Charge]) -> None:
@@ -73,32 +74,29 @@ class Exposure:
         for cell in self._cells:
             if cell.study_sha256 == study_sha256:
                 cell.paid = _paid(cell.shares, charges)
-        self._sums, self._summed = None, 0
+        self._slopes, self._rests, self._summed = self._slopes[:0], self._rests[:0], 0
 
     def same_people(self, study_sha256: str, found: Touched) -> bool:
         """Whether a study was reserved for these very people."""
         if found.added:
             return False
-        before: dict[Share, NDArray[np.uint8]] = {}
-        for cell in self._cells:
-            if cell.study_sha256 == study_sha256:
-                flags = np.unpackbits(cell.bits, bitorder="little", count=self.persons)
-                for share in cell.shares:
-                    before[share] = before[share] | flags if share in before else flags
-        nobody = np.zeros(self.persons, dtype=np.uint8)
-        return all(
-            np.array_equal(found.flags(share), before.get(share, nobody)) for share in found.shares
-        ) and set(before) <= set(found.shares)
+        before = dict(self._cells_of(study_sha256))
+        now = dict(_cells(found.sets))
+        return set(now) == set(before) and all(
+            np.array_equal(_longer(before[shares], len(bits)), bits) for shares, bits in now.items()
+        )
 
     def verdict(self, charges: Sequence[Charge], found: Touched, *, cap: float) -> Verdict:
         """Whether everybody whom a plan touches stays under the cap, and where the worst-off would be."""
-        flags = {share: found.flags(share) for share in found.shares}
         groups = []
-        for shares, members in _cells(flags, found.persons):
-            numbers = np.flatnonzero(members)
-            known = numbers[numbers < self.persons]
+        for shares, bits in _cells(found.sets):
+            numbers = np.flatnonzero(np.unpackbits(bits, bitorder="little", count=found.persons))
+            known = numbers[: np.searchsorted(numbers, self.persons)]
             groups.append(Group(known, len(known) < len(numbers), _paid(shares, charges)))
         return self._judge(groups, cap=cap)
+
+    def _cells_of(self, study_sha256: str) -> Iterator[tuple[tuple[Share, ...], Bits]]:
+        return ((c.shares, c.bits) for c in self._cells if c.study_sha256 == study_sha256)
 
     def worst(self, *, cap: float) -> float:
         """ε of the person who has spent most, exact unless the ledger is large (then a bound)."""
@@ -120,28 +118,35 @@ class Exposure:
 
     # --- Rényi curves ----------------------------------------------------------------------------
 
-    def _curves(self) -> NDArray[np.float32]:
-        """The sums of everybody's curves, never too low: float32 sums of terms >= 0, times what they may have lost."""
-        if self._sums is None:
-            self._sums = np.zeros((0, len(_ORDERS)), dtype=np.float32)
-        if len(self._sums) < self.persons:
-            newcomers = np.zeros((self.persons - len(self._sums), len(_ORDERS)), dtype=np.float32)
-            self._sums = np.concatenate([self._sums, newcomers])
-        fresh = self._cells[self._summed :]
-        for shares in sorted({cell.shares for cell in fresh}):
-            _add(self._sums, [cell for cell in fresh if cell.shares == shares])
+    def _sum_up(self) -> None:
+        """Bring everybody's sums up to date."""
+        newcomers = self.persons - len(self._slopes)
+        if newcomers:
+            self._slopes = np.concatenate([self._slopes, np.zeros(newcomers, np.float32)])
+            self._rests = np.concatenate([self._rests, np.zeros((newcomers, len(_ORDERS)), np.float32)])
+        others: dict[tuple[Share, ...], list[tuple[_Cell, NDArray[np.float64]]]] = {}
+        for cell in self._cells[self._summed :]:
+            slope, rest = _curve(cell.paid)
+            members = np.unpackbits(cell.bits, bitorder="little")[: self.persons]
+            self._slopes[: len(members)] += np.multiply(members, slope, dtype=np.float32)
+            if rest.any():
+                others.setdefault(cell.shares, []).append((cell, rest))
+        for found in others.values():
+            _add(self._rests, [cell for cell, _ in found], np.array([rest for _, rest in found], np.float32))
         self._summed = len(self._cells)
-        return self._sums
 
     def _bounds(self, group: Group) -> NDArray[np.float64]:
         """Upper bounds on ε with the plan, shape (people + 1,); the last is that of a newcomer, -1 if there is none."""
-        sums, margin = self._curves(), 1 + (len(self._cells) + 8) * 2.0**-22
+        self._sum_up()
+        # Sums in float32 of terms >= 0, times the most that they may have lost.
+        margin = 1 + (len(self._cells) + 8) * 2.0**-22
         plan = sum((renyi.curve(m) for m in group.plan), np.zeros(len(renyi.ORDERS)))
         bounds = np.full(len(group.numbers) + 1, -1.0)
         for start in range(0, len(group.numbers), _BLOCK):
             block = group.numbers[start : start + _BLOCK]
             curves = np.full((len(block), len(renyi.ORDERS)), np.inf)
-            curves[:, _ORDERS] = sums[block].astype(np.float64) * margin + plan[_ORDERS]
+            slopes, rests = self._slopes[block].astype(np.float64), self._rests[block].astype(np.float64)
+            curves[:, _CHOSEN] = (slopes[:, None] * _ORDERS + rests) * margin + plan[_CHOSEN]
             bounds[start : start + len(block)] = renyi.epsilon(curves, delta=self.delta)
         if group.newcomers:
             bounds[-1] = renyi.epsilon(plan, delta=self.delta)
@@ -202,22 +207,25 @@ class Exposure:
         return np.unpackbits(rows, axis=1, bitorder="little", count=len(self._cells))
 
 
-def _cells(
-    flags: Mapping[Share, NDArray[np.uint8]], persons: int
-) -> Iterable[tuple[tuple[Share, ...], NDArray[np.bool_]]]:
-    """People by the shares that touch them; who is in none is left out."""
-    shares = sorted(flags)
-    code = np.zeros(persons, dtype=np.uint8)
-    for position, share in enumerate(shares):
-        code |= flags[share] << position
-    for value in np.unique(code).tolist():
-        if value:
-            touching = tuple(share for position, share in enumerate(shares) if value >> position & 1)
-            yield touching, code == value
+def _cells(sets: Mapping[Share, Bits]) -> Iterator[tuple[tuple[Share, ...], Bits]]:
+    """People by the shares that touch them, as bits; who is in none is left out."""
+    shares = sorted(sets)
+    for code in range(1, 1 << len(shares)):
+        inside = [share for position, share in enumerate(shares) if code >> position & 1]
+        bits = np.bitwise_and.reduce([sets[share] for share in inside])
+        for share in shares:
+            if share not in inside:
+                bits &= ~sets[share]
+        if bits.any():
+            yield tuple(inside), bits
+
+
+def _longer(bits: Bits, size: int) -> Bits:
+    return np.concatenate([bits, np.zeros(size - len(bits), dtype=np.uint8)])
 
 
 def _paid(shares: Sequence[Share], charges: Sequence[Charge]) -> tuple[Mechanism, ...]:
-    return merged([m for charge in charges if charge.share in shares for m in charge.mechanisms])
+    return tuple(m for charge in charges if charge.share in shares for m in charge.mechanisms)
 
 
 def _those(group: Group, chosen: NDArray[np.bool_]) -> Group:
@@ -239,13 +247,21 @@ def _matrix(cells: Sequence[_Cell], persons: int) -> Bits:
     return matrix
 
 
-def _add(sums: NDArray[np.float32], cells: Sequence[_Cell]) -> None:
-    """Add the curves of cells to their members' sums, shape (persons, orders)."""
+def _curve(mechanisms: Sequence[Mechanism]) -> tuple[np.float32, NDArray[np.float64]]:
+    """The sum of Rényi curves: the slope of the linear ones, and the others, shape (orders,)."""
+    slope, rest = 0.0, np.zeros(len(_ORDERS))
+    for mechanism in mechanisms:
+        slopes = renyi.curve(mechanism)[_CHOSEN] / _ORDERS
+        if np.ptp(slopes) <= 1e-12 * slopes[0]:
+            slope += float(slopes.max())
+        else:
+            rest += slopes * _ORDERS
+    return np.float32(slope), rest
+
+
+def _add(sums: NDArray[np.float32], cells: Sequence[_Cell], curves: NDArray[np.float32]) -> None:
+    """Add the curves of cells, shape (cells, orders), to their members' sums, shape (persons, orders)."""
     matrix = _matrix(cells, len(sums))
-    curves = np.array(
-        [sum((renyi.curve(m) for m in cell.paid), np.zeros(len(renyi.ORDERS)))[_ORDERS] for cell in cells],
-        dtype=np.float32,
-    )
     for start in range(0, len(sums), _BLOCK):
         packed = matrix[:, start // 8 : (start + _BLOCK) // 8]
         anybody = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(packed, axis=0), bitorder="little"))
@@ -256,9 +272,11 @@ def _add(sums: NDArray[np.float32], cells: Sequence[_Cell]) -> None:
 
 def _counts(mechanisms: Sequence[Mechanism], keys: dict[_Key, int]) -> dict[int, int]:
     """How often each mechanism runs, by its column; new ones get the next column."""
-    return {
-        keys.setdefault((m.kind, m.noise_multiplier, m.sample_rate), len(keys)): m.count for m in mechanisms
-    }
+    counts: dict[int, int] = {}
+    for m in mechanisms:
+        column = keys.setdefault((m.kind, m.noise_multiplier, m.sample_rate), len(keys))
+        counts[column] = counts.get(column, 0) + m.count
+    return counts
 
 
 def _table(rows: Sequence[Mapping[int, int]], columns: int) -> NDArray[np.float64]:

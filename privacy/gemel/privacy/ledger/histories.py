@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize, stats
 
 from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.privacy import renyi
@@ -14,15 +16,18 @@ from gemel.privacy.accounting import epsilon
 
 # An exact computation takes up to a second; a plan that needs more of them is refused rather than waited for.
 _MOST_EXACT = 64
-# Beyond need: to state the worst-off patient's ε instead of a bound on it.
-_MOST_FOR_THE_RECORD = 8
+# Beyond need, to state the worst-off patient's ε instead of a bound on it: so many distributions may be composed.
+_MOST_FOR_THE_RECORD = 32
 
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether all stay under the cap, and ε of the worst-off before and after (never understated)."""
+    """Whether all stay under the cap, and ε of the worst-off before and after.
+
+    The latter is never understated for who is admitted; for who is refused it may be what already proves the refusal.
+    """
 
     admitted: bool
     epsilon_before: float
@@ -99,11 +104,27 @@ class _Court:
     def judge(self, *, for_the_record: bool) -> Verdict:
         if not len(self._values):
             return Verdict(True, 0.0, 0.0)
+        if not for_the_record and self._gaussians_alone_refuse():
+            return self._verdict(admitted=False, for_the_record=False)
         if self._values[0] > self._cap and not self._clear_all():
             return self._verdict(admitted=False, for_the_record=for_the_record)
         if for_the_record:
             self._find_the_worst()
         return self._verdict(admitted=True, for_the_record=for_the_record)
+
+    def _gaussians_alone_refuse(self) -> bool:
+        """Whether the full-batch Gaussians of the worst-off alone, whose ε is a closed form, pass the cap."""
+        mechanisms = self._histories.mechanisms
+        precision = [
+            n * m.noise_multiplier**-2
+            for n, m in zip(self._after[0].tolist(), mechanisms, strict=True)
+            if m.kind is MechanismKind.GAUSSIAN
+        ]
+        least = _gaussian_epsilon(math.fsum(precision), self._delta)
+        if least <= self._cap:
+            return False
+        self._values[0], self._exact[0] = least, True
+        return True
 
     def _clear_all(self) -> bool:
         if self._account(0) > self._cap:
@@ -139,7 +160,7 @@ class _Court:
         return self._clear(rest[self._values[rest] > self._cap])
 
     def _find_the_worst(self) -> None:
-        for _ in range(_MOST_FOR_THE_RECORD):
+        for _ in range(_MOST_FOR_THE_RECORD // max(1, len(self._histories.mechanisms))):
             row = int(self._values.argmax())
             if self._exact[row]:
                 return
@@ -149,8 +170,24 @@ class _Court:
         known = self._exact & (self._values > self._cap)  # rather what is sure than what may be
         row = int(np.where(known, self._values, -1.0).argmax() if known.any() else self._values.argmax())
         before = self._before[row]
-        if for_the_record:
+        if for_the_record and len(self._histories.mechanisms) <= _MOST_FOR_THE_RECORD:
             spent = self._histories.exact(before, delta=self._delta)
         else:
             spent = float(renyi.epsilon(self._histories.curves(before[None, :]), delta=self._delta)[0])
         return Verdict(admitted, spent, float(self._values[row]))
+
+
+def _gaussian_epsilon(precision: float, delta: float) -> float:
+    """ε of Gaussians of that joint precision Σ 1/σ², rounded down: Balle & Wang 2018, theorem 8."""
+    if precision <= 0:
+        return 0.0
+    mu = math.sqrt(precision)
+
+    def excess(epsilon: float) -> float:
+        near, far = stats.norm.logcdf([mu / 2 - epsilon / mu, -mu / 2 - epsilon / mu])
+        return float(math.exp(near) - math.exp(epsilon + far)) - delta
+
+    if excess(0.0) <= 0:
+        return 0.0
+    most = mu * mu / 2 + 40 * mu
+    return float(optimize.brentq(excess, 0.0, most)) * (1 - 1e-6) if excess(most) < 0 else 0.0

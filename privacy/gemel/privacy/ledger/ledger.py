@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, TypeVar
@@ -67,18 +68,28 @@ class _View:
         self.entries: list[LedgerEntry] = []
         self.book = Book()
         self.register = Register()
-        self.exposure = Exposure(delta)
+        self._exposure = Exposure(delta)
+        self._changes: list[Callable[[], None]] = []  # of who paid what: few requests ask
 
     def take(self, entry: LedgerEntry, people: Sequence[Sealed]) -> None:
         self.book.add(entry)
         if entry.kind == EntryKind.RESERVED:
             sets = open_sealed(people, entry.people, self.register)
-            self.exposure.reserve(entry.study_sha256, entry.charges, sets, persons=len(self.register))
+            persons = len(self.register)
+            reserve = self._exposure.reserve
+            self._changes.append(partial(reserve, entry.study_sha256, entry.charges, sets, persons=persons))
         elif people:
             raise GemelError("GEM302", f"Entry {entry.seq} has people, and is no reservation.")
         elif entry.kind == EntryKind.EXPIRED:
-            self.exposure.charge_again(entry.study_sha256, self.book.standing(entry.study_sha256))
+            standing = self.book.standing(entry.study_sha256)
+            self._changes.append(partial(self._exposure.charge_again, entry.study_sha256, standing))
         self.entries.append(entry)
+
+    @property
+    def exposure(self) -> Exposure:
+        while self._changes:
+            self._changes.pop(0)()
+        return self._exposure
 
 
 class Ledger:
@@ -91,6 +102,7 @@ class Ledger:
     def __init__(self, path: Path, *, key: SigningKey, site: str, epsilon_cap: float, delta: float) -> None:
         self._path = path
         self._key = key
+        self._public_key = key.public_hex
         self._site = site
         self._epsilon_cap = epsilon_cap
         self._delta = delta
@@ -401,7 +413,7 @@ class Ledger:
                 raise GemelError("GEM302", f"Entry {known.seq} was changed under the open ledger.")
         for row in rows:
             entry = _as_damage(_read_row, row)
-            if (entry.site, entry.public_key) != (self._site, self._key.public_hex):
+            if (entry.site, entry.public_key) != (self._site, self._public_key):
                 raise GemelError("GEM302", f"Entry {entry.seq} is of another site or another key.")
             _as_damage(verify_link, entry, view.entries[-1] if view.entries else None)
             view.take(entry, row.people)
@@ -430,7 +442,7 @@ class Ledger:
             "previous": link(newest) if newest else NOTHING_BEFORE,
             "written_at": now.isoformat(timespec="seconds"),
             "site": self._site,
-            "public_key": self._key.public_hex,
+            "public_key": self._public_key,
             "epsilon_cap": float(self._epsilon_cap),
             "delta": float(self._delta),
             "epsilon_after": newest.epsilon_after if newest else 0.0,

@@ -11,6 +11,7 @@ import secrets
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,18 +84,21 @@ class Touched:
         """How many the register will have."""
         return self.registered + len(self.added)
 
-    def flags(self, share: Share) -> NDArray[np.uint8]:
-        """Who is in a share, shape (persons,), 0 or 1."""
+    @cached_property
+    def sets(self) -> dict[Share, Bits]:
+        """Each share as bits, shape (⌈persons / 8⌉,)."""
+        return {share: self._bits(numbers) for share, numbers in self.shares.items()}
+
+    def _bits(self, numbers: NDArray[np.int64]) -> Bits:
         flags = np.zeros(self.persons, dtype=np.uint8)
-        flags[self.shares[share]] = 1
-        return flags
+        flags[numbers] = 1
+        return np.packbits(flags, bitorder="little")
 
     def sealed(self) -> tuple[Sealed, ...]:
         """What is stored, in the order of names. Which names there are depends on the plan, not on the people."""
-        sets = {share: np.packbits(self.flags(share), bitorder="little") for share in self.shares}
         contents = {ADDED: zlib.compress("\n".join(self.added).encode())}
-        for share, bits in sets.items():
-            others = [sets[part] for part in _PARTS if part in sets]
+        for share, bits in self.sets.items():
+            others = [self.sets[part] for part in _PARTS if part in self.sets]
             is_union = (
                 share is Share.EVERYONE and len(others) == 2 and np.array_equal(bits, others[0] | others[1])
             )
