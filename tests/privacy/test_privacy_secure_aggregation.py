@@ -243,3 +243,40 @@ def test_the_context_of_one_field_changed_has_another_hash(tmp_path: Path) -> No
     ]
     assert len({context.sha256, *(other.sha256 for other in others)}) == 5
     assert isinstance(others[0], Context)
+
+
+def test_the_interface_is_five_questions_to_a_node_and_five_answers_to_the_collector() -> None:
+    """The contract with nodes and coordinator: what they call, with which arguments, in which order."""
+    import inspect
+
+    from gemel.privacy.secure_aggregation import Participant
+
+    asked = {
+        Step.ADVERTISE: (["self", "context"], "take_advertisement", "close_advertisements"),
+        Step.SHARE: (["self", "context", "roster"], "take_shares", "close_shares"),
+        Step.MASK: (
+            ["self", "context", "delivery", "vector", "inputs_sha256"],
+            "take_masked",
+            "close_masked",
+        ),
+        Step.CONFIRM: (["self", "context", "survivors"], "take_confirmation", "close_confirmations"),
+        Step.UNMASK: (["self", "context", "request"], "take_unmasking", "result"),
+    }
+    assert list(asked) == sorted(Step)
+    for step, (arguments, take, then) in asked.items():
+        assert list(inspect.signature(getattr(Participant, step.name.lower())).parameters) == arguments
+        vector = ["vector"] if step is Step.MASK else []
+        taken = inspect.signature(getattr(Collector, take)).parameters
+        assert list(taken) == ["self", "site", "document", *vector]
+        assert list(inspect.signature(getattr(Collector, then)).parameters) == ["self"]
+
+
+def test_nothing_of_it_needs_a_transport_or_a_model(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, gemel.privacy.secure_aggregation\n"
+        "sys.exit(bool({'flwr', 'torch', 'pandas', 'gemel.server', 'gemel.client_node'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0

@@ -42,7 +42,7 @@ def _confirmed(these: Party, site: str, survivors: tuple[str, ...], key: Signing
     """A confirmation of some survivors, by a colluder or by a forger."""
     state = State.load(these.node("site00").path)
     assert state is not None
-    view = view_hash(these.context.sha256, state.roster_sha256, state.shared, survivors)
+    view = view_hash(these.context.sha256, state.roster_sha256, state.shared, survivors, inputs_sha256="")
     said = Confirmation(context_sha256=these.context.sha256, site=site, view_sha256=view)
     return say(said, key or these.keys[site])
 
@@ -232,6 +232,27 @@ def test_split_views_are_found_out_before_any_share_is_revealed(tmp_path: Path) 
         state = State.load(these.node(site).path)
         assert state is not None
         assert state.revealed == {}
+
+
+def test_nodes_that_were_sent_different_models_lift_no_mask(tmp_path: Path) -> None:
+    """A model that silences all others would leave one node alone in the sum (Pasquini et al., CCS 2022)."""
+    these = party(tmp_path, 5)
+    inputs = _inputs(these)
+    collector = run(these, inputs, until=Step.SHARE)
+    deliveries = collector.close_shares()
+    for site in ALL:
+        sent = {"site00": "a" * 64}.get(site, "b" * 64)
+        document, vector = these.node(site).mask(
+            these.context, deliveries[site], inputs[site], inputs_sha256=sent
+        )
+        with pytest.raises(GemelError, match="GEM321"):  # an honest collector sees it at once
+            collector.take_masked(site, document, vector)
+    said = {site: these.node(site).confirm(these.context, _names(*ALL)) for site in ALL}
+    for site in ALL:
+        with pytest.raises(GemelError, match="GEM321"):
+            these.node(site).unmask(these.context, _unmask_request(ALL, list(said.values())))
+    with pytest.raises(GemelError, match="GEM322"):
+        these.node("site00").unmask(these.context, _unmask_request(ALL, [said["site00"]]))
 
 
 @pytest.mark.parametrize("forger", ["other key", "for another site", "not a survivor", "twice", "other step"])

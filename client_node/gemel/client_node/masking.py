@@ -81,7 +81,8 @@ def answer(
         return node.unmask(context, content)
     delivery, inputs = unpack_parts(content)
     arrays, weight = compute(inputs)
-    return pack_parts(*node.mask(context, delivery, _words(arrays, weight, declared, sites=len(study.sites))))
+    words = _words(arrays, weight, declared, sites=len(study.sites))
+    return pack_parts(*node.mask(context, delivery, words, inputs_sha256=sha256_hex(inputs)))
 
 
 def _words(arrays: Arrays, weight: float, declared: dict[str, ArraySpec], *, sites: int) -> Words:
@@ -109,11 +110,16 @@ def finish(home: NodeHome, study_sha256: str, task: str) -> None:
         _path(home, study_sha256, task, "safetensors").unlink(missing_ok=True)
 
 
-def give_up_earlier(home: NodeHome, study: Study, task: str) -> None:
-    """When a later task begins, forget the secrets of those before that this node dropped out of."""
-    for earlier in study.tasks[: study.tasks.index(task)]:
-        Participant(_path(home, study.sha256, earlier, "json"), home.key, home.config.site).forget()
-        finish(home, study.sha256, earlier)
+def give_up_others(home: NodeHome, study: Study, task: str) -> None:
+    """When a task begins, forget the secrets of those before it that this node dropped out of after it was masked.
+
+    That shares were revealed, where they were, stays on record.
+    """
+    for other in (
+        o for o in study.tasks if o != task and _path(home, study.sha256, o, "safetensors").exists()
+    ):
+        Participant(_path(home, study.sha256, other, "json"), home.key, home.config.site).forget()
+        finish(home, study.sha256, other)
 
 
 def _path(home: NodeHome, study_sha256: str, task: str, suffix: str) -> Path:

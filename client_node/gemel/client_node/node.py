@@ -180,7 +180,7 @@ def _masked_step(
 
     reply = outbox.get(home, work.request_sha256)
     if reply is None:
-        masking.give_up_earlier(home, study, request.task)
+        masking.give_up_others(home, study, request.task)
         payload = masking.answer(home, request, study, envelope.payload, declared=declared, compute=compute)
         reply = _reply(
             home, ledger, request, work.request_sha256, status=Status.RELEASED, code="", payload=payload

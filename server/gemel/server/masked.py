@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gemel.core.arrays import Arrays, ArraySpec
+from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope, Reply, read_reply
 from gemel.core.study import Study
@@ -91,7 +92,8 @@ class MaskedTask:
     def _attempt(self, attempt: int, sites: list[str], exchange: Exchange, address: Address) -> MaskedSum:
         context = plan.context_of(self._study, self._task, self._declared, attempt=attempt)
         self.missing = {}
-        collector, result = Collector(context), MaskedSum(missing=self.missing, attempt=attempt)
+        collector = Collector(context, inputs_sha256=sha256_hex(self._inputs))
+        result = MaskedSum(missing=self.missing, attempt=attempt)
         asked: dict[str, bytes] = dict.fromkeys(sites, b"")
         for step in Step:
             take = self._taker(collector, step, attempt, result)

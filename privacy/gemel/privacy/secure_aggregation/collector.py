@@ -54,10 +54,13 @@ class Collector:
     For each step: `take_…` once for each node that answered, `close_…` for what to ask next. A `take_…` raises GEM320
     for a document that is not the step, the site's or the context's, and GEM321 where it contradicts what was asked;
     a `close_…` raises GEM322 when too few answered, and nothing was or can be unmasked then.
+
+    `inputs_sha256` is the hash of what the vectors are computed from: every node must have been sent the same.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, inputs_sha256: str = "") -> None:
         self.context = context
+        self._inputs_sha256 = inputs_sha256
         self._context_sha256 = context.sha256
         self._step = Step.ADVERTISE
         self._advertised: dict[str, bytes] = {}
@@ -98,7 +101,7 @@ class Collector:
         """The roster: every advertisement, for each node that made one."""
         self._enough(self._advertised)
         self._peers = dict(sorted(self._peers.items()))
-        self._roster_sha256 = steps.roster_hash(self._peers)
+        self._roster_sha256 = steps.roster_hash(self.context, self._peers)
         self._step = Step.SHARE
         return pack_documents([self._advertised[site] for site in self._peers])
 
@@ -129,6 +132,7 @@ class Collector:
         self._same(said.roster_sha256, self._roster_sha256, site)
         if said.shared != self._shared:
             raise GemelError("GEM321", f"{site} masked among others than those who shared.")
+        self._same(said.inputs_sha256, self._inputs_sha256, site)
         if len(vector) != self.context.vector_bytes or sha256_hex(vector) != said.vector_sha256:
             raise GemelError("GEM320", f"The vector of {site} is not the one it signed.")
         words = np.frombuffer(vector, dtype=self._total.dtype.newbyteorder("<"))
@@ -140,7 +144,11 @@ class Collector:
         self._enough(self._masked)
         self._survivors = tuple(sorted(self._masked))
         self._view_sha256 = view_hash(
-            self._context_sha256, self._roster_sha256, self._shared, self._survivors
+            self._context_sha256,
+            self._roster_sha256,
+            self._shared,
+            self._survivors,
+            inputs_sha256=self._inputs_sha256,
         )
         self._step = Step.CONFIRM
         return msgspec.json.encode(self._survivors)

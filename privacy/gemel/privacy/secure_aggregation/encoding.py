@@ -122,7 +122,7 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return words
 
     def decode(self, total: Words) -> dict[str, NDArray[np.int64] | NDArray[np.float64]]:
-        """The arrays of a sum: int64 where integers went in, float64 where reals did; both exact."""
+        """The arrays of a sum: int64 where integers went in; where reals did, the nearest float64 (exact below 2^53)."""
         if total.shape != (self.length,) or total.dtype != self.ring.dtype:
             raise GemelError("GEM324", f"Expected {self.length} words, got {total.dtype} {total.shape}.")
         signed, start = total.view(self.ring.signed), 0

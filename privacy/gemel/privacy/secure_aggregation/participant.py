@@ -89,7 +89,7 @@ class Participant:
         if "share" in state.said:
             return self._again(state, "share", same=state.asked["share"] == asked)
         peers = steps.read_roster(state, roster)
-        roster_sha256 = steps.roster_hash(peers)
+        roster_sha256 = steps.roster_hash(context, peers)
         sealed = steps.seal_shares(state, peers)
         said = Shares(
             context_sha256=context.sha256,
@@ -103,21 +103,28 @@ class Participant:
         )
         return self._keep_and_say(state, "share", say(said, self.key))
 
-    def mask(self, context: Context, delivery: bytes, vector: Words) -> tuple[bytes, bytes]:
+    def mask(
+        self, context: Context, delivery: bytes, vector: Words, *, inputs_sha256: str = ""
+    ) -> tuple[bytes, bytes]:
         """Step 2: the vector under the masks of all who shared. Gives the signed document and the masked bytes.
 
         `vector` holds ring words, shape (context.length,), dtype uint32 or uint64 by context.bits; it is not changed.
         One state masks one vector: another one under the same masks would give their difference away (GEM320).
+        `inputs_sha256` names what the coordinator sent to compute it from. Nodes that were sent different models lift
+        no mask: one for whom all others' updates are nothing would be alone in the sum.
         """
         state = self._open(context)
         steps.check_vector(context, vector)
         if "mask" in state.said:
             content = steps.masked(state, vector)
-            same = state.asked["mask"] == sha256_hex(delivery) + sha256_hex(content)
+            told = (sha256_hex(delivery) + sha256_hex(content), inputs_sha256)
+            same = (state.asked["mask"], state.inputs_sha256) == told
             return self._again(state, "mask", same=same), content
         request = ask(delivery, Delivery, context)
         received = steps.open_shares(state, request)
-        state = msgspec.structs.replace(state, shared=request.shared, received=received)
+        state = msgspec.structs.replace(
+            state, shared=request.shared, received=received, inputs_sha256=inputs_sha256
+        )
         content = steps.masked(state, vector)
         vector_sha256 = sha256_hex(content)
         said = Masked(
@@ -126,6 +133,7 @@ class Participant:
             roster_sha256=state.roster_sha256,
             shared=state.shared,
             vector_sha256=vector_sha256,
+            inputs_sha256=inputs_sha256,
         )
         asked = {**state.asked, "mask": sha256_hex(delivery) + vector_sha256}
         state = msgspec.structs.replace(state, asked=asked)
@@ -142,7 +150,13 @@ class Participant:
         if "confirm" in state.said:
             return self._again(state, "confirm", same=names == state.survivors, otherwise="GEM321")
         steps.check_survivors(state, names)
-        view = view_hash(context.sha256, state.roster_sha256, state.shared, names)
+        view = view_hash(
+            context.sha256,
+            state.roster_sha256,
+            state.shared,
+            names,
+            inputs_sha256=state.inputs_sha256,
+        )
         said = Confirmation(context_sha256=context.sha256, site=self.site, view_sha256=view)
         state = msgspec.structs.replace(state, survivors=names, view_sha256=view)
         return self._keep_and_say(state, "confirm", say(said, self.key))

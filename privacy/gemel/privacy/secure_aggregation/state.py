@@ -32,6 +32,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         seal_private, mask_private, seed: This attempt's secrets, "" once shares of peers were revealed.
         peers, roster_sha256: Who advertised which keys, from step 1 on.
         shared, received: Who shared, and what they entrusted, from step 2 on.
+        inputs_sha256: What the vector was computed from.
         survivors, view_sha256: What this node confirmed, from step 3 on.
         revealed: peer -> "seed" or "mask_key": which kind of share left, from step 4 on.
         said, asked: The answer to each step, and the hash of the question.
@@ -46,6 +47,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     roster_sha256: str = ""
     shared: tuple[str, ...] = ()
     received: dict[str, Received] = msgspec.field(default_factory=dict)
+    inputs_sha256: str = ""
     survivors: tuple[str, ...] = ()
     view_sha256: str = ""
     revealed: dict[str, str] = msgspec.field(default_factory=dict)

@@ -48,9 +48,10 @@ def read_roster(state: State, roster: bytes) -> dict[str, PublicKeys]:
     return dict(sorted(peers.items()))
 
 
-def roster_hash(peers: Mapping[str, PublicKeys]) -> str:
-    """The hash of all advertised keys."""
-    return document_hash({site: msgspec.to_builtins(keys) for site, keys in peers.items()})
+def roster_hash(context: Context, peers: Mapping[str, PublicKeys]) -> str:
+    """The hash of all keys advertised in this context."""
+    keys = {site: msgspec.to_builtins(entry) for site, entry in peers.items()}
+    return document_hash([context.sha256, keys])
 
 
 def seed_commitment(state: State) -> str:
@@ -60,7 +61,7 @@ def seed_commitment(state: State) -> str:
 
 def seal_shares(state: State, peers: Mapping[str, PublicKeys]) -> dict[str, str]:
     """Split seed and mask key, and seal each peer's shares for it, this node's own included: site -> hex."""
-    context, roster_sha256 = state.context, roster_hash(peers)
+    context, roster_sha256 = state.context, roster_hash(state.context, peers)
     split = [
         shamir.split(bytes.fromhex(secret), threshold=context.threshold, points=len(context.sites))
         for secret in (state.seed, state.mask_private)

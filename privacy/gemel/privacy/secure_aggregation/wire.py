@@ -37,11 +37,12 @@ class Shares(_Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Masked(_Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Step 2: beside the masked vector, its hash and among whom it is masked."""
+    """Step 2: beside the masked vector, its hash, among whom it is masked, and what it was computed from."""
 
     roster_sha256: str
     shared: tuple[str, ...]
     vector_sha256: str
+    inputs_sha256: str
 
 
 class Confirmation(_Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -132,10 +133,15 @@ def pack(message: msgspec.Struct) -> bytes:
 
 
 def view_hash(
-    context_sha256: str, roster_sha256: str, shared: Sequence[str], survivors: Sequence[str]
+    context_sha256: str,
+    roster_sha256: str,
+    shared: Sequence[str],
+    survivors: Sequence[str],
+    *,
+    inputs_sha256: str,
 ) -> str:
-    """The one hash of all that a node was told: aggregation, keys, who shared, who survived."""
-    return document_hash([context_sha256, roster_sha256, list(shared), list(survivors)])
+    """The one hash of all that a node was told: aggregation, keys, who shared, who survived, the task's inputs."""
+    return document_hash([context_sha256, roster_sha256, list(shared), list(survivors), inputs_sha256])
 
 
 def pack_parts(first: bytes, second: bytes) -> bytes:

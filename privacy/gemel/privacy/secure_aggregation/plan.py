@@ -1,0 +1,96 @@
+"""What a study's aggregation plan means: layout, context and noise of each task, the same at nodes and coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from gemel.core.arrays import ArraySpec
+from gemel.core.errors import GemelError
+from gemel.core.study import Masking, Study
+from gemel.privacy.secure_aggregation import distributed_noise, encoding
+from gemel.privacy.secure_aggregation.context import Context, default_threshold
+from gemel.privacy.secure_aggregation.encoding import Entry, Layout, Ring
+
+# Room for what programmes release: parameters up to 1024 to 2^-40, weights up to 16.7 million patients, cells up to
+# 2^40, and the sum over 500 hospitals of any of them within 64 bits.
+PARAMETER_LIMIT, FRACTION_BITS = 1024.0, 40
+MOST_PATIENTS = float(1 << 24)
+CELL_LIMIT = float(1 << 40)
+# Tables of which a patient changes one cell by one, and which nothing else at the node is computed from.
+_SHARED_NOISE = ("evaluate", "synthesise")
+
+
+def is_masked(study: Study) -> bool:
+    """Whether the coordinator may see sums only."""
+    return study.aggregation.masking is Masking.SECURE
+
+
+def layout_of(declared: Mapping[str, ArraySpec], *, sites: int) -> Layout:
+    """How a task's release lies in the vector: tables as they are, parameters in fixed point with their weight."""
+    entries = []
+    for name, spec in sorted(declared.items()):
+        whole = spec.dtype.startswith(("int", "uint"))
+        limit, bits = (CELL_LIMIT, None) if whole else (PARAMETER_LIMIT, FRACTION_BITS)
+        entries.append(Entry(name=name, shape=spec.shape, limit=limit, fraction_bits=bits))
+    if is_weighted(declared):
+        entries.append(encoding.weight_entry(fraction_bits=FRACTION_BITS))
+    return Layout(entries=tuple(entries), ring=Ring(bits=64), parties=sites)
+
+
+def is_weighted(declared: Mapping[str, ArraySpec]) -> bool:
+    """Whether a release is averaged by the hospitals' counts: parameters are, tables are added."""
+    return any(spec.dtype.startswith("float") for spec in declared.values())
+
+
+def context_of(study: Study, task: str, declared: Mapping[str, ArraySpec], *, attempt: int) -> Context:
+    """The context of one attempt at a task. Raises GEM322 for a plan that no number of nodes could carry out."""
+    plan, sites = study.aggregation, len(study.sites)
+    layout = layout_of(declared, sites=sites)
+    threshold = plan.threshold or default_threshold(sites)
+    least = max(threshold, study.quorum, sites - plan.dropouts if _shares_noise(study, task) else 0)
+    return Context(
+        study_sha256=study.sha256,
+        task=task,
+        attempt=attempt,
+        sites=dict(study.sites),
+        threshold=threshold,
+        least_survivors=least,
+        bits=layout.ring.bits,
+        length=layout.length,
+        layout_sha256=layout.sha256,
+    )
+
+
+def check_noise(study: Study) -> None:
+    """Refuse a plan whose shares of noise do not add up to what the study is charged for (GEM305, GEM322)."""
+    for task in _SHARED_NOISE:
+        if _shares_noise(study, task):
+            for charged in study.charge(task).mechanisms:
+                stated = distributed_noise.mechanism_of_sum(
+                    charged.noise_multiplier, count=charged.count, **_parties(study)
+                )
+                if stated != charged:
+                    raise GemelError("GEM305", f"{task} is charged as {charged}, its sum costs {stated}.")
+
+
+def as_added(study: Study) -> Study:
+    """The study with the noise that one node adds where it adds a share; what it is charged does not change."""
+    if not study.aggregation.distributed_noise:
+        return study
+    privacy = study.privacy
+    shared = {
+        name: distributed_noise.share_sigma(getattr(privacy, name), **_parties(study))
+        for name in ("metrics_noise_multiplier", "marginals_noise_multiplier")
+    }
+    return msgspec.structs.replace(study, privacy=msgspec.structs.replace(privacy, **shared))
+
+
+def _shares_noise(study: Study, task: str) -> bool:
+    return is_masked(study) and study.aggregation.distributed_noise and task in _SHARED_NOISE
+
+
+def _parties(study: Study) -> dict[str, int]:
+    plan = study.aggregation
+    return {"nodes": len(study.sites), "dropouts": plan.dropouts, "colluders": plan.colluders}
