@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gemel.cli.ledger_plan import plan
 from gemel.cli.output import Format, FormatOption, emit, failures, say, table
 from gemel.cli.verify import AnchorOption, read_document
 from gemel.core.errors import GemelError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gemel.privacy.ledger import LedgerEntry
 
 app = typer.Typer(help="The privacy ledger of a hospital.", no_args_is_help=True)
+app.command("plan", no_args_is_help=True)(plan)
 
 Source = Annotated[
     Path,
