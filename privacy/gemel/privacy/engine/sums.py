@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gemel.core.errors import GemelError
 from gemel.core.study import Clipping
+from gemel.privacy.engine.any_size import LEAST_SIZE, AnySize, record_any_size
 from gemel.privacy.engine.gradients import (
     GradientSource,
     OneByOne,
@@ -27,7 +28,7 @@ from gemel.privacy.engine.probe import layers_to_tap
 # Recording one patient at a time costs about as much as some steps do without it.
 _RECORD_FROM_STEPS = 16
 _MOST_SIZES = 6
-_STEPS_FOR_A_SIZE = 64
+_STEPS_FOR_A_SIZE = 16
 _GRAIN = 8
 
 
@@ -89,6 +90,10 @@ class PatientSums:
         layers = layers_to_tap(model, patients)
         self._source: GradientSource = OneByOne(model) if layers is None else Tapped(model, layers)
         self._programs: dict[int, TensorFunction] = {}
+        self._any_size: list[AnySize] = []
+        # With one row a patient a step is short whatever is padded; with time or space in it, padding is work.
+        long = any(tensor.dim() > 2 for tensor in patients.values())
+        self._exact = self.is_batched and workload.sampled and not workload.machine_code and long
 
     @property
     def is_batched(self) -> bool:
@@ -117,7 +122,7 @@ class PatientSums:
             GemelError: GEM306 when the model has no gradient for each patient.
         """
         count = len(patients[self._names[0]]) if rows is None else len(rows)
-        total = torch.zeros(sum(t.numel() for t in trained), dtype=torch.float64, device=bound.device)
+        total: Tensor | None = None
         centred = torch.zeros((), dtype=torch.float64, device=bound.device)
         for start in range(0, count, self._workload.largest):
             end = min(start + self._workload.largest, count)
@@ -125,15 +130,17 @@ class PatientSums:
             part = self._chunk(trained, patients, chosen, bound)
             if part is not None:
                 # float64: the sum must hold one patient's part exactly, whoever else is in it.
-                total += part[0]
+                total = part[0].double() if total is None else total.add_(part[0])
                 centred += part[1]
+        if total is None:
+            total = torch.zeros(sum(t.numel() for t in trained), dtype=torch.float64, device=bound.device)
         return total, centred
 
     def _chunk(
         self, trained: Sequence[Tensor], patients: Mapping[str, Tensor], rows: Tensor, bound: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """None where nobody counts."""
-        size = self._workload.padded(len(rows))
+        size = max(len(rows), LEAST_SIZE) if self._exact else self._workload.padded(len(rows))
         while len(rows):
             total, finite, centred = self._run(trained, patients, rows, size, bound)
             if bool(finite.all()):
@@ -151,14 +158,13 @@ class PatientSums:
         bound: Tensor,
     ) -> tuple[Tensor, ...]:
         """A chunk of some size: padding repeats its first patient, with weight 0."""
-        valid = torch.zeros(size, dtype=torch.float64)
-        valid[: len(rows)] = 1.0
+        valid = torch.ones(size, dtype=torch.float64)
         if size > len(rows):
+            valid[len(rows) :] = 0.0
             rows = torch.cat([rows, rows[:1].expand(size - len(rows))])
         rows = rows.to(bound.device)
         batch = [patients[name].index_select(0, rows) for name in self._names]
-        fixed = list(self._parameters.fixed.values())
-        tensors = [*trained, *fixed, *batch, valid.to(bound.device), bound]
+        tensors = [*trained, *self._parameters.fixed.values(), *batch, valid.to(bound.device), bound]
         try:
             return self._program(size, tensors)(*tensors)
         except (RuntimeError, ValueError) as error:
@@ -166,9 +172,25 @@ class PatientSums:
             raise GemelError("GEM306", f"{name} has no per-patient gradient: {error}") from error
 
     def _program(self, size: int, tensors: Sequence[Tensor]) -> TensorFunction:
+        if self._exact and (program := self._exact_program(size, tensors)) is not None:
+            return program
         if size not in self._programs:
             self._programs[size] = self._make_program(tensors)
         return self._programs[size]
+
+    def _exact_program(self, size: int, tensors: Sequence[Tensor]) -> TensorFunction | None:
+        """None, from now on, for a model that cannot be recorded for any size."""
+        for program in self._any_size:
+            if program.takes(size):
+                return program
+        parameters = len(self._parameters.trained) + len(self._parameters.fixed)
+        by_patient = [False] * parameters + [True] * (len(self._names) + 1) + [False]
+        try:
+            self._any_size.append(record_any_size(self._sum, tensors, by_patient))
+        except Exception:
+            self._exact = False
+            return None
+        return self._any_size[-1]
 
     def _make_program(self, tensors: Sequence[Tensor]) -> TensorFunction:
         if not self.is_batched and self._workload.steps < _RECORD_FROM_STEPS:
