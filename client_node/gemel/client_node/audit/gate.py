@@ -330,7 +330,7 @@ FORGERIES = (
     Forgery("another study than the one that is named", ("GEM103",), _other_study),
     Forgery("a study that names another key for this hospital", ("GEM404",), _other_site_key),
     Forgery("a programme that the hospital does not allow", ("GEM104",), _programme_not_allowed),
-    Forgery("a task that the study does not have", ("GEM404",), _unknown_task),
+    Forgery("a task that the study does not have", ("GEM404", "GEM307"), _unknown_task),
     Forgery("training before the count", ("GEM404",), _before_the_count),
     Forgery("a study over the hospital's cap", ("GEM301",), _over_the_cap),
     Forgery("a task over a cap that was lowered since", ("GEM301",), _cap_lowered_since),

@@ -27,7 +27,9 @@ def subject_of(programme: Programme, study: Study, *, patients: int, seed: int) 
     dataset = made_up_dataset(programme, patients=patients, seed=seed)
     tensors = HazardTwin(programme).tensors(dataset)
     name = f"the twin of {programme.name}"
-    return Subject(name, partial(HazardTwin, programme), tensors, study.training, study.privacy.delta)
+    return Subject(
+        name, partial(HazardTwin, programme), tensors, study.training, study.privacy.delta, "columns"
+    )
 
 
 def examine(programme: Programme, template: Study, *, seed: int = 0) -> Iterator[Check]:

@@ -13,11 +13,13 @@ from scipy import stats
 
 from gemel.core.study import TrainingPlan
 from gemel.privacy.audit.intervals import FALSE_ALARM, normal_limit, variance_ratio_limits
+from gemel.privacy.audit.probes import RollCall
 from gemel.privacy.audit.report import Check
 from gemel.privacy.audit.subject import (
     Floats,
     Patients,
     Subject,
+    Watched,
     flat,
     flat_clipping,
     movement,
@@ -31,6 +33,8 @@ ATTACK = "noise"
 ALMOST_NOBODY = 1e-9
 _STEPS_AT_ONCE = 8
 _MOST_COORDINATES = 512
+# Fresh trainers and sources every so often, as from round to round; the same ones between.
+_RELEASES_OF_A_TRAINER = 20
 
 
 def attack(subject: Subject, *, repeats: int = 200, seed: int = 0) -> Iterator[Check]:
@@ -59,20 +63,20 @@ def attack(subject: Subject, *, repeats: int = 200, seed: int = 0) -> Iterator[C
             yield from _shape(subject, drawn, z)
             yield from _independence(subject, drawn, z)
     yield _several_steps(subject, repeats // 2)
+    yield _large_model(subject.plan)
     yield fork_freshness()
 
 
-def residuals(
-    subject: Subject, plan: TrainingPlan, patients: Patients, repeats: int, *, exact: bool = True
-) -> dict[str, Floats]:
+def residuals(subject: Subject, plan: TrainingPlan, patients: Patients, repeats: int) -> dict[str, Floats]:
     """What `repeats` releases differ by from the one without noise; by parameter, (repeats, coordinates)."""
     quiet = one_step(plan, noise_multiplier=0.0)
     # At almost nobody the exact sum is 0; at 1 it does not depend on the source.
     expected = movement(subject.make_model, patients, quiet, NoiseSource.for_tests(0))
     drawn: dict[str, list[Floats]] = {name: [] for name in expected}
-    for _ in range(repeats):
-        released = movement(subject.make_model, patients, plan, NoiseSource.secure())
-        for name, array in released.items():
+    for number in range(repeats):
+        if number % _RELEASES_OF_A_TRAINER == 0:
+            watched = Watched(subject.make_model, plan, NoiseSource.secure())
+        for name, array in watched.release(patients).items():
             drawn[name].append((array - expected[name]).reshape(-1))
     return {name: np.stack(arrays) for name, arrays in drawn.items()}
 
@@ -175,6 +179,25 @@ def _several_steps(subject: Subject, repeats: int) -> Check:
         f"{variance:.4g} z²",
         low <= variance / _STEPS_AT_ONCE <= high,
         numbers={"claimed": float(_STEPS_AT_ONCE), "measured": variance},
+    )
+
+
+def _large_model(plan: TrainingPlan, *, width: int = 12_000, repeats: int = 3) -> Check:
+    """Of a large model's steps the noise may be drawn beside the training: its own path, with its own faults."""
+    several = one_step(flat_clipping(plan), local_steps=4, sample_rate=1.0)
+    nobody = {"seat": torch.zeros(0, width)}
+    sums = [movement(lambda: RollCall(width), nobody, several, NoiseSource.secure()) for _ in range(repeats)]
+    drawn = np.stack([flat(one) for one in sums]) / (plan.noise_multiplier * 2)
+    low, high = variance_ratio_limits(drawn.size)
+    largest, limit = largest_correlation(drawn)
+    ratio = _mean_square(drawn)
+    return Check(
+        ATTACK,
+        f"Noise of a model with {width} parameters is as large, and fresh in every step and call.",
+        f"variance of 4 steps 4 z², {4 * low:.3g} to {4 * high:.3g} allowed; correlation <= {limit:.3f}",
+        f"{4 * ratio:.4g} z²; {largest:.3f}",
+        low <= ratio <= high and largest <= limit,
+        numbers={"claimed": 4.0, "measured": 4 * ratio, "correlation": largest},
     )
 
 

@@ -7,9 +7,8 @@ The attacker knows everybody else, and has taken their part away; only one patie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +16,16 @@ from torch import Tensor
 from gemel.core.study import TrainingPlan
 from gemel.privacy.audit.probes import logistic_subject
 from gemel.privacy.audit.report import Check
-from gemel.privacy.audit.subject import Floats, Patients, Subject, flat, movement, one_step, rows
+from gemel.privacy.audit.subject import (
+    Floats,
+    Patients,
+    Subject,
+    Watched,
+    flat,
+    flat_clipping,
+    one_step,
+    rows,
+)
 from gemel.privacy.noise import NoiseSource
 
 ATTACK = "inversion"
@@ -28,48 +36,58 @@ SUCCESS, NO_BETTER = 0.5, 0.9
 def attack(plan: TrainingPlan, *, delta: float, victims: int = 12, seed: int = 0) -> Iterator[Check]:
     """Invert a logistic regression by its quotient: with the noise of all rounds, and without as the control."""
     subject = logistic_subject(plan, delta=delta, seed=seed)
-    noisy, plain = ([], [])  # type: tuple[list[float], list[float]]
-    for number in range(victims):
-        victim = rows(subject.patients, slice(number, number + 1))
-        truth = victim["x"][0].double().numpy()
-        for kept, noise_free in ((noisy, False), (plain, True)):
-            update = watched(subject, victim, noise_free=noise_free)
-            kept.append(_error(_quotient(update), truth))
-    yield from verdicts("a logistic regression, by the quotient of weight and bias", plain, noisy)
+    errors = _errors(subject, "x", victims, lambda _victim, update: _quotient(update))
+    yield from _verdicts("a logistic regression, by the quotient of weight and bias", *errors)
 
 
 def attack_by_search(
-    subject: Subject, unknown: str, *, victims: int = 4, steps: int = 150, seed: int = 0
+    subject: Subject, *, victims: int = 4, steps: int = 150, seed: int = 0
 ) -> Iterator[Check]:
-    """Search for the patient whose gradient points where the update points; all but `unknown` is known.
+    """Search for the patient whose gradient points where the update points; all but `subject.features` is known.
 
-    The loss has to be differentiable in the tensor `unknown`, of which 0 is the public mean.
+    The loss has to be differentiable in that tensor, of which 0 is the public mean.
     """
-    noisy, plain = ([], [])  # type: tuple[list[float], list[float]]
+    errors = _errors(
+        subject,
+        subject.features,
+        victims,
+        lambda victim, update: _searched(subject, victim, update, steps, seed),
+    )
+    yield from _verdicts(f"{subject.name}, by search for the {subject.features}", *errors)
+
+
+def _errors(
+    subject: Subject,
+    unknown: str,
+    victims: int,
+    invert: Callable[[dict[str, Tensor], dict[str, Floats]], Floats],
+) -> tuple[list[float], list[float]]:
+    """Errors of inverting updates without and with noise, in units of guessing the public mean."""
+    found: tuple[list[float], list[float]] = ([], [])
+    watched = (_watched(subject, noise_free=True), _watched(subject, noise_free=False))
     for number in range(victims):
         victim = rows(subject.patients, slice(number, number + 1))
         truth = victim[unknown][0].double().numpy()
-        for kept, noise_free in ((noisy, False), (plain, True)):
-            update = watched(subject, victim, noise_free=noise_free)
-            kept.append(_error(_searched(subject, victim, unknown, update, steps, seed), truth))
-    yield from verdicts(f"{subject.name}, by search for {unknown}", plain, noisy)
+        for kept, one in zip(found, watched, strict=True):
+            kept.append(_error(invert(victim, one.release(victim)), truth))
+    return found
 
 
-def watched(subject: Subject, victim: Patients, *, noise_free: bool) -> dict[str, Floats]:
-    """The sum of all that the plan releases of one patient, looked at as often as the plan allows.
+def _watched(subject: Subject, *, noise_free: bool) -> Watched:
+    """Releases of the sum of all that the plan tells of one patient, looked at as often as the plan allows.
 
     The model is held where it starts, so that every step tells of the same gradient: the best that an attacker can get.
     """
     plan = subject.plan
-    steps = plan.rounds * plan.local_steps
     # T looks at one gradient, averaged, are one look at noise that is smaller by sqrt(T).
-    z = 0.0 if noise_free else plan.noise_multiplier / math.sqrt(steps)
-    still = one_step(plan, noise_multiplier=z, sample_rate=1.0)
-    noise = NoiseSource.for_tests(0) if noise_free else NoiseSource.secure()
-    return movement(subject.make_model, victim, msgspec.structs.replace(still), noise)
+    z = 0.0 if noise_free else plan.noise_multiplier / math.sqrt(plan.rounds * plan.local_steps)
+    still = one_step(flat_clipping(plan), noise_multiplier=z, sample_rate=1.0)
+    return Watched(
+        subject.make_model, still, NoiseSource.for_tests(0) if noise_free else NoiseSource.secure()
+    )
 
 
-def verdicts(how: str, plain: list[float], noisy: list[float]) -> Iterator[Check]:
+def _verdicts(how: str, plain: list[float], noisy: list[float]) -> Iterator[Check]:
     """Errors in units of guessing the public mean: the control's near 0, the attack's near 1 or above."""
     yield Check(
         ATTACK,
@@ -100,10 +118,8 @@ def _quotient(update: dict[str, Floats]) -> Floats:
     return np.clip(weight / bias, -4.0, 4.0) if bias else np.zeros_like(weight)
 
 
-def _searched(
-    subject: Subject, victim: Patients, unknown: str, update: dict[str, Floats], steps: int, seed: int
-) -> Floats:
-    model = subject.make_model()
+def _searched(subject: Subject, victim: Patients, update: dict[str, Floats], steps: int, seed: int) -> Floats:
+    model, unknown = subject.make_model(), subject.features
     trained = [p for p in model.parameters() if p.requires_grad]
     target = torch.from_numpy(flat(update)).float()
     generator = torch.Generator().manual_seed(seed)

@@ -70,7 +70,7 @@ def attack(subject: Subject, *, shadows: int = 64, seed: int = 0) -> Iterator[Ch
         yield _within(subject, attacked, rate, claimed)
 
 
-def control(subject: Subject, *, shadows: int = 24, steps: int = 200, seed: int = 0) -> Iterator[Check]:
+def control(subject: Subject, *, shadows: int = 16, steps: int = 120, seed: int = 0) -> Iterator[Check]:
     """The same attack on a model of few patients, trained without privacy to the end: it has to find its members."""
     few = rows(subject.patients, slice(0, _FEW))
     subject = Subject(subject.name, subject.make_model, few, subject.plan, subject.delta)

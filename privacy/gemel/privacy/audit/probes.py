@@ -95,4 +95,4 @@ def logistic_subject(
     truth = torch.randn(inputs, generator=generator) / math.sqrt(inputs)
     chance = torch.sigmoid(2 * x @ truth)
     y = (torch.rand(patients, generator=generator) < chance).float()
-    return Subject("a logistic regression", lambda: Logistic(inputs), {"x": x, "y": y}, plan, delta)
+    return Subject("a logistic regression", lambda: Logistic(inputs), {"x": x, "y": y}, plan, delta, "x")

@@ -14,6 +14,7 @@ from gemel.privacy.audit.subject import (
     Floats,
     Patients,
     Subject,
+    Watched,
     flat,
     movement,
     one_step,
@@ -29,6 +30,7 @@ ROUNDING = 1e-3
 # A rate at which everybody is taken, all the same through the sampler: nobody is missed once in 10^9.
 ALMOST_EVERYBODY = 1 - 1e-9
 _BYSTANDERS = 6
+_VICTIMS_OF_A_TRAINER = 12
 # What a worst-case patient may hold. Larger ones overflow float32 somewhere, which is a case too.
 _FILLS = (0.0, 1.0, -1.0, 1e3, -1e3, 1e8)
 _NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
@@ -46,9 +48,9 @@ def attack(subject: Subject, *, victims: int = 40, seed: int = 0) -> Iterator[Ch
     raw = [_raw_gradient(subject, victim) for victim in tried]
     for rate in dict.fromkeys((1.0, ALMOST_EVERYBODY)):
         where = "with everybody" if rate == 1 else "through the sampler"
-        moved = [_moved(subject, bystanders, victim, rate) for victim in tried]
+        moved = _moved(subject, bystanders, tried, rate)
         yield from _bounded(subject, moved, raw, where)
-    yield from _not_finite(subject, bystanders, seed)
+    yield from _not_finite(subject, bystanders)
     yield _reach(subject, raw)
 
 
@@ -57,13 +59,20 @@ def _plan_without_noise(subject: Subject, rate: float) -> dict[str, float]:
     return {"noise_multiplier": 0.0, "sample_rate": rate}
 
 
-def _moved(subject: Subject, bystanders: Patients, victim: Patients, rate: float) -> dict[str, Floats]:
+def _moved(
+    subject: Subject, bystanders: Patients, victims: list[dict[str, Tensor]], rate: float
+) -> list[dict[str, Floats]]:
+    """By how much each victim moves the sum. Now and then a fresh trainer is prepared with the victim in its data."""
     plan = one_step(subject.plan, **_plan_without_noise(subject, rate))
-    alone, both = (
-        movement(subject.make_model, who, plan, NoiseSource.for_tests(0))
-        for who in (bystanders, together(bystanders, victim))
-    )
-    return {name: both[name] - alone[name] for name in alone}
+    alone = movement(subject.make_model, bystanders, plan, NoiseSource.for_tests(0))
+    moved = []
+    for number, victim in enumerate(victims):
+        if number % _VICTIMS_OF_A_TRAINER == 0:
+            watched = Watched(subject.make_model, plan, NoiseSource.for_tests(0))
+        # First, where a trainer may look for what the data are like.
+        both = watched.release(together(victim, bystanders))
+        moved.append({name: both[name] - alone[name] for name in alone})
+    return moved
 
 
 def _bounded(
@@ -99,12 +108,12 @@ def _bounded(
     )
 
 
-def _not_finite(subject: Subject, bystanders: Patients, seed: int) -> Iterator[Check]:
+def _not_finite(subject: Subject, bystanders: Patients) -> Iterator[Check]:
     victim = rows(subject.patients, slice(0, 1))
     spread, poisoned = 0.0, 0
-    for fill in _NOT_FINITE:
-        bad = {name: _filled(tensor, fill) for name, tensor in victim.items()}
-        moved = flat(_moved(subject, bystanders, bad, ALMOST_EVERYBODY))
+    filled = [{name: _filled(tensor, fill) for name, tensor in victim.items()} for fill in _NOT_FINITE]
+    for one in _moved(subject, bystanders, filled, ALMOST_EVERYBODY):
+        moved = flat(one)
         poisoned += not np.isfinite(moved).all()
         spread = max(spread, float(np.linalg.norm(np.nan_to_num(moved))))
     bound = subject.plan.max_grad_norm

@@ -34,6 +34,7 @@ class Subject:
         make_model: A fresh model at its public starting point; `model(batch)` is the loss of each patient, (B,).
         patients: Tensors with one row for each patient.
         delta: The δ at which ε is claimed.
+        features: The tensor that an attacker would like to know of a patient, 0 at the public mean; "" for none.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Subject:
     patients: Patients
     plan: TrainingPlan
     delta: float
+    features: str = ""
 
     @property
     def count(self) -> int:
@@ -58,6 +60,41 @@ def flat_clipping(plan: TrainingPlan) -> TrainingPlan:
     return msgspec.structs.replace(plan, clipping=Clipping.FLAT, quantile_noise_multiplier=0.0)
 
 
+class Watched:
+    """A trainer and its model, put back to the same start before each release.
+
+    What a trainer has prepared for a model and a number of patients it may use again, as it would from round to round.
+    """
+
+    def __init__(
+        self,
+        make_model: Callable[[], nn.Module],
+        plan: TrainingPlan,
+        noise: NoiseSource,
+        *,
+        expected_patients: float = EXPECTED_PATIENTS,
+    ) -> None:
+        self._model = make_model()
+        self._start = parameters(self._model)
+        # The learning rate is set so that the public denominator cancels.
+        rate = EXPECTED_PATIENTS * plan.sample_rate / plan.max_grad_norm
+        plan = msgspec.structs.replace(plan, learning_rate=rate)
+        self._trainer = DpTrainer(plan, noise=noise, expected_patients=expected_patients)
+
+    def release(self, patients: Patients) -> dict[str, Floats]:
+        """By how much `DpTrainer` moves each parameter, downhill, in units of max_grad_norm.
+
+        With momentum 0 this is the sum over the steps of (clipped sum + noise) / max_grad_norm.
+        """
+        with torch.no_grad():
+            for name, value in self._model.named_parameters():
+                if name in self._start:
+                    value.copy_(torch.from_numpy(self._start[name]))
+        self._trainer.train(self._model, patients)
+        after = parameters(self._model)
+        return {name: before - after[name] for name, before in self._start.items()}
+
+
 def movement(
     make_model: Callable[[], nn.Module],
     patients: Patients,
@@ -66,18 +103,8 @@ def movement(
     *,
     expected_patients: float = EXPECTED_PATIENTS,
 ) -> dict[str, Floats]:
-    """By how much `DpTrainer` moves each parameter, downhill, in units of max_grad_norm.
-
-    With momentum 0 this is Σ over steps of (clipped sum + noise) / max_grad_norm: the learning rate is set so that the
-    public denominator cancels.
-    """
-    model = make_model()
-    before = parameters(model)
-    rate = EXPECTED_PATIENTS * plan.sample_rate / plan.max_grad_norm
-    plan = msgspec.structs.replace(plan, learning_rate=rate)
-    DpTrainer(plan, noise=noise, expected_patients=expected_patients).train(model, patients)
-    after = parameters(model)
-    return {name: before[name] - after[name] for name in before}
+    """One release by a fresh trainer: see `Watched.release`."""
+    return Watched(make_model, plan, noise, expected_patients=expected_patients).release(patients)
 
 
 def parameters(model: nn.Module) -> dict[str, Floats]:

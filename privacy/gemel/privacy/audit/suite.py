@@ -89,7 +89,9 @@ def _guessers(subject: Subject, plan: TrainingPlan, effort: Effort, seed: int) -
     yield canaries.ATTACK, partial(canaries.control, short, canaries=count, seed=seed)
     yield membership.ATTACK, partial(membership.attack, short, shadows=effort.shadows, seed=seed)
     yield membership.ATTACK, partial(membership.control, textbook, seed=seed)
-    yield inversion.ATTACK, partial(inversion.attack, short.plan, delta=subject.delta, seed=seed)
+    yield inversion.ATTACK, partial(inversion.attack, subject.plan, delta=subject.delta, seed=seed)
+    if subject.features:
+        yield inversion.ATTACK, partial(inversion.attack_by_search, subject, seed=seed)
 
 
 def shortened(plan: TrainingPlan, steps: int) -> TrainingPlan:
