@@ -57,6 +57,12 @@ class Prepared(ABC):
         Finite wherever every activation and gradient is: a patient with weight 0 then adds exactly 0.
         """
 
+    def each(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """P tensors (B, *shape): every patient's own gradient. For tests, and for layers that nobody has a kernel for."""
+        like = self.squared_norms()[0]
+        rows = [self.weighted_sum(row) for row in torch.eye(len(like), dtype=dtype, device=like.device)]
+        return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+
 
 class LayerRule(ABC):
     """How one type of layer gives its patients' gradients. Stateless; registered by `register_rule`.
@@ -96,6 +102,11 @@ def register_rule(*module_types: type[nn.Module]) -> Callable[[_Rule], _Rule]:
     return register
 
 
+def registered_rules() -> dict[type[nn.Module], LayerRule]:
+    """Every type that has a rule."""
+    return dict(_RULES)
+
+
 def rule_of(module: nn.Module) -> LayerRule | None:
     """The rule that covers this module, or None."""
     rule = _RULES.get(type(module))
@@ -114,7 +125,7 @@ def trainable(module: nn.Module) -> tuple[bool, ...]:
 
 def patient_norms_squared(values: Tensor) -> Tensor:
     """(B,) float64: each patient's sum of squares. In float64 no float32 value's square over- or underflows."""
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(values.reshape(values.shape[0], -1), dim=1, dtype=torch.float64)
     return norms.square()
 
 
@@ -142,5 +153,10 @@ class Materialised(Prepared):
     def weighted_sum(self, weights: Tensor) -> tuple[Tensor, ...]:
         """See `Prepared`."""
         return tuple(
-            (weights @ gradient.flatten(1)).reshape(gradient.shape[1:]) for gradient in self._gradients
+            (weights @ gradient.reshape(gradient.shape[0], -1)).reshape(gradient.shape[1:])
+            for gradient in self._gradients
         )
+
+    def each(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """See `Prepared`."""
+        return self._gradients
