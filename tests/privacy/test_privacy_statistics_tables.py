@@ -60,7 +60,7 @@ def of_rows(rows) -> Dataset:
 
 
 @pytest.mark.parametrize("request_", EVERY_KIND, ids=lambda r: r.name)
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(rows=st.lists(patients, min_size=1, max_size=12), data=st.data())
 def test_without_any_one_patient_a_table_moves_by_no_more_than_it_is_charged_for(request_, rows, data):
     dataset = of_rows(rows)
@@ -86,7 +86,7 @@ def test_the_bound_is_reached():
 
 
 @pytest.mark.parametrize("request_", EVERY_KIND, ids=lambda r: r.name)
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(rows=st.lists(patients, min_size=2, max_size=12), data=st.data())
 def test_the_sum_over_hospitals_is_the_table_of_all(request_, rows, data):
     dataset = of_rows(rows)
