@@ -9,6 +9,8 @@ from gemel.client_node.home import NodeConfig
 from gemel.core.arrays import Arrays, ArraySpec, check_arrays
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Share
+from gemel.core.programme import Programme
+from gemel.core.statistic_request import check_statistic_names
 from gemel.core.study import Study
 from gemel.privacy.accounting import price
 from gemel.privacy.ledger import EntryKind, Ledger, LedgerEntry
@@ -24,6 +26,15 @@ def admit_study(study: Study, config: NodeConfig, *, node_public_key: str) -> No
         raise GemelError(
             "GEM301", f"The study's δ {study.privacy.delta} exceeds the hospital's {config.delta}."
         )
+
+
+def admit_statistics(study: Study, programme: Programme) -> None:
+    """Refuse (GEM311) a study that asks about a variable or an outcome that the programme's data sets do not have."""
+    check_statistic_names(
+        study.statistics,
+        variables=(*programme.feature_names, *programme.target_names),
+        outcomes=programme.outcome_names,
+    )
 
 
 def admit_people(config: NodeConfig, *, patients: int) -> None:

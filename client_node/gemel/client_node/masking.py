@@ -41,7 +41,9 @@ def admit_plan(study: Study, programme: Programme) -> None:
     if plan.is_masked(study):
         plan.check_noise(study)
         for task in study.tasks:
-            plan.context_of(study, task, declared_release(task, programme), attempt=1)
+            plan.context_of(
+                study, task, declared_release(task, programme, statistics=study.statistics), attempt=1
+            )
 
 
 def charged_as(study: Study, task: str, inputs: bytes) -> str:

@@ -77,6 +77,7 @@ def _verify(home: NodeHome, request: Request, document: SignedDocument, envelope
     if sha256_hex(envelope.payload) != request.inputs_sha256:
         raise GemelError("GEM103", "The inputs differ from the hash in the request.")
     programme = find(study.programme, study.programme_version)
+    gate.admit_statistics(study, programme)
     return Work(request, document.payload_sha256, study, study_document, programme)
 
 
@@ -153,7 +154,7 @@ def _admit(ledger: Ledger, work: Work, arrays: Arrays, *, charged_as: str) -> No
     study, task = work.study, work.request.task
     gate.admit_release(
         arrays,
-        declared_release(task, work.programme),
+        declared_release(task, work.programme, statistics=study.statistics),
         reserved=ledger.reserved(study.sha256),
         begun=ledger.charged(study.sha256, task),
         study=study,
@@ -167,7 +168,7 @@ def _masked_step(
 ) -> Envelope:
     """One step of a masked release; only the vector's step touches patients, and only in its first attempt."""
     request, study = work.request, work.study
-    declared = declared_release(request.task, work.programme)
+    declared = declared_release(request.task, work.programme, statistics=study.statistics)
 
     def compute(inputs: bytes) -> tuple[Arrays, float]:
         charged_as = masking.charged_as(study, request.task, inputs)
@@ -213,7 +214,8 @@ def _reserve(ledger: Ledger, study: Study, dataset: Dataset) -> LedgerEntry:
 
 def _again(ledger: Ledger, work: Work, kept: Envelope) -> Envelope:
     """What was made durable for this request, through the gate once more."""
-    arrays = unpack_arrays(kept.payload, declared_release(work.request.task, work.programme))
+    declared = declared_release(work.request.task, work.programme, statistics=work.study.statistics)
+    arrays = unpack_arrays(kept.payload, declared)
     _admit(ledger, work, arrays, charged_as=work.request_sha256)
     begun = ledger.charged(work.request.study_sha256, work.request.task)
     if begun is not None:  # the gate saw to it

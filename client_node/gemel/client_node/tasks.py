@@ -15,7 +15,7 @@ from gemel.core.programme import Programme
 from gemel.core.study import Study
 from gemel.privacy.engine import DpTrainer
 from gemel.privacy.noise import NoiseSource
-from gemel.privacy.statistics import noisy_counts
+from gemel.privacy.statistics import describe, noisy_counts
 from gemel.synthetic.marginals import count_marginals
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.metrics import count_metric_tables
@@ -37,7 +37,8 @@ def compute(
         task: One of `study.tasks`.
         study: The approved study: it alone says how much noise.
         programme: The installed programme.
-        dataset: All patients; training and marginals see the training share, evaluation the held-out share.
+        dataset: All patients, whom count and describe see; training and marginals see the training share, evaluation
+            the held-out share.
         inputs: The global twin's parameters, for training and evaluation.
         noisy_patients: The node's own released count (public), the denominator of its gradients.
         noise: Where the noise comes from.
@@ -47,6 +48,8 @@ def compute(
     if task == "count":
         counts = {"patients": np.array([len(dataset)], dtype=np.int64)}
         return _noised(counts, privacy.count_noise_multiplier, noise)
+    if task == "describe":
+        return describe(study.statistics, dataset, noise=noise)
     if task == "evaluate":
         twin = _twin(programme, inputs)
         prediction = twin.predict(held_out.values)

@@ -28,6 +28,7 @@ from gemel.core.messages import (
 from gemel.core.signing import signed_by
 from gemel.core.study import AggregationRule, Study, parse_study
 from gemel.privacy.secure_aggregation import plan
+from gemel.privacy.statistics import estimates, sum_tables
 from gemel.server.aggregate import weighted_mean
 from gemel.server.anchors import Anchors
 from gemel.server.certificate import certify
@@ -128,6 +129,8 @@ class Coordinator:
             )
         if collected.total is not None and not task.startswith("train/"):
             entry["sum_sha256"] = sha256_hex(self._run.save_sum(task, collected.total))
+        if task == "describe":
+            entry["statistics_sha256"] = sha256_hex(self._run.save_statistics(self._described(collected)))
         if task.startswith("train/"):
             model = self._model(collected)
             entry["model_sha256"] = sha256_hex(self._run.save_model(_model_name(task), model))
@@ -147,6 +150,14 @@ class Coordinator:
         from gemel.server.flower.robust import robust_mean  # brings Flower, which a mean can do without
 
         return robust_mean(collected.arrays, aggregation.rule, malicious=aggregation.malicious)
+
+    def _described(self, collected: Collected) -> list[dict[str, Any]]:
+        """The study's statistics over all hospitals that answered, with error bars that hold their noise."""
+        requests = self._study.statistics
+        tables = list(collected.arrays.values()) if collected.total is None else [collected.total]
+        results = estimates(requests, sum_tables(requests, tables), hospitals=len(collected.replies))
+        told: list[dict[str, Any]] = msgspec.to_builtins(results)
+        return told
 
     def _still_ours(self) -> None:
         """Refuse (GEM504) to write what another run of the same study writes too."""
@@ -255,7 +266,7 @@ class Coordinator:
         started = self._clock()
         envelope = self._envelope(task, _packed(inputs))
         result = Collected(missing=self._not_approved())
-        declared = declared_release(task, self._programme)
+        declared = declared_release(task, self._programme, statistics=self._study.statistics)
 
         def take(site: str, reply: Reply, got: Envelope) -> None:
             arrays = unpack_arrays(got.payload, declared)
@@ -277,7 +288,7 @@ class Coordinator:
             self._run,
             self._study,
             task,
-            declared_release(task, self._programme),
+            declared_release(task, self._programme, statistics=self._study.statistics),
             inputs=_packed(inputs),
             state=self._state,
             save=self._save_progress,

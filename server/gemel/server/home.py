@@ -84,6 +84,12 @@ class RunFolder:
         """Read one global twin, checked."""
         return unpack_arrays((self.folder / f"{name}.safetensors").read_bytes(), declared)
 
+    def save_statistics(self, estimates: list[dict[str, Any]]) -> bytes:
+        """Write `statistics.json`, what the hospitals' patients are like, and return its bytes."""
+        content = canonical_bytes({"statistics": estimates})
+        write_durably(self.folder / "statistics.json", content)
+        return content
+
     def save_release(self, task: str, site: str, envelope: Envelope) -> None:
         """Keep a verified release."""
         folder = self.folder / "releases" / task
