@@ -28,6 +28,7 @@ from gemel.privacy.audit import (
     tables,
 )
 from gemel.privacy.audit.report import Check, carry_out
+from gemel.privacy.audit.subject import Subject
 from gemel.privacy.engine import DpTrainer, gradients, sums, trainer
 from gemel.privacy.noise import NoiseSource
 
@@ -86,16 +87,17 @@ def _logistic(plan: TrainingPlan = PLAN) -> Any:
 
 
 def on_sensitivity() -> Iterable[Check]:
-    return sensitivity.attack(_visits(), victims=16)
+    return sensitivity.attack(_visits(), victims=10)
 
 
 def on_layers() -> Iterable[Check]:
     plan = msgspec.structs.replace(PLAN, clipping=Clipping.PER_LAYER)
-    return sensitivity.attack(_visits(plan), victims=16)
+    return sensitivity.attack(_visits(plan), victims=10)
 
 
 def on_noise() -> Iterable[Check]:
-    return added_noise.attack(_logistic(), repeats=60)
+    hall = Subject("a roll call", lambda: probes.RollCall(300), probes.seats(20, of=300), PLAN, DELTA)
+    return added_noise.attack(hall, repeats=80)
 
 
 def on_sampling() -> Iterable[Check]:

@@ -42,11 +42,8 @@ _CHANCE = {
 
 def attack(node: Throwaway, template: Study) -> Iterator[Check]:
     """Run studies to their ends on throwaway nodes and read their ledgers."""
-    yield from _order(node, node.study(template, study_id="order"))
-    yield from _composition(node, node.study(template, study_id="composition"))
-    yield _crash(node, node.study(template, study_id="crash"))
-    yield from _cap(node, template)
-    yield from _neighbours(node, template)
+    for one in (attack_order, attack_composition, attack_cap, attack_crash, attack_neighbours):
+        yield from one(node, template)
 
 
 def recomputed(mechanisms: Mapping[Any, tuple[Mechanism, ...]], *, delta: float) -> float:
@@ -57,8 +54,9 @@ def recomputed(mechanisms: Mapping[Any, tuple[Mechanism, ...]], *, delta: float)
 # --- charged before computed ---------------------------------------------------------------------
 
 
-def _order(node: Throwaway, study: Study) -> Iterator[Check]:
+def attack_order(node: Throwaway, template: Study) -> Iterator[Check]:
     """Look into the ledger, from a second connection, at the moment at which patients are touched."""
+    study = node.study(template, study_id="order")
     document = signed(study)
     node.approve(document)
     late: list[str] = []
@@ -120,12 +118,12 @@ def _failure(node: Throwaway, study: Study) -> Check:
 # --- composed ------------------------------------------------------------------------------------
 
 
-def _composition(node: Throwaway, study: Study) -> Iterator[Check]:
+def attack_composition(node: Throwaway, template: Study) -> Iterator[Check]:
     """ε on record after each task, and after a second study, against what was released so far."""
     furthest, behind = 0.0, 0
     delta = node.home.config.delta
     with throwaway_node(node.programme, delta=delta, like=node) as fresh:
-        studies = [fresh.study(study, study_id=f"composition-{number}") for number in range(2)]
+        studies = [fresh.study(template, study_id=f"composition-{number}") for number in range(2)]
         answered: list[tuple[Study, str]] = []
         for number, one in enumerate(studies):
             document = signed(one)
@@ -141,7 +139,7 @@ def _composition(node: Throwaway, study: Study) -> Iterator[Check]:
                 furthest = max(furthest, gap)
                 behind += gap > _SLACK
         with fresh.home.open_ledger() as ledger:
-            spent = ledger.epsilon_spent()
+            spent, worst = ledger.epsilon_spent(), ledger.epsilon_of_worst_person()
         whole = _owed(answered, delta)
     yield Check(
         ATTACK,
@@ -160,6 +158,14 @@ def _composition(node: Throwaway, study: Study) -> Iterator[Check]:
         whole - _SLACK <= spent <= most + _SLACK,
         numbers={"claimed": whole, "measured": spent},
     )
+    yield Check(
+        ATTACK,
+        "The patient who has spent most, of two studies on the same people, has spent that.",
+        f"{whole:.4f}",
+        f"{worst:.4f}",
+        whole - _SLACK <= worst <= most + _SLACK,
+        numbers={"claimed": whole, "measured": worst},
+    )
 
 
 def _owed(answered: list[tuple[Study, str]], delta: float) -> float:
@@ -167,7 +173,7 @@ def _owed(answered: list[tuple[Study, str]], delta: float) -> float:
     return recomputed(paid, delta=delta)
 
 
-def _cap(node: Throwaway, template: Study) -> Iterator[Check]:
+def attack_cap(node: Throwaway, template: Study) -> Iterator[Check]:
     """Ask for one count after another under new studies: averaging them ends where the cap says."""
     config = node.home.config
     one = node.study(template, study_id="cap-0")
@@ -203,8 +209,9 @@ def _cap(node: Throwaway, template: Study) -> Iterator[Check]:
 # --- one draw for one charge ---------------------------------------------------------------------
 
 
-def _crash(node: Throwaway, study: Study) -> Check:
+def attack_crash(node: Throwaway, template: Study) -> Iterator[Check]:
     """Die after the release was made durable and before it was recorded: the retry says what was kept."""
+    study = node.study(template, study_id="crash")
     document = signed(study)
     node.approve(document)
     kept = outbox.put
@@ -224,7 +231,7 @@ def _crash(node: Throwaway, study: Study) -> Check:
         outbox.put = kept
     again = [node.ask(document, "count")[1].payload for _ in range(2)]
     same = bool(durable) and all(payload == durable[0] for payload in again)
-    return Check(
+    yield Check(
         ATTACK,
         "After a crash the same draw is sent, and no second one is made.",
         "the bytes that were kept",
@@ -240,7 +247,7 @@ class _DeadError(BaseException):
 # --- nothing but the noisy arrays tells of patients ----------------------------------------------
 
 
-def _neighbours(node: Throwaway, template: Study) -> Iterator[Check]:
+def attack_neighbours(node: Throwaway, template: Study) -> Iterator[Check]:
     """Two nodes, one with a quarter of its patients gone: what they say beside the arrays has to be equal."""
     said = []
     for kept in (1.0, 0.75):

@@ -39,23 +39,32 @@ class Forgery:
 
 def attack(node: Throwaway, template: Study) -> Iterator[Check]:
     """Try every forgery, each under a study of its own, and the replay of an honest request."""
-    yield from _replay(node, node.study(template, study_id="replay"))
-    for number, forgery in enumerate(FORGERIES):
-        study = node.study(template, study_id=f"forgery-{number}")
-        reply, got = forgery.attempt(node, study)
-        refused = reply.status in (Status.REFUSED, Status.FAILED) and got.payload == b""
-        yield Check(
-            ATTACK,
-            f"Refused: {forgery.what}.",
-            " or ".join(forgery.codes),
-            f"{reply.status.value} {reply.code}".strip()
-            + (f", {len(got.payload)} bytes" if got.payload else ""),
-            refused and reply.code in forgery.codes,
-        )
+    yield from attack_replay(node, template)
+    for forgery in FORGERIES:
+        yield attempt(node, template, forgery)
 
 
-def _replay(node: Throwaway, study: Study) -> Iterator[Check]:
-    document = signed(study)
+def attempt(node: Throwaway, template: Study, forgery: Forgery) -> Check:
+    """Try one forgery, under a study of its own."""
+    reply, got = forgery.attempt(node, node.study(template, study_id=forgery.what))
+    refused = reply.status in (Status.REFUSED, Status.FAILED) and got.payload == b""
+    return Check(
+        ATTACK,
+        f"Refused: {forgery.what}.",
+        " or ".join(forgery.codes),
+        f"{reply.status.value} {reply.code}".strip() + (f", {len(got.payload)} bytes" if got.payload else ""),
+        refused and reply.code in forgery.codes,
+    )
+
+
+def forgery(what: str) -> Forgery:
+    """The forgery of that name. Raises KeyError."""
+    return {one.what: one for one in FORGERIES}[what]
+
+
+def attack_replay(node: Throwaway, template: Study) -> Iterator[Check]:
+    """Send an honest request again, and again."""
+    document = signed(node.study(template, study_id="replay"))
     node.approve(document)
     envelope = node.envelope(document, "count")
     first, got = node.send(envelope)

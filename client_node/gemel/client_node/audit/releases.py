@@ -31,12 +31,13 @@ _Tables = Mapping[str, NDArray[np.int64]]
 
 def attack(node: Throwaway, template: Study) -> Iterator[Check]:
     """Release tables and an update, and compare them with what the node computed them from."""
-    yield from _tables(node, node.study(template, study_id="tables"))
-    yield _update(node, template)
-    yield from _sensitivity(node)
+    for one in (attack_tables, attack_update, attack_sensitivity):
+        yield from one(node, template)
 
 
-def _tables(node: Throwaway, study: Study) -> Iterator[Check]:
+def attack_tables(node: Throwaway, template: Study) -> Iterator[Check]:
+    """Release every table and look at the noise that is left over its exact numbers."""
+    study = node.study(template, study_id="tables")
     document = signed(study)
     node.approve(document)
     released = {}
@@ -75,7 +76,7 @@ def _spread(task: str, residual: NDArray[np.int64], sigma: float) -> Check:
     )
 
 
-def _update(node: Throwaway, template: Study) -> Check:
+def attack_update(node: Throwaway, template: Study) -> Iterator[Check]:
     """A round so noisy that the patients are lost in it: its spread tells noise and divisor.
 
     The count is noisy too, so that the released number of patients is far from the true one: what the node divides by
@@ -110,7 +111,7 @@ def _update(node: Throwaway, template: Study) -> Check:
     one = training.learning_rate * z * training.max_grad_norm * math.sqrt(training.local_steps) / _TRAINED
     implied = one / float(np.sqrt(np.mean(moved.astype(np.float64) ** 2)))
     low, high = (public * math.sqrt(limit) for limit in variance_ratio_limits(moved.size, alpha=FALSE_ALARM))
-    return Check(
+    yield Check(
         ATTACK,
         "An update carries the noise that the study pays for, over the released number of patients.",
         f"{public:.0f} patients; {low:.1f} to {high:.1f} allowed",
@@ -120,7 +121,7 @@ def _update(node: Throwaway, template: Study) -> Check:
     )
 
 
-def _sensitivity(node: Throwaway) -> Iterator[Check]:
+def attack_sensitivity(node: Throwaway, _template: Study) -> Iterator[Check]:
     """Take each patient out, and put worst-case ones in: no table moves by more than one in one cell."""
     dataset = node.dataset()
     twin = HazardTwin(node.programme)

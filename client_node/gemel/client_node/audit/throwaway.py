@@ -132,8 +132,9 @@ def throwaway_node(
             write_export(export, programme, patients=people, seed=seed)
         else:
             shutil.copytree(like.home.export, export)
-            lines = (export / "Patient.ndjson").read_bytes().splitlines(keepends=True)
-            (export / "Patient.ndjson").write_bytes(b"".join(lines[: int(keep * len(lines))]))
+            if keep < 1:
+                lines = (export / "Patient.ndjson").read_bytes().splitlines(keepends=True)
+                (export / "Patient.ndjson").write_bytes(b"".join(lines[: int(keep * len(lines))]))
         coordinator, steward = SigningKey.generate(), SigningKey.generate()
         config = NodeConfig(
             schema=SCHEMA,
@@ -146,4 +147,10 @@ def throwaway_node(
             delta=delta,
             minimum_patients=FLOOR,
         )
-        yield Throwaway(NodeHome.create(folder / "home", config), programme, coordinator, steward)
+        lent = like.home if like is not None else None
+        key = lent.pseudonym_key if lent is not None else None
+        home = NodeHome.create(folder / "home", config, pseudonym_key=key)
+        if lent is not None and keep == 1:
+            # The same export under the same key: what was built from it need not be built again.
+            shutil.copytree(lent.folder / "data", home.folder / "data", dirs_exist_ok=True)
+        yield Throwaway(home, programme, coordinator, steward)
