@@ -1,4 +1,4 @@
-"""Let two processes race for the last of a budget, again and again.
+"""Let two studies, in two processes, race for the last of a budget, again and again.
 
     python race_loop.py FOLDER --trials 10
 
@@ -14,27 +14,31 @@ import sys
 from pathlib import Path
 
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import Mechanism, MechanismKind
+from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share
 from gemel.core.signing import SigningKey
-from gemel.privacy.accounting import epsilon
+from gemel.privacy.accounting import price
 from gemel.privacy.ledger import Ledger
 
 STEPS = (Mechanism(kind=MechanismKind.GAUSSIAN, noise_multiplier=12.0, count=5),)
-CAP = epsilon(STEPS, delta=1e-5)  # enough for one
+PLAN = tuple(Charge(task=f"train/{n}", share=Share.TRAINING, mechanisms=STEPS) for n in (1, 2))
+CAP = price((*PLAN, *PLAN), delta=1e-5) * 0.999  # enough for one study and for most of a second
+# The two studies share one patient.
+PEOPLE = {
+    "11" * 32: {Share.TRAINING: [f"{n:032x}" for n in range(20)]},
+    "22" * 32: {Share.TRAINING: [f"{n:032x}" for n in range(19, 40)]},
+}
 
 
-def race(path: Path, key: SigningKey, task: str, gate: int, result: int) -> None:
+def race(path: Path, key: SigningKey, study: str, gate: int, result: int) -> None:
     with Ledger.open(path, key=key, site="a", epsilon_cap=CAP, delta=1e-5) as ledger:
         os.read(gate, 1)  # returns when the parent closes the other end
         try:
             ledger.reserve(
-                study_sha256="11" * 32,
-                programme="fatty_liver/1",
-                task=task,
-                request_sha256="22" * 32,
+                study_sha256=study,
+                programme="fatty_liver@1",
                 snapshot="33" * 32,
-                patients=None,
-                mechanisms=STEPS,
+                charges=PLAN,
+                people=PEOPLE[study],
             )
             os.write(result, b"won\n")
         except GemelError as error:
@@ -45,11 +49,11 @@ def trial(path: Path, key: SigningKey) -> tuple[list[str], int]:
     Ledger.open(path, key=key, site="a", epsilon_cap=CAP, delta=1e-5).close()
     gate, opens = os.pipe()
     outcomes, result = os.pipe()
-    for task in ("train/1", "train/2"):
+    for study in PEOPLE:
         if os.fork() == 0:
             try:
                 os.close(opens)
-                race(path, key, task, gate, result)
+                race(path, key, study, gate, result)
             finally:
                 os._exit(0)
     os.close(opens)
