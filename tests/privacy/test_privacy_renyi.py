@@ -130,18 +130,16 @@ def test_a_curve_cannot_be_changed_by_who_reads_it() -> None:
 
 
 @given(st.lists(mechanisms, min_size=1, max_size=3), st.sampled_from([1e-3, 1e-5, 1e-7]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_the_quick_bound_is_never_below_the_accountant(several: list[Mechanism], delta: float) -> None:
     assert of(several, delta=delta) >= accounted(several, delta=delta)
 
 
-@pytest.mark.parametrize("z", [300.0, 1e5, 1e9])
+@pytest.mark.parametrize("z", [300.0, 1e4])
 @pytest.mark.parametrize("kind", list(MechanismKind))
 def test_the_quick_bound_is_not_below_where_losses_are_smaller_than_the_grid(
     kind: MechanismKind, z: float
 ) -> None:
-    if kind == DISCRETE and z > 1e4:
-        pytest.skip("refused")
     tiny = one(kind, z, q=0.01 if kind == POISSON else 1.0, count=1000)
     assert of([tiny]) >= accounted([tiny], delta=DELTA)
 

@@ -193,7 +193,7 @@ def _against(study: Study, source: Path) -> dict[str, Any]:
     return {
         **budget,
         **quoted,
-        "epsilon_left": max(0.0, left),
+        "epsilon_left": round(max(0.0, left), 6),
         "within_cap": left >= 0,
         "delta_allowed": study.privacy.delta <= payload["delta"],
     }
@@ -210,7 +210,7 @@ def _quote_of_people(study: Study, source: Path) -> dict[str, Any] | None:
         with home.locked():
             people = patients.load(home, find(study.programme, study.programme_version)).people()
     except GemelError as error:
-        say(f"Not by the home's own patients ({error.code} {error.message}): by one who was in everything.")
+        say(f"The home's own patients cannot be read ({error.code} {error.message}).")
         return None
     with home.open_ledger() as ledger:
         quote = ledger.quote(study.charges(), people)
@@ -275,12 +275,17 @@ def _render_price(console: Console, result: dict[str, Any]) -> None:
     )
     if (budget := result["budget"]) is not None:
         console.print(
-            f"At {budget['site']}, {budget['of']}, at delta {budget['delta']}: epsilon {budget['epsilon_before']} before, "
-            f"{budget['epsilon_after']} after, of {budget['epsilon_cap']}; {budget['epsilon_left']:.6f} would be left."
+            f"At {budget['site']}, {budget['of']}, at delta {budget['delta']}: epsilon {budget['epsilon_before']:.6f} before, "
+            f"{budget['epsilon_after']:.6f} after, of {budget['epsilon_cap']}; {budget['epsilon_left']:.6f} would be left."
             + (" The study is reserved already: it costs nothing more." if budget["reserved"] else ""),
             markup=False,
         )
-    console.print("Would be admitted." if result["admitted"] else "Would be refused.", markup=False)
+    if not result["admitted"]:
+        console.print("A node would refuse it.", markup=False)
+    elif budget is None:
+        console.print("Name a node's home or its exported ledger to see what would be left.", markup=False)
+    else:
+        console.print("Within the budget.", markup=False)
 
 
 # --- a budget without a study --------------------------------------------------------------------------
@@ -306,7 +311,7 @@ def _solve(request: dict[str, Any], *, cap: float | None, output: Format) -> Non
         },
         "epsilon_spent": noise.epsilon,
         "epsilon_cap": cap,
-        "epsilon_left": None if left is None else max(0.0, left),
+        "epsilon_left": None if left is None else round(max(0.0, left), 6),
         "admitted": left is None or left >= 0,
     }
     emit(result, output, render=lambda console: _render_noise(console, result))

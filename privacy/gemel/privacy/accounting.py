@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from dp_accounting.pld import pld_pmf
 from dp_accounting.pld import privacy_loss_distribution as pld
+from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
 
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Charge, Mechanism, MechanismKind, mechanisms_by_patient
@@ -28,7 +30,7 @@ VALUE_DISCRETIZATION_INTERVAL = 1e-4
 # ε is rounded up to this: two machines whose FFTs differ in the last bits then state the same number.
 EPSILON_STEP = 1e-6
 # Time and memory: points on the grid of one run of each mechanism, and of all runs together.
-_MOST_POINTS_OF_ONE, _MOST_POINTS_OF_ALL, _MOST_RUNS = 2**18, 2**21, 10**6
+_MOST_POINTS_OF_ONE, _MOST_POINTS_OF_ALL, _MOST_RUNS = 2**19, 2**21, 10**6
 # Such a mean loss is an ε beyond use, and not worked out for minutes: Rényi's bound will do.
 _MOST_EXPECTED_LOSS = 200.0
 _ROUNDING = 1e-15
@@ -174,8 +176,21 @@ def _distribution(key: _Key, step: float) -> pld.PrivacyLossDistribution:
     elif q < 1:
         single = sampled_gaussian(z, sample_rate=q, value_discretization_interval=step)
     else:
-        single = pld.from_gaussian_mechanism(z, value_discretization_interval=step)
+        single = _gaussian(z, step)
     return self_composed(single, count)
+
+
+def _gaussian(z: float, step: float) -> pld.PrivacyLossDistribution:
+    """As `pld.from_gaussian_mechanism`, its hockey-stick divergences (Balle & Wang 2018) as one array."""
+    loss = GaussianPrivacyLoss(z)
+    bounds = loss.connect_dots_bounds()
+    lowest, highest = math.floor(bounds.epsilon_lower / step), math.ceil(bounds.epsilon_upper / step)
+    losses = np.arange(lowest, highest + 1) * step
+    x = -losses * z**2 - 0.5
+    deltas = np.clip(loss.mu_upper_cdf(x) - np.exp(losses + loss.mu_lower_log_cdf(x)), 0, 1)
+    return pld.PrivacyLossDistribution(
+        pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(step, lowest, highest, deltas)
+    )
 
 
 def _selection(epsilon: float, step: float) -> pld.PrivacyLossDistribution:

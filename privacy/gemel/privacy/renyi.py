@@ -166,10 +166,14 @@ def _randomised_response(epsilon: float) -> Float:
 
 
 def _bounded_range(epsilon: float) -> Float:
-    """The pair that `accounting` composes for an exponential selection: density ∝ exp(±x/2) of the loss x in [-ε, ε]."""
+    """An exponential selection: the pair that `accounting` composes (density ∝ exp(±x/2) of the loss x in [-ε, ε]), or ε²/8.
+
+    The latter is the concentrated bound of a loss that lies in an interval of width ε, by Hoeffding's lemma (Cesar &
+    Rogers 2021): smaller at low orders, and valid at each order by itself.
+    """
     order = 2 * ORDERS - 1
     log_moment = _log_sinh(order * epsilon / 2) - _log_sinh(np.array(epsilon / 2)) - np.log(order)
-    return _not_negative(log_moment / (ORDERS - 1))
+    return np.minimum(_not_negative(log_moment / (ORDERS - 1)), ORDERS * epsilon**2 / 8)
 
 
 def _log_sinh(x: Float) -> Float:
