@@ -50,7 +50,7 @@ def gradients_one_by_one(model: nn.Module, patients: Mapping[str, Tensor]) -> di
 
 def clipped_one_by_one(model: nn.Module, patients: Mapping[str, Tensor], clip: float) -> Tensor:
     """(p,) float64: the sum over patients of their whole gradients, each scaled to a 2-norm of at most `clip`."""
-    rows = torch.cat([g.flatten(1) for g in gradients_one_by_one(model, patients).values()], dim=1)
+    rows = torch.cat([g.reshape(len(g), -1) for g in gradients_one_by_one(model, patients).values()], dim=1)
     norms = rows.norm(dim=1)
     return (clip / norms.clamp(min=clip)) @ rows
 
@@ -89,7 +89,7 @@ def assert_rule_is_exact(
         norms, sums = one.squared_norms(), one.weighted_sum(weights)
         assert len(norms) == len(sums) == len(tapped.parameters)
         for name, norm, total in zip(tapped.parameters, norms, sums, strict=True):
-            rows = expected[name].flatten(1)
+            rows = expected[name].reshape(count, -1)
             assert norm.shape == (count,), name
             assert total.shape == expected[name].shape[1:], name
             assert relative(norm.sqrt(), rows.norm(dim=1)) < tolerance, name
