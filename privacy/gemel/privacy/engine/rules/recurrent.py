@@ -17,6 +17,7 @@ from gemel.privacy.engine.rules.base import (
     TapFunction,
     register_rule,
 )
+from gemel.privacy.engine.rules.gated_pass import gated_backward, gated_forward
 
 
 class _Cell(NamedTuple):
@@ -107,64 +108,19 @@ def _cells(module: Any) -> list[_Cell]:
 
 
 class _GatedPass(torch.autograd.Function):
-    """States from gates' inputs, with the pass back through time written out: three operations a step.
-
-    With r = σ(i_r + s_r), z = σ(i_z + s_z), n = tanh(i_n + r s_n), h' = n + z (h - n) and s = W h + b, the gradient d of h'
-    reaches the gates as d·a r', d·c, d·a for the input and d·a r', d·c, d·a r for the state, where a = (1 - z)(1 - n²),
-    c = (h - n) z (1 - z), r' = s_n r (1 - r): all but d is known after the forward pass, for all steps at once.
-    """
+    """States from gates' inputs; back, the gradient of what the state gives the gates comes out at `nothing`."""
 
     @staticmethod
     def forward(
         ctx: Any, from_input: Tensor, nothing: Tensor, start: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
         """(B, T, 3H), the same, (B, H), (3H, H), (3H,) to states (B, T, H)."""
-        size = start.shape[1]
-        # Time first, so that each step's part is one block; the biases of r and z are added once for all steps.
-        both = (from_input[:, :, : 2 * size] + bias[: 2 * size]).transpose(0, 1).contiguous().unbind(0)
-        new = from_input[:, :, 2 * size :].transpose(0, 1).contiguous().unbind(0)
-        to_both, to_new = weight[: 2 * size].T.contiguous(), weight[2 * size :].T.contiguous()
-        bias_new, state = bias[2 * size :], start
-        gates, candidates, hidden, states = [], [], [], []
-        for step in range(len(both)):
-            gate = torch.addmm(both[step], state, to_both).sigmoid_()
-            r, z = torch.split(gate, size, dim=1)
-            part = torch.addmm(bias_new, state, to_new)
-            candidate = torch.addcmul(new[step], r, part).tanh_()
-            state = torch.lerp(candidate, state, z)
-            gates.append(gate)
-            candidates.append(candidate)
-            hidden.append(part)
-            states.append(state)
-        stacked = torch.stack(states)
-        ctx.save_for_backward(
-            torch.stack(gates), torch.stack(candidates), torch.stack(hidden), stacked, start, weight
-        )
-        return stacked.transpose(0, 1)
+        made = gated_forward(from_input, start, weight, bias)
+        ctx.save_for_backward(*made, start, weight)
+        return made[3]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of the states to those of the inputs; the weights' is got from the taps."""
-        gates, n, part, states, start, weight = ctx.saved_tensors
-        size = start.shape[1]
-        outside = gradients[0].transpose(0, 1).contiguous().unbind(0)
-        r, z = gates.split(size, dim=2)
-        before = torch.cat([start.unsqueeze(0), states[:-1]])
-        to_new = (1 - z) * (1 - n * n)
-        to_update = (before - n) * z * (1 - z)
-        to_reset = to_new * part * r * (1 - r)
-        through = torch.cat([to_reset, to_update, to_new * r], dim=2)
-        keep, through_steps = z.unbind(0), through.unbind(0)
-        reached: list[Tensor] = []
-        state = outside[-1]
-        for step in range(len(outside) - 1, -1, -1):
-            reached.append(state)
-            spread = torch.cat([state, state, state], dim=1) * through_steps[step]
-            earlier = outside[step - 1] if step else None
-            kept = state * keep[step] if earlier is None else torch.addcmul(earlier, state, keep[step])
-            state = torch.addmm(kept, spread, weight)
-        by_step = torch.stack(reached[::-1])
-        tripled = torch.cat([by_step, by_step, by_step], dim=2)
-        from_state = (tripled * through).transpose(0, 1)
-        from_input = (tripled * torch.cat([to_reset, to_update, to_new], dim=2)).transpose(0, 1)
-        return from_input, from_state, state, None, None
+        from_input, from_state, start = gated_backward(gradients[0], *ctx.saved_tensors)
+        return from_input, from_state, start, None, None
