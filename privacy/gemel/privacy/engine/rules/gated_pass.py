@@ -129,7 +129,7 @@ def _forward(
     gates, candidates, hidden, states = [], [], [], []
     for step in range(len(both)):
         gate = torch.addmm(both[step], state, to_both).sigmoid_()
-        r, z = gate.split(size, dim=1)
+        r, z = gate[:, :size], gate[:, size:]
         part = torch.addmm(bias_new, state, to_new)
         candidate = torch.addcmul(new[step], r, part).tanh_()
         state = torch.lerp(candidate, state, z)
@@ -149,7 +149,7 @@ def _backward(
     gradient: Tensor, gates: Tensor, n: Tensor, part: Tensor, states: Tensor, start: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     size = start.shape[1]
-    r, z = gates.split(size, dim=2)
+    r, z = gates[:, :, :size], gates[:, :, size:]
     before = torch.cat([start.unsqueeze(1), states[:, :-1]], dim=1)
     to_new = (1 - z) * (1 - n * n)
     to_update = (before - n) * z * (1 - z)

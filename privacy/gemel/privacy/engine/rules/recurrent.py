@@ -115,7 +115,7 @@ class _GatedPass(torch.autograd.Function):
         ctx: Any, from_input: Tensor, nothing: Tensor, start: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
         """(B, T, 3H), the same, (B, H), (3H, H), (3H,) to states (B, T, H)."""
-        made = gated_forward(from_input, start, weight, bias)
+        made: tuple[Tensor, ...] = gated_forward(from_input, start, weight, bias)
         ctx.save_for_backward(*made, start, weight)
         return made[3]
 
