@@ -6,6 +6,7 @@ import math
 import random
 import time
 from functools import cache
+from pathlib import Path
 
 import dp_accounting
 import msgspec
@@ -159,6 +160,15 @@ def test_selections_that_look_at_earlier_ones_cost_no_more_than_is_charged() -> 
 
     stated = epsilon([one(EXPONENTIAL, 1 / eps, count=count)], delta=spent(count, 0))
     assert target <= stated < 1.2 * target
+
+
+def test_the_page_s_own_lines_reproduce_a_selection_s_price(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "accounting.md").read_text()
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    printed = float(capsys.readouterr().out)
+    charged = epsilon([one(EXPONENTIAL, 10.0, count=10)], delta=DELTA)
+    assert charged <= printed <= charged + 1e-3
+    assert f"# {printed:.4f}; charged: {charged}" in page
 
 
 def test_a_selection_costs_far_less_than_pure_privacy_alone_would() -> None:

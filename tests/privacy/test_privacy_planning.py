@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import Share, mechanisms_by_patient
+from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share, mechanisms_by_patient
 from gemel.core.study import Clipping, PrivacyPlan, Study, TrainingPlan, parse_study
 from gemel.privacy.accounting import epsilon as epsilon_of
 from gemel.privacy.accounting import price
@@ -116,6 +117,29 @@ def test_adaptive_clipping_pays_for_its_quantile_out_of_training(q: float) -> No
     assert (adaptive.training / adaptive.quantile) ** 2 == pytest.approx(0.05 / 0.95, rel=1e-5)
 
 
+def test_charges_with_noise_of_their_own_are_part_of_the_price() -> None:
+    statistics = Charge(
+        task="describe",
+        share=Share.EVERYONE,
+        mechanisms=(Mechanism(kind=MechanismKind.DISCRETE_LAPLACE, noise_multiplier=4.0, count=3),),
+    )
+    request: dict[str, Any] = {
+        "epsilon": 2.0,
+        "delta": 1e-5,
+        "rounds": 3,
+        "local_steps": 4,
+        "metrics_tables": 6,
+        "marginal_tables": 15,
+        "shares": Shares(),
+    }
+    alone, beside = plan(**request), plan(**request, fixed=(statistics,))
+    assert beside.training > alone.training
+    study = study_of(beside, epsilon=2.0, delta=1e-5, rounds=3, steps=4)
+    assert 1.999 <= price((*study.charges(), statistics), delta=1e-5) <= 2
+    with pytest.raises(GemelError, match="GEM305"):
+        plan(**{**request, "epsilon": 0.5}, fixed=(statistics,))
+
+
 def planned(shares: Shares) -> NoisePlan:
     return plan(
         epsilon=3,
@@ -151,7 +175,7 @@ def test_metrics_have_all_that_the_count_leaves_because_no_patient_pays_for_both
 
 def test_metrics_of_a_small_share_leave_their_patients_a_rest() -> None:
     noise = planned(Shares(training=0.65, marginals=0.2, count=0.15, metrics=0.25))
-    study = study_of(noise, epsilon=3, delta=1e-5, rounds=8, steps=5)
+    study = study_of(noise, epsilon=3.0, delta=1e-5, rounds=8, steps=5)
     paid = mechanisms_by_patient(study.charges())
     assert epsilon_of(paid[Share.HELD_OUT], delta=1e-5) < 2.5
     assert 2.999 <= epsilon_of(paid[Share.TRAINING], delta=1e-5) <= 3

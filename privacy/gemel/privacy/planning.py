@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -71,13 +71,14 @@ def plan(
     shares: Shares,
     sample_rate: float = 1.0,
     clipping: Clipping = Clipping.FLAT,
+    fixed: Sequence[Charge] = (),
 ) -> NoisePlan:
     """Solve for the noise that makes the whole study cost at most `epsilon`, and at least `epsilon` - 1e-3.
 
     One factor scales all shares; multipliers are rounded up to six decimals, and what is returned was accounted
     after that rounding: `accounting.price(study.charges(), delta=delta) <= epsilon`. Metrics without a share of their
-    own get what is left of `epsilon` for a held-out patient. Raises GEM305 when the request is out of range or no noise
-    in the allowed range meets it.
+    own get what is left of `epsilon` for a held-out patient. `fixed` charges (of statistics, whose noise is their own) are
+    part of the price. Raises GEM305 when the request is out of range or no noise in the allowed range meets it.
     """
     counts = (rounds, local_steps, metrics_tables, marginal_tables)
     if not (0 < epsilon <= 100 and 0 < delta <= _MOST_DELTA and 0 < sample_rate <= 1 and min(counts) >= 1):
@@ -86,7 +87,7 @@ def plan(
     quantile = shares.quantile if clipping is Clipping.ADAPTIVE else 0.0
 
     def cost(noise: NoisePlan) -> dict[Share, float]:
-        paid = mechanisms_by_patient(_charges(noise, *counts, sample_rate=sample_rate))
+        paid = mechanisms_by_patient((*fixed, *_charges(noise, *counts, sample_rate=sample_rate)))
         return {share: epsilon_of(mechanisms, delta=delta) for share, mechanisms in paid.items()}
 
     def scaled(log_scale: float) -> NoisePlan:

@@ -39,6 +39,7 @@ def propose(
         marginal_tables=marginal_tables,
         shares=shares,
         sample_rate=training.sample_rate,
+        clipping=training.clipping,
     )
     study = Study(
         schema=SCHEMA,
@@ -47,7 +48,9 @@ def propose(
         purpose=programme.question,
         programme=programme.name,
         programme_version=programme.version,
-        training=msgspec.structs.replace(training, noise_multiplier=noise.training),
+        training=msgspec.structs.replace(
+            training, noise_multiplier=noise.training, quantile_noise_multiplier=noise.quantile
+        ),
         privacy=PrivacyPlan(
             epsilon=epsilon,
             delta=delta,
