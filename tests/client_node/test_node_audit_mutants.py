@@ -127,17 +127,17 @@ def delta_follows_the_exact_count(patch: Patch) -> None:
 
 def a_failed_task_is_given_back(patch: Patch) -> None:
     """What is charged is forgotten when computing fails: budget for nothing, one would think."""
-    compute, charged = tasks.compute, Ledger.charged
+    compute, charged = node_module._compute, Ledger.charged
     failed: set[str] = set()
 
-    def forget(task: str, study: Study, *args: Any, **named: Any) -> Any:
+    def forget(home: Any, ledger: Any, work: Any, *args: Any, **named: Any) -> Any:
         try:
-            return compute(task, study, *args, **named)
+            return compute(home, ledger, work, *args, **named)
         except BaseException:
-            failed.add(study.sha256)
+            failed.add(work.study.sha256)
             raise
 
-    patch.setattr(tasks, "compute", forget)
+    patch.setattr(node_module, "_compute", forget)
     patch.setattr(
         Ledger, "charged", lambda self, study, task: None if study in failed else charged(self, study, task)
     )
