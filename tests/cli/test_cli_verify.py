@@ -1,21 +1,23 @@
 """`gemel verify` and `gemel ledger`: what a stranger can check, offline."""
 
 import json
+import shutil
+import sqlite3
 
 import msgspec
 import pytest
+from ledgers import OTHER, PLAN, STEWARD, STEWARDS, STUDY, begin, people, reserve
 from typer.testing import CliRunner
 
 from gemel.cli.main import app
 from gemel.client_node.home import SCHEMA, NodeConfig, NodeHome
-from gemel.core.canonical import canonical_bytes, document_hash
-from gemel.core.mechanism import Mechanism, MechanismKind
+from gemel.core.canonical import canonical_bytes
 from gemel.core.signing import SigningKey, fingerprint, sign_document
-from gemel.privacy.accounting import epsilon
+from gemel.privacy.accounting import price
 
 RUNNER = CliRunner()
 KEY = SigningKey.generate()
-MECHANISMS = (Mechanism(kind=MechanismKind.GAUSSIAN, noise_multiplier=8.0, count=3),)
+SPENT = price((*PLAN, *PLAN), delta=1e-5)
 
 
 def _run(*arguments):
@@ -23,14 +25,14 @@ def _run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A node's home whose ledger has two charges, one of them released."""
+def made(tmp_path_factory):
+    """A node's home whose ledger has two studies, a task of one begun and released."""
     config = NodeConfig(
         schema=SCHEMA,
         site="north",
         export="export",
         coordinator_public_key=KEY.public_hex,
-        stewards={},
+        stewards=STEWARDS,
         programmes=("fatty_liver@1",),
         epsilon_cap=3.0,
         delta=1e-5,
@@ -38,18 +40,16 @@ def home(tmp_path_factory):
     )
     made = NodeHome.create(tmp_path_factory.mktemp("node") / "north", config)
     with made.open_ledger() as ledger:
-        for task in ("train/1", "train/2"):
-            entry = ledger.reserve(
-                study_sha256="aa" * 32,
-                programme="fatty_liver@1",
-                task=task,
-                request_sha256=document_hash(task),
-                snapshot="cc" * 32,
-                patients=None,
-                mechanisms=MECHANISMS,
-            )
-        ledger.record_release(entry, release_sha256="dd" * 32)
+        reserve(ledger)
+        reserve(ledger, OTHER, of=people(49, 99))
+        ledger.record_release(begin(ledger), release_sha256="dd" * 32)
+        ledger._store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return made.folder
+
+
+@pytest.fixture
+def home(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "north")
 
 
 @pytest.fixture
@@ -124,18 +124,26 @@ def test_a_signed_study_that_is_malformed_is_named(tmp_path):
 
 def test_the_ledger_shows_every_charge_and_what_is_spent(home):
     answer = json.loads(_run("ledger", "show", home, "--format", "json").stdout)
-    assert [(e["kind"], e["task"]) for e in answer["entries"]] == [
-        ("opened", ""), ("reserved", "train/1"), ("reserved", "train/2"), ("spent", "train/2"),
+    assert [(e["kind"], e["study_sha256"][:2], e["task"]) for e in answer["entries"]] == [
+        ("opened", "", ""), ("reserved", "11", ""), ("reserved", "77", ""), ("begun", "11", "count"),
+        ("released", "11", "count"),
     ]  # fmt: skip
-    assert answer["epsilon_spent"] == epsilon(MECHANISMS * 2, delta=1e-5)
-    assert answer["epsilon_remaining"] == pytest.approx(3.0 - answer["epsilon_spent"])
+    assert answer["epsilon_spent"] == answer["inside"]["epsilon_of_worst_person"] == SPENT
+    assert answer["inside"]["persons"] == 99
+    assert answer["inside"]["epsilon_remaining"] == pytest.approx(3.0 - SPENT)
 
 
-def test_the_table_of_the_ledger_names_cap_and_spent(home):
+def test_the_table_of_the_ledger_names_cap_and_spent_and_what_stays_inside(home):
     result = _run("ledger", "show", home)
-    spent = epsilon(MECHANISMS * 2, delta=1e-5)
-    assert f"north: epsilon {spent} of 3.0 spent" in result.stdout
-    assert "3 x gaussian z=8" in result.stdout
+    assert f"north: epsilon {SPENT} at delta" in result.stdout.replace("\n", " ")
+    assert "train/1 (training): 5 x gaussian z=8" in result.stdout
+    assert "Only for the hospital: of 99 patients" in result.stdout
+
+
+def test_an_export_does_not_say_what_stays_inside(exported):
+    result = _run("ledger", "show", exported, "--format", "json")
+    assert "inside" not in json.loads(result.stdout)
+    assert b"epsilon_of_worst_person" not in exported.read_bytes()
 
 
 def test_the_ledgers_own_file_is_read_as_the_ledger_of_its_home(home):
@@ -196,3 +204,95 @@ def test_a_document_of_another_kind_is_no_ledger(certificate):
     result = _run("ledger", "show", certificate)
     assert result.exit_code == 2
     assert "GEM106" in result.stderr
+
+
+# --- rolled back, flipped, expired ----------------------------------------------------------------
+
+
+def _certified(home, tmp_path):
+    """A run certificate that has seen the ledger as it is."""
+    head = json.loads(_run("ledger", "verify", home, "--format", "json").stdout)
+    sites = {"north": {k: head[k] for k in ("public_key",)} | {
+        "ledger_seq": head["entries"], "ledger_head": head["head"]}}  # fmt: skip
+    path = tmp_path / "seen.json"
+    path.write_bytes(sign_document("certificate", {"sites": sites}, KEY, role="coordinator").to_bytes())
+    return path
+
+
+def test_a_ledger_that_a_certificate_saw_is_anchored(home, exported, tmp_path):
+    seen = _certified(home, tmp_path)
+    answer = json.loads(_run("ledger", "verify", home, "--anchor", seen, "--format", "json").stdout)
+    assert answer["anchored_entry"] == 5
+    result = _run("verify", exported, "--anchor", seen)
+    assert result.exit_code == 0, result.stderr
+    assert "the certificate's entry 5 is in the chain" in " ".join(result.stdout.split())
+
+
+def test_a_ledger_rolled_back_with_its_own_anchor_is_named_by_a_certificate(home, exported, tmp_path):
+    older = shutil.copytree(home, tmp_path / "older")
+    assert _expire(home, STUDY).exit_code == 0
+    seen = _certified(home, tmp_path)
+    for part in older.glob("ledger.sqlite*"):
+        shutil.copy(part, home)
+    assert _run("ledger", "verify", home).exit_code == 0, "nothing inside the home shows it"
+    for command in (("ledger", "verify", home), ("ledger", "verify", exported), ("verify", exported)):
+        result = _run(*command, "--anchor", seen)
+        assert result.exit_code == 3
+        assert result.stderr.startswith("GEM309")
+
+
+def test_an_anchor_that_is_no_certificate_or_of_no_ledger_is_refused(exported, certificate, home, tmp_path):
+    assert _run("verify", exported, "--anchor", exported).exit_code == 2
+    assert _run("verify", exported, "--anchor", certificate).exit_code == 2
+    assert _run("verify", certificate, "--anchor", _certified(home, tmp_path)).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'count', 'c0unt') AS BLOB) WHERE seq = 4",
+        "UPDATE people SET content = zeroblob(length(content)) WHERE seq = 2 AND name = 'training'",
+        "DELETE FROM people WHERE seq = 3",
+    ],
+)
+@pytest.mark.parametrize("command", ["verify", "show"])
+def test_a_changed_file_exits_with_three_and_is_named(home, statement, command):
+    database = sqlite3.connect(home / "ledger.sqlite")
+    for (trigger,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        database.execute(f"DROP TRIGGER {trigger}")
+    database.execute(statement)
+    database.commit()
+    database.close()
+    result = _run("ledger", command, home)
+    assert result.exit_code == 3
+    assert result.stderr.startswith("GEM302")
+
+
+def _expire(home, study, *more, key=STEWARD, steward="ann"):
+    path = home.parent / f"{key.public_hex[:8]}.key"
+    if not path.exists():
+        key.save(path)
+    return _run(
+        "ledger", "expire", home, study, "--steward", steward, "--key", path, "--reason", "stopped", *more
+    )
+
+
+def test_a_steward_gives_back_what_never_began(home):
+    result = _expire(home, OTHER[:8], "--task", "train/1", "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert (answer["study"], answer["tasks"], answer["entry"]) == (OTHER, ["train/1"], 6)
+    assert answer["epsilon_spent"] < SPENT
+    assert "Given back: train/1, evaluate" in _expire(home, STUDY).stdout
+
+
+def test_what_began_or_a_stranger_gives_back_nothing(home):
+    for result in (
+        _expire(home, STUDY, "--task", "count"),
+        _expire(home, STUDY, key=SigningKey.generate()),
+        _expire(home, STUDY, steward="bob"),
+        _expire(home, "ffff"),
+        _expire(home, ""),
+    ):
+        assert result.exit_code == 3
+        assert result.stderr.startswith("GEM308")
