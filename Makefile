@@ -19,7 +19,7 @@ help:  ## this list
 
 setup: $(READY)  ## make .venv with every dependency at its fixed version
 
-$(READY): pyproject.toml constraints.txt $(wildcard data_adapters/native/*)
+$(READY): pyproject.toml constraints.txt $(wildcard data_adapters/native/* privacy/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Gemel needs Python 3.11 or newer as '$(PYTHON)'. Name another: make PYTHON=python3.12 setup" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \

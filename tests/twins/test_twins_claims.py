@@ -68,7 +68,7 @@ def default_training_plan():
         metrics_tables=2,
         marginal_tables=1,
         shares=Shares(
-            training=of.training_share + of.metrics_share,
+            training=of.training_share,
             marginals=of.marginals_share,
             count=of.count_share,
         ),

@@ -36,7 +36,7 @@ def test_every_programme_starts_its_outcomes_with_death_and_its_bins_cover_its_b
 
 def test_the_default_shares_divide_the_whole_budget():
     plan = DEFAULT_TRAINING
-    parts = plan.training_share + plan.metrics_share + plan.marginals_share + plan.count_share
+    parts = plan.training_share + plan.marginals_share + plan.count_share
     assert parts == pytest.approx(1)
     assert plan.rounds >= 5
 

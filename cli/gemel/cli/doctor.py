@@ -139,6 +139,17 @@ def _native_reader() -> Check:
     return Check("FHIR reader", False, "in Python: right, but about 20 times slower", remedy, required=False)
 
 
+def _native_pass() -> Check:
+    name, remedy = "recurrent layers", "Install gcc or clang, then Gemel again."
+    try:
+        from gemel.privacy.engine.rules.gated_pass import native_is_built
+    except ImportError as error:
+        return Check(name, False, f"does not import: {error}", "Run `make setup`.", required=False)
+    if native_is_built():
+        return Check(name, True, "native", required=False)
+    return Check(name, False, "in Python: right, but two to three times slower", remedy, required=False)
+
+
 CHECKS: tuple[Callable[[], Check], ...] = (
     _python,
     _telemetry,
@@ -157,6 +168,7 @@ def examine() -> Iterator[Check]:
     for module, distribution, exact, purpose in PACKAGES:
         yield _package(module, distribution, exact, purpose, required=True)
     yield _native_reader()
+    yield _native_pass()
     for module, distribution, exact, purpose in DEMO_PACKAGES:
         yield _package(module, distribution, exact, purpose, required=False)
 

@@ -285,7 +285,10 @@ def _aggregation(study: Study) -> _Conditions:
             plan.distributed_noise or plan.dropouts == plan.colluders == 0,
             "aggregation: dropouts and colluders are for shares of noise",
         ),
-        (plan.dropouts + plan.colluders < sites - 1, "aggregation: too few honest sites are left"),
+        (
+            not plan.distributed_noise or plan.dropouts + plan.colluders < sites - 1,
+            "aggregation: too few honest sites are left",
+        ),
         (robust or plan.malicious == 0, "aggregation: malicious is for robust rules"),
         (
             not robust or sites >= 2 * plan.malicious + 3,

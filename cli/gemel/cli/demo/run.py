@@ -116,14 +116,10 @@ def training(rounds: int) -> TrainingPlan:
 
 
 def shares() -> Shares:
-    """The programme's usual division of the budget.
-
-    Nobody pays for both training and metrics, which are of other patients. So training also gets what the programme
-    sets aside for metrics, and the metrics all that the count leaves; marginals and count are as they were.
-    """
+    """The programme's usual division of the budget."""
     usual = DEFAULT_TRAINING
     return Shares(
-        training=usual.training_share + usual.metrics_share,
+        training=usual.training_share,
         marginals=usual.marginals_share,
         count=usual.count_share,
     )

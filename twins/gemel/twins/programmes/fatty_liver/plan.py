@@ -21,7 +21,8 @@ from dataclasses import dataclass
 class DefaultTraining:
     """Numbers of a `gemel.core.study.TrainingPlan` before its noise is solved for, and the budget's division.
 
-    Shares are of 1/σ², which is what Gaussian releases add up in; they sum to 1.
+    Shares are of 1/σ², which is what Gaussian releases add up in. Those of training, marginals and count sum to 1: what a
+    training patient pays; a held-out patient pays the count, and all that is left for metrics.
     """
 
     rounds: int
@@ -31,7 +32,6 @@ class DefaultTraining:
     max_grad_norm: float
     sample_rate: float
     training_share: float
-    metrics_share: float
     marginals_share: float
     count_share: float
 
@@ -43,8 +43,7 @@ DEFAULT_TRAINING = DefaultTraining(
     momentum=0.6,
     max_grad_norm=4.0,
     sample_rate=1.0,
-    training_share=0.58,
-    metrics_share=0.25,
+    training_share=0.83,
     marginals_share=0.16,
     count_share=0.01,
 )
