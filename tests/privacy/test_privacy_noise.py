@@ -169,3 +169,42 @@ def test_noisy_counts_have_the_planned_spread_and_may_be_negative() -> None:
 def test_counts_that_are_not_integers_are_refused() -> None:
     with pytest.raises(GemelError, match="GEM305"):
         noisy_counts(np.zeros(3), noise_multiplier=8.0, noise=NoiseSource.for_tests(4))  # type: ignore[arg-type]
+
+
+def test_a_child_is_as_secure_as_its_parent_and_never_draws_the_same() -> None:
+    parent = NoiseSource.secure()
+    assert parent.child().is_secure
+    assert not np.array_equal(parent.child().words(8), parent.child().words(8))
+    first, second = NoiseSource.for_tests(3), NoiseSource.for_tests(3)
+    child, twin = first.child(), second.child()
+    assert not child.is_secure
+    assert np.array_equal(child.words(8), twin.words(8))
+    assert not np.array_equal(first.child().words(8), child.words(8))
+    assert not np.array_equal(NoiseSource.for_tests(3).words(8), child.words(8))
+
+
+def test_large_draws_are_normal_across_the_blocks_they_are_made_in() -> None:
+    draws = NoiseSource.for_tests(12).gaussian((5 * noise_module._BLOCK + 3,))
+    assert len(np.unique(draws)) == len(draws)
+    assert stats.kstest(draws, "norm").pvalue > 1e-3
+    halves = draws[: len(draws) // 2], draws[(len(draws) + 1) // 2 :]
+    assert abs(np.corrcoef(*halves)[0, 1]) < 0.02
+    assert abs(np.corrcoef(np.abs(halves[0]), np.abs(halves[1]))[0, 1]) < 0.02
+
+
+def test_the_farthest_draws_are_finite_and_where_the_words_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = NoiseSource.for_tests(0)
+    # Radii of the words 0 (the largest there is), 2^63 - 1 (none) and all ones (its low 63 bits); angles 0 and a quarter.
+    words = np.array([0, 2**63 - 1, 2**64 - 1, 0, 0, 0, 1 << 62, 1 << 62], dtype=np.uint64)
+    monkeypatch.setattr(source, "words", lambda count: words)
+    draws = source.gaussian((8,))
+    largest = math.sqrt(2 * 63 * math.log(2))
+    assert np.isfinite(draws).all()
+    assert draws == pytest.approx([largest, 0, 0, 0, 0, 0, 0, largest], abs=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 0.3, 1.0, 1.5, 1e5])
+def test_the_lattice_is_fine_beside_the_noise(sigma: float) -> None:
+    spacing = noise_module.lattice_spacing(sigma)
+    assert math.frexp(spacing)[0] == 0.5  # a power of two
+    assert 2.0**-21 < spacing / sigma <= 2.0**-20

@@ -66,7 +66,7 @@ class Workload:
         """The largest chunk."""
         if not (self.sampled and self.machine_code):
             return self.physical_batch
-        usual = self.expected_batch + 3 * math.sqrt(max(self.expected_batch, 1.0))
+        usual = self.expected_batch + 4 * math.sqrt(max(self.expected_batch, 1.0))
         return min(self.physical_batch, _GRAIN * math.ceil(usual / _GRAIN))
 
 
@@ -99,6 +99,10 @@ class PatientSums:
     def is_batched(self) -> bool:
         """True when whole batches go through the model at once, False when each patient goes alone."""
         return isinstance(self._source, Tapped)
+
+    def as_function(self) -> tuple[TensorFunction, tuple[Tensor, ...]]:
+        """The sum as a pure function of trained and fixed parameters, batch, valid and bound; the fixed ones' values."""
+        return self._sum, tuple(self._parameters.fixed.values())
 
     def __call__(
         self,

@@ -16,6 +16,7 @@ from gemel.privacy.engine.clipping import AdaptiveBound
 from gemel.privacy.engine.noise_ahead import normals
 from gemel.privacy.engine.probe import check_trainable
 from gemel.privacy.engine.sampling import poisson_samples
+from gemel.privacy.engine.step import CompiledStep, Update
 from gemel.privacy.engine.sums import PatientSums, Workload
 from gemel.privacy.noise import NoiseSource, lattice_spacing
 
@@ -86,6 +87,7 @@ class DpTrainer:
         self._compile_steps = compile_steps
         self._noise_beside = noise_beside
         self._last: tuple[object, PatientSums] | None = None
+        self._last_compiled: tuple[PatientSums, object, object, CompiledStep | None] | None = None
 
     def train(self, model: nn.Module, patients: Mapping[str, Tensor]) -> None:
         """Train in place. `model(batch)` gives the loss of each patient, shape (B,).
@@ -120,17 +122,53 @@ class DpTrainer:
         adaptive = AdaptiveBound(plan, expected_batch=divisor) if plan.clipping is Clipping.ADAPTIVE else None
         bound = torch.tensor(plan.max_grad_norm, dtype=torch.float64, device=weights.device)
         size = len(weights) + (adaptive is not None)
+        compiled = self._compiled(sums, weights, shapes, patients, count)
         samples = self._samples(count)
         with normals(self._noise, size=size, steps=plan.local_steps, beside=self._noise_beside) as draws:
             for rows, drawn in zip(samples, draws, strict=True):
-                total, centred = sums(views, patients, rows, bound)
-                noise = torch.from_numpy(drawn[: len(weights)]).to(weights.device)
-                _add_noise(total, noise, plan.noise_multiplier * float(bound))
-                momentum.mul_(plan.momentum).add_(total, alpha=1 / divisor)
-                weights.add_(momentum, alpha=-plan.learning_rate)
+                noise, sigma = drawn[: len(weights)], plan.noise_multiplier * float(bound)
+                done = None
+                if compiled is not None and rows is not None and 0 < len(rows) <= compiled.size:
+                    done = compiled(weights, momentum, rows, noise, bound, sigma)
+                if done is not None:
+                    weights.copy_(done[0])
+                    momentum, centred = done[1:]
+                else:
+                    total, centred = sums(views, patients, rows, bound)
+                    _add_noise(total, torch.from_numpy(noise).to(weights.device), sigma)
+                    momentum.mul_(plan.momentum).add_(total, alpha=1 / divisor)
+                    weights.add_(momentum, alpha=-plan.learning_rate)
                 if adaptive is not None:
                     adaptive.move(float(centred) + adaptive.count_noise * float(drawn[-1]))
                     bound.fill_(adaptive.value)
+
+    def _compiled(
+        self,
+        sums: PatientSums,
+        weights: Tensor,
+        shapes: list[torch.Size],
+        patients: Mapping[str, Tensor],
+        count: int,
+    ) -> CompiledStep | None:
+        """The step as machine code, if that is asked for and works; kept with the sums."""
+        plan, workload = self._plan, self._workload(count)
+        if not workload.machine_code or plan.sample_rate == 1 or plan.noise_multiplier == 0 or not count:
+            return None
+        key = tuple((tensor.data_ptr(), tensor.shape) for tensor in patients.values())
+        if self._last_compiled is None or self._last_compiled[0] is not sums or self._last_compiled[1] != key:
+            summed, fixed = sums.as_function()
+            divisor = self._expected_patients * plan.sample_rate
+            step = CompiledStep.build(
+                summed,
+                shapes=shapes,
+                fixed=fixed,
+                patients=patients,
+                update=Update(plan.learning_rate, plan.momentum, divisor),
+                weights=weights,
+                size=workload.largest,
+            )
+            self._last_compiled = (sums, key, patients, step)
+        return self._last_compiled[3]
 
     def _samples(self, count: int) -> Iterator[NDArray[np.int64] | None]:
         plan = self._plan
