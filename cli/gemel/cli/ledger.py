@@ -238,6 +238,38 @@ def expire(
         emit(result, output, render=render)
 
 
+@app.command()
+def evidence(
+    home: Home,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the two files go.")],
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Write what was released to whom, in words, for a data-protection officer.
+
+    As a page to read or print (evidence.html), and as a document that the node signed (evidence.json).
+    """
+    from gemel.cli.evidence_page import page
+    from gemel.client_node.evidence import evidence as gather
+
+    with failures(output):
+        node = open_home(home)
+        with node.open_ledger() as ledger:
+            document = gather(node, ledger)
+        files = {"evidence.json": document.to_bytes(), "evidence.html": page(document).encode()}
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                (out / name).write_bytes(content)
+        except OSError as error:
+            raise GemelError(
+                "GEM106", f"{out} cannot be written: {error.strerror}.", hint="Choose another folder."
+            ) from error
+        written = [str(out / name) for name in files]
+        result = {"ok": True, "files": written, "sha256": document.payload_sha256}
+        emit(result, output, render=lambda console: console.print("\n".join(written), markup=False))
+
+
 def _one_reservation(entries: tuple[LedgerEntry, ...], study: str) -> LedgerEntry:
     found = [e for e in entries if e.charges and study and e.study_sha256.startswith(study.lower())]
     if len(found) != 1:

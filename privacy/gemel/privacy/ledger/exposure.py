@@ -86,6 +86,14 @@ class Exposure:
             np.array_equal(_longer(before[shares], len(bits)), bits) for shares, bits in now.items()
         )
 
+    def counts(self, study_sha256: str) -> dict[Share, int]:
+        """How many people each share of a study means; a share of nobody is left out."""
+        counts: dict[Share, int] = {}
+        for shares, bits in self._cells_of(study_sha256):
+            for share in shares:
+                counts[share] = counts.get(share, 0) + int(np.bitwise_count(bits).sum())
+        return counts
+
     def verdict(self, charges: Sequence[Charge], found: Touched, *, cap: float) -> Verdict:
         """Whether everybody whom a plan touches stays under the cap, and where the worst-off would be."""
         groups = []

@@ -339,6 +339,11 @@ class Ledger:
         with self._transaction():
             return self._view.exposure.worst(cap=self._epsilon_cap)
 
+    def people_of(self, study_sha256: str) -> dict[Share, int]:
+        """How many people each share of a study means. It stays in the hospital."""
+        with self._transaction():
+            return self._view.exposure.counts(study_sha256)
+
     def persons(self) -> int:
         """How many different people were ever part of a reservation. It stays in the hospital."""
         with self._transaction():
