@@ -29,7 +29,12 @@ def gemel(case: Case) -> Epoch:
         sample_rate=case.batch / case.patients,
         noise_multiplier=NOISE,
     )
-    trainer = DpTrainer(plan, noise=NoiseSource.secure(), expected_patients=float(case.patients))
+    trainer = DpTrainer(
+        plan,
+        noise=NoiseSource.secure(),
+        expected_patients=float(case.patients),
+        compile_steps=case.machine_code,
+    )
     return lambda _: trainer.train(model, {"x": x, "y": y})
 
 
@@ -43,7 +48,7 @@ def gemel_without_privacy(case: Case) -> Epoch:
         expected_batch=float(case.batch),
         sampled=False,
         physical_batch=case.batch,
-        machine_code=False,
+        machine_code=case.machine_code,
     )
     sums = PatientSums(model, patients, clipping=None, workload=workload)
     parameters = list(model.parameters())

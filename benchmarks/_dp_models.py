@@ -176,6 +176,11 @@ class Case:
     def steps(self) -> int:
         return self.patients // self.batch
 
+    @property
+    def machine_code(self) -> bool:
+        """Whether Gemel's steps are compiled: it pays where a step is mostly the way from one operation to the next."""
+        return self.family == "tabular"
+
     def data(self) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(self.patients, *self.inputs, generator=generator)
