@@ -1,6 +1,6 @@
-"""Compile the recurrent unit's pass with the system's C compiler: `python privacy/native/build.py`.
+"""Compile the recurrent unit's pass and the normal draws with the system's C compiler: `python privacy/native/build.py`.
 
-Without a compiler nothing is built, and the pass runs as a loop of torch's operations, for the same numbers.
+Without a compiler nothing is built, and both run as torch's operations, for the same numbers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent / "gated_pass.c"
-TARGET = SOURCE.parents[1] / "gemel" / "privacy" / "engine" / "rules" / "_gated_pass.so"
+HERE = Path(__file__).resolve().parent
+SOURCES = (HERE / "gated_pass.c", HERE / "normals.c")
+TARGET = HERE.parent / "gemel" / "privacy" / "engine" / "rules" / "_gated_pass.so"
 # Not -ffast-math: a patient whose numbers are not finite must stay so.
 FLAGS = (
     "-std=gnu11",
@@ -42,7 +43,10 @@ def build(target: Path = TARGET) -> str | None:
         return "no C compiler was found (gcc, clang or the command in CC)"
     made = target.with_suffix(".part")
     done = subprocess.run(
-        [*compiler, *FLAGS, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
+        [*compiler, *FLAGS, *map(str, SOURCES), "-o", str(made), "-lm"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         return f"{compiler[0]} failed: {done.stderr.strip()[-2000:]}"

@@ -208,3 +208,20 @@ def test_the_lattice_is_fine_beside_the_noise(sigma: float) -> None:
     spacing = noise_module.lattice_spacing(sigma)
     assert math.frexp(spacing)[0] == 0.5  # a power of two
     assert 2.0**-21 < spacing / sigma <= 2.0**-20
+
+
+@pytest.mark.skipif(noise_module._native_normals() is None, reason="no C compiler was there")
+def test_native_draws_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = NoiseSource.for_tests(4).words(40_000)
+    # The ends of both ranges, and the angles where sine and cosine change places.
+    words[:10] = [0, 2**64 - 1, 2**63 - 1, 2**63, 1, 2**62, 3 * 2**62, 2**61, 2**61 - 2048, 2**61 + 2048]
+    words[-10:] = words[:10]
+
+    def drawn() -> np.ndarray:
+        source = NoiseSource.for_tests(0)
+        monkeypatch.setattr(source, "words", lambda count: words.copy())
+        return source.gaussian((40_000,))
+
+    native = drawn()
+    monkeypatch.setattr(noise_module, "_native_normals", lambda: None)
+    assert np.abs(native - drawn()).max() < 1e-14
