@@ -159,25 +159,29 @@ def _grid(parts: tuple[_Key, ...]) -> float:
 @lru_cache(maxsize=32)
 def _distribution(key: _Key, step: float) -> pld.PrivacyLossDistribution:
     kind, z, q, count = key
+    return self_composed(_single(kind, z, q, step), count)
+
+
+@lru_cache(maxsize=128)
+def _single(kind: str, z: float, q: float, step: float) -> pld.PrivacyLossDistribution:
+    # Kept apart: to make one takes longer than to compose it, and patients' histories differ in how often it ran.
     if kind == MechanismKind.DISCRETE_GAUSSIAN:
         # A table changes in one cell by one, so the scalar mechanism of sensitivity 1 is what a patient sees,
         # whatever the table's size. (dp-accounting 0.6 has this distribution, but no DpEvent for it.)
-        single = pld.from_discrete_gaussian_mechanism(
+        return pld.from_discrete_gaussian_mechanism(
             z, sensitivity=1, value_discretization_interval=step, use_connect_dots=True
         )
-    elif kind == MechanismKind.LAPLACE:
-        single = pld.from_laplace_mechanism(z, value_discretization_interval=step)
-    elif kind == MechanismKind.DISCRETE_LAPLACE:
-        single = pld.from_discrete_laplace_mechanism(
+    if kind == MechanismKind.LAPLACE:
+        return pld.from_laplace_mechanism(z, value_discretization_interval=step)
+    if kind == MechanismKind.DISCRETE_LAPLACE:
+        return pld.from_discrete_laplace_mechanism(
             1 / z, sensitivity=1, value_discretization_interval=step, use_connect_dots=True
         )
-    elif kind == MechanismKind.EXPONENTIAL:
-        single = _selection(1 / z, step)
-    elif q < 1:
-        single = sampled_gaussian(z, sample_rate=q, value_discretization_interval=step)
-    else:
-        single = _gaussian(z, step)
-    return self_composed(single, count)
+    if kind == MechanismKind.EXPONENTIAL:
+        return _selection(1 / z, step)
+    if q < 1:
+        return sampled_gaussian(z, sample_rate=q, value_discretization_interval=step)
+    return _gaussian(z, step)
 
 
 def _gaussian(z: float, step: float) -> pld.PrivacyLossDistribution:

@@ -174,7 +174,8 @@ class _Court:
             spent = self._histories.exact(before, delta=self._delta)
         else:
             spent = float(renyi.epsilon(self._histories.curves(before[None, :]), delta=self._delta)[0])
-        return Verdict(admitted, spent, float(self._values[row]))
+        after = float(self._values[row])
+        return Verdict(admitted, min(spent, after), after)  # a bound may be above what is exact
 
 
 def _gaussian_epsilon(precision: float, delta: float) -> float:
