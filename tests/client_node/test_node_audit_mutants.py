@@ -268,6 +268,7 @@ class Mutant:
 
     plant: Callable[[Patch], None]
     found_by: Attack
+    also: bool = False  # the like of another: run with the heavy tests
 
     @property
     def name(self) -> str:
@@ -286,11 +287,11 @@ MUTANTS = (
     Mutant(the_accountant_is_reset_each_round, accounts.attack_composition),
     Mutant(delta_follows_the_exact_count, accounts.attack_neighbours),
     Mutant(a_retry_draws_anew, gate.attack_replay),
-    Mutant(what_is_kept_is_kept_after_sending, accounts.attack_crash),
+    Mutant(what_is_kept_is_kept_after_sending, accounts.attack_crash, also=True),
     Mutant(the_true_count_is_the_divisor, releases.attack_update),
-    Mutant(training_uses_half_of_the_noise, releases.attack_update),
+    Mutant(training_uses_half_of_the_noise, releases.attack_update, also=True),
     Mutant(tables_leave_without_noise, releases.attack_tables),
-    Mutant(tables_take_sigma_for_a_variance, releases.attack_tables),
+    Mutant(tables_take_sigma_for_a_variance, releases.attack_tables, also=True),
     Mutant(a_patient_counts_once_for_each_visit, releases.attack_sensitivity),
     Mutant(anybody_may_ask, forging("a request by an unknown coordinator")),
     Mutant(nobody_looks_at_what_leaves, forging("an extra array in an update")),
@@ -316,7 +317,11 @@ def test_the_audit_passes_a_sound_node(attack: Attack, node: Throwaway, study: S
     assert [check for check in checks if not check.passed] == []
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize(
+    "mutant",
+    [pytest.param(mutant, marks=pytest.mark.heavy if mutant.also else ()) for mutant in MUTANTS],
+    ids=lambda mutant: mutant.name,
+)
 def test_the_audit_finds(
     mutant: Mutant, node: Throwaway, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from gemel.client_node.audit.throwaway import Throwaway, signed
 from gemel.core.dataset import Dataset
 from gemel.core.messages import Status
 from gemel.core.study import Clipping, Study
+from gemel.privacy.audit.described import spoilt
 from gemel.privacy.audit.intervals import FALSE_ALARM, variance_ratio_limits
 from gemel.privacy.audit.report import Check
 from gemel.privacy.audit.tables import variance_of
@@ -22,7 +23,6 @@ from gemel.twins.hazard import HazardTwin
 from gemel.twins.metrics import count_metric_tables
 
 ATTACK = "releases"
-_WORST = (float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 0.0)
 # Four fifths of the patients train the twin; the rest are held out by the hash of their pseudonyms.
 _TRAINED = 0.8
 _ROUNDS = 6
@@ -133,7 +133,7 @@ def attack_sensitivity(node: Throwaway, _template: Study) -> Iterator[Check]:
         return count_metric_tables(node.programme, twin.predict(some.values).cumulative_incidence, some)
 
     for name, count in (("marginals", marginals), ("metrics", metrics)):
-        worst = max(_furthest(count, some) for some in (dataset, _spoilt(dataset)))
+        worst = max(_furthest(count, some) for some in (dataset, spoilt(dataset)))
         yield Check(
             ATTACK,
             f"One patient changes each table of the {name} by at most one in one cell.",
@@ -152,24 +152,3 @@ def _furthest(count: Callable[[Dataset], _Tables], dataset: Dataset, *, tried: i
         for name, table in whole.items():
             worst = max(worst, float(np.linalg.norm((table - rest[name]).astype(np.float64))))
     return worst
-
-
-def _spoilt(dataset: Dataset) -> Dataset:
-    values = dataset.values.copy()
-    for number, value in enumerate(_WORST):
-        values[number :: len(_WORST)] = value
-    times = dataset.time_years.copy()
-    times[::2], times[1::2] = 0.0, 1e6
-    return Dataset(
-        dataset.programme,
-        dataset.programme_version,
-        dataset.features,
-        dataset.outcomes,
-        dataset.patient_ids,
-        values,
-        times,
-        dataset.event,
-        dataset.target_names,
-        dataset.targets,
-        dataset.series,
-    )

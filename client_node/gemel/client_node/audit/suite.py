@@ -10,6 +10,7 @@ from gemel.client_node.audit.people import made_up_dataset
 from gemel.client_node.audit.throwaway import Throwaway, throwaway_node
 from gemel.core.programme import Programme
 from gemel.core.study import Study
+from gemel.privacy.audit import described
 from gemel.privacy.audit.report import Check, carry_out
 from gemel.privacy.audit.subject import Subject, one_thread
 from gemel.twins.hazard import HazardTwin
@@ -34,6 +35,8 @@ def subject_of(programme: Programme, study: Study, *, patients: int, seed: int) 
 
 def examine(programme: Programme, template: Study, *, seed: int = 0) -> Iterator[Check]:
     """Attack a throwaway node that runs the programme under studies like the template; each check as it is done."""
+    people = made_up_dataset(programme, patients=40, seed=seed)
+    yield from carry_out(described.ATTACK, partial(described.attack, people, template.statistics))
     with one_thread(), gate.quiet_log(), throwaway_node(programme, seed=seed) as node:
         for name, attack in _ATTACKS:
             yield from carry_out(name, partial(attack, node, template))
