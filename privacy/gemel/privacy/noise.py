@@ -86,7 +86,7 @@ class NoiseSource:
                 self._rekey()
             # In place: the cipher asks for room for one block more than there is data.
             room = np.zeros(count + 2, dtype="<u8")
-            view = memoryview(room).cast("B")
+            view = memoryview(room.data).cast("B")
             self._stream.update_into(view[: 8 * count], view)
             return room[:count].astype(np.uint64, copy=False)
 

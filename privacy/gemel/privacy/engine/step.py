@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,11 @@ class Update:
     learning_rate: float
     momentum: float
     divisor: float
+
+
+def usual_sample(expected: float) -> int:
+    """A size that about 39 of 40 Poisson samples fit; padding all to what every one fits costs more than the 40th."""
+    return 8 * math.ceil((expected + 2 * math.sqrt(expected)) / 8)
 
 
 class CompiledStep:

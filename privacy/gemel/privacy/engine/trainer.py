@@ -16,14 +16,14 @@ from gemel.privacy.engine.clipping import AdaptiveBound
 from gemel.privacy.engine.noise_ahead import normals
 from gemel.privacy.engine.probe import check_trainable
 from gemel.privacy.engine.sampling import poisson_samples
-from gemel.privacy.engine.step import CompiledStep, Update
+from gemel.privacy.engine.step import CompiledStep, Update, usual_sample
 from gemel.privacy.engine.sums import PatientSums, Workload
 from gemel.privacy.noise import NoiseSource, lattice_spacing
 
 # Patients whose gradients are held in memory at once; of no consequence for the result.
 PHYSICAL_BATCH = 4096
-# Compiling takes seconds to minutes: a tenth of a millisecond a step must pay for it.
-_COMPILE_FROM_STEPS = 200_000
+# Compiling takes some seconds to a minute: a tenth of a millisecond a step must pay for it.
+_COMPILE_FROM_STEPS = 50_000
 _MOST_EXACT = 2.0**51
 
 
@@ -151,8 +151,8 @@ class DpTrainer:
         count: int,
     ) -> CompiledStep | None:
         """The step as machine code, if that is asked for and works; kept with the sums."""
-        plan, workload = self._plan, self._workload(count)
-        if not workload.machine_code or plan.sample_rate == 1 or plan.noise_multiplier == 0 or not count:
+        plan = self._plan
+        if not self._compiles_steps() or not count:
             return None
         key = tuple((tensor.data_ptr(), tensor.shape) for tensor in patients.values())
         if self._last_compiled is None or self._last_compiled[0] is not sums or self._last_compiled[1] != key:
@@ -165,7 +165,7 @@ class DpTrainer:
                 patients=patients,
                 update=Update(plan.learning_rate, plan.momentum, divisor),
                 weights=weights,
-                size=workload.largest,
+                size=min(usual_sample(count * plan.sample_rate), self._physical_batch),
             )
             self._last_compiled = (sums, key, patients, step)
         return self._last_compiled[3]
@@ -189,17 +189,23 @@ class DpTrainer:
             self._last = (key, sums)
         return self._last[1]
 
+    def _compiles(self) -> bool:
+        if self._compile_steps is None:
+            return self._plan.local_steps >= _COMPILE_FROM_STEPS
+        return self._compile_steps
+
+    def _compiles_steps(self) -> bool:
+        """Whole steps: of samples of about one size, to which noise is added."""
+        return self._compiles() and self._plan.sample_rate < 1 and self._plan.noise_multiplier > 0
+
     def _workload(self, count: int) -> Workload:
         plan = self._plan
-        compiles = self._compile_steps
-        if compiles is None:
-            compiles = plan.local_steps >= _COMPILE_FROM_STEPS
         return Workload(
             steps=plan.local_steps,
             expected_batch=count * plan.sample_rate,
             sampled=plan.sample_rate < 1,
             physical_batch=self._physical_batch,
-            machine_code=compiles,
+            machine_code=self._compiles() and not self._compiles_steps(),
         )
 
 
