@@ -56,7 +56,13 @@ def plan_of(**changed: Any) -> TrainingPlan:
 def sums_of(
     model: nn.Module, patients: dict[str, Tensor], clipping: Clipping | None, **changed: Any
 ) -> PatientSums:
-    values = {"steps": 99, "expected_batch": 8, "sampled": True, "physical_batch": 64, "machine_code": False}
+    values = {
+        "steps": 5_000,
+        "expected_batch": 8,
+        "sampled": True,
+        "physical_batch": 64,
+        "machine_code": False,
+    }
     return PatientSums(model, patients, clipping=clipping, workload=Workload(**{**values, **changed}))
 
 
@@ -115,9 +121,12 @@ def test_each_kind_is_that_of_the_loop_on_either_way(clipping: Clipping, bare: b
 
 @ways
 @kinds
-def test_a_patient_without_a_finite_gradient_adds_exactly_nothing(clipping: Clipping, bare: bool) -> None:
+@pytest.mark.parametrize("steps", [1, 5_000], ids=["few steps", "many"])
+def test_a_patient_without_a_finite_gradient_adds_exactly_nothing(
+    clipping: Clipping, bare: bool, steps: int
+) -> None:
     model, patients = Network(bare=bare), people(9)
-    sums = sums_of(model, patients, clipping)
+    sums = sums_of(model, patients, clipping, steps=steps)
     for poison, place in product([math.inf, -math.inf, math.nan, 3e38], [0, 4, 8]):
         poisoned = {name: tensor.clone() for name, tensor in patients.items()}
         for tensor in poisoned.values():
