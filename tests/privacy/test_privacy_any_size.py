@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from one_by_one import relative
+from one_by_one import clipped_one_by_one, relative
 from torch import Tensor, nn
 
 from gemel.core.study import Clipping
@@ -96,3 +96,20 @@ def test_a_function_that_asks_a_tensor_for_a_value_is_not_recorded() -> None:
 def test_a_program_is_called_as_it_is() -> None:
     program = AnySize(lambda *tensors: tuple(tensors), [])
     assert program(torch.ones(2))[0].sum() == 2
+
+
+def test_a_torch_transformer_trains_by_its_rules_in_batches_of_any_size() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=6, dropout=0.0, batch_first=True)
+    model = Loss(nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 1))).train()
+    x = torch.randn(30, 3, 4)
+    workload = Workload(steps=4, expected_batch=9, sampled=True, physical_batch=99, machine_code=False)
+    sums = PatientSums(model, {"x": x}, clipping=Clipping.FLAT, workload=workload)
+    trained = [p.detach() for p in model.parameters()]
+    bound = torch.tensor(0.5, dtype=torch.float64)
+    for rows in (torch.arange(7), torch.tensor([4]), torch.arange(3, 29)):
+        with torch.no_grad():
+            total, _ = sums(trained, {"x": x}, rows.numpy(), bound)
+        assert relative(total, clipped_one_by_one(model, {"x": x[rows]}, 0.5)) < 1e-5
+    assert len(sums._any_size) == 1
+    assert not sums._programs
