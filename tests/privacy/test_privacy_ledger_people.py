@@ -267,3 +267,24 @@ def test_a_refusal_that_the_gaussians_alone_prove_needs_no_composition(
         quote = ledger.quote(costly, people())
         assert not quote.admitted
         assert 3.0 < quote.epsilon_after <= price((*PLAN, *costly), delta=DELTA)
+
+
+def test_a_bound_that_is_no_number_clears_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_ledger(tmp_path / "l.sqlite", KEY) as ledger:
+        reserve(ledger, STUDY)
+        monkeypatch.setattr(exposure, "_SMALL", -1)
+        bound = renyi.epsilon
+
+        def no_number(curves: np.ndarray, *, delta: float, margin: float | None = None) -> np.ndarray:
+            if margin is not None:  # the accountant's own
+                return bound(curves, delta=delta, margin=margin)
+            return np.full(np.shape(curves)[:-1], np.nan)
+
+        monkeypatch.setattr(renyi, "epsilon", no_number)
+        assert ledger.quote(PLAN, people()).admitted, "by its exact composition"
+        costly = (Charge(task="x", share=Share.EVERYONE, mechanisms=(_poisson(0.4),)),)
+        assert not ledger.quote(costly, people()).admitted
+
+
+def _poisson(z: float) -> Mechanism:
+    return Mechanism(kind=MechanismKind.POISSON_GAUSSIAN, noise_multiplier=z, sample_rate=0.5, count=5)

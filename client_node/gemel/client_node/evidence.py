@@ -86,7 +86,7 @@ def _promise(epsilon_: float, delta: float) -> dict[str, Any]:
         "epsilon": epsilon_,
         "delta": delta,
         "words": f"whoever sees everything that was released, whatever else they know, can change their odds on "
-        f"anything about one patient by a factor of at most {factor}, but for a chance of one in {round(1 / delta):,}",
+        f"whether one patient took part, or what was recorded about them, by a factor of at most {factor}, but for a chance of one in {round(1 / delta):,}",
     }
 
 

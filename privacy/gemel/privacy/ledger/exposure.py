@@ -115,7 +115,8 @@ class Exposure:
             return judge(self._histories(groups), cap=cap, delta=self.delta, for_the_record=True)
         bounds = [self._bounds(group) for group in groups]
         cleared = self._worst_cleared(groups, bounds, cap=cap)
-        undecided = [_those(group, bound > cap) for group, bound in zip(groups, bounds, strict=True)]
+        # Not `>`: what is not a number clears nobody.
+        undecided = [_those(group, ~(bound <= cap)) for group, bound in zip(groups, bounds, strict=True)]
         if not any(len(group.numbers) or group.newcomers for group in undecided):
             return cleared
         for some in (_only_the_worst(groups, bounds), undecided):

@@ -94,6 +94,7 @@ def judge(histories: Histories, *, cap: float, delta: float, for_the_record: boo
 class _Court:
     def __init__(self, histories: Histories, *, cap: float, delta: float) -> None:
         bounds = renyi.epsilon(histories.curves(histories.after), delta=delta)
+        bounds = np.where(np.isnan(bounds), np.inf, bounds)  # what is not a number clears nobody
         order = np.argsort(-bounds, kind="stable")
         self._histories = histories
         self._before, self._after = histories.before[order], histories.after[order]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class _View:
         self.book = Book()
         self.register = Register()
         self._exposure = Exposure(delta)
-        self._changes: list[Callable[[], None]] = []  # of who paid what: few requests ask
+        self._changes: deque[Callable[[], None]] = deque()  # of who paid what: few requests ask
 
     def take(self, entry: LedgerEntry, people: Sequence[Sealed]) -> None:
         self.book.add(entry)
@@ -88,7 +89,7 @@ class _View:
     @property
     def exposure(self) -> Exposure:
         while self._changes:
-            self._changes.pop(0)()
+            self._changes.popleft()()
         return self._exposure
 
 
@@ -134,10 +135,11 @@ class Ledger:
         try:
             ledger._store.prepare()
             with ledger._transaction():
-                ledger._anchor.check(ledger._view.entries)
+                anchored = ledger._anchor.check(ledger._view.entries)
                 if not ledger._view.entries:
                     ledger._append(ledger._next(EntryKind.OPENED, epsilon_after=0.0))
-            ledger._write_anchor()
+            if anchored == 0 or anchored < len(ledger._view.entries):
+                ledger._write_anchor()
         except BaseException:
             ledger.close()
             raise

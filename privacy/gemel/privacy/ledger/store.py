@@ -150,14 +150,17 @@ class LocalAnchor:
         anchor = _Anchor(newest.seq, newest.sha256, self._key.sign(content))
         write_durably(self._path, msgspec.json.encode(anchor))
 
-    def check(self, entries: Sequence[LedgerEntry]) -> None:
-        """Refuse a chain without the head that was written here: GEM309; GEM302 when the file is damaged or missing."""
+    def check(self, entries: Sequence[LedgerEntry]) -> int:
+        """Refuse a chain without the head that was written here: GEM309; GEM302 when the file is damaged or missing.
+
+        Returns the head's number; a crash may have left it behind the chain.
+        """
         name = self._path.name
         if not self._path.exists():
             # It is written before the first reservation can be, so it may be missing only before that.
             if len(entries) > 1:
                 raise GemelError("GEM302", f"{name} is missing.")
-            return
+            return 0
         try:
             anchor = msgspec.json.decode(self._path.read_bytes(), type=_Anchor)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -166,6 +169,7 @@ class LocalAnchor:
         if not verify_bytes(self._key.public_hex, anchor.signature, content):
             raise GemelError("GEM302", f"The signature on {name} is wrong.")
         require_head(entries, seq=anchor.seq, sha256=anchor.sha256)
+        return anchor.seq
 
     def _signed(self, seq: int, sha256: str) -> bytes:
         return f"{SCHEMA} anchor {self._site} {seq} {sha256}".encode()
