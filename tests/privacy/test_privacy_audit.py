@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Mechanism, MechanismKind
-from gemel.core.study import TrainingPlan
+from gemel.core.study import Clipping, PrivacyPlan, Study, TrainingPlan
 from gemel.privacy.accounting import epsilon
 from gemel.privacy.audit import intervals, one_run, probes, tables
 from gemel.privacy.audit.canaries import claim
@@ -24,7 +24,7 @@ from gemel.privacy.audit.charges import agreement, gaussian_epsilon, recompute
 from gemel.privacy.audit.membership import Attacked
 from gemel.privacy.audit.report import AuditReport, Check, carry_out
 from gemel.privacy.audit.subject import Watched, flat, one_step
-from gemel.privacy.audit.suite import shortened
+from gemel.privacy.audit.suite import Effort, examine, shortened
 from gemel.privacy.noise import NoiseSource
 
 PLAN = TrainingPlan(
@@ -250,3 +250,50 @@ def test_a_report_with_one_broken_promise_is_gem330() -> None:
         report.require()
     assert caught.value.exit_code == 1
     assert report.as_dict()["passed"] is False
+
+
+# --- every kind of plan --------------------------------------------------------------------------
+
+SMALL = Effort(victims=8, releases=40, calls=120, draws=5000, canaries=200, shadows=16, steps=8)
+KINDS = {
+    "layer by layer": {"clipping": Clipping.PER_LAYER},
+    "adaptive": {"clipping": Clipping.ADAPTIVE, "quantile_noise_multiplier": 20.0},
+    "adaptive, sampled": {
+        "clipping": Clipping.ADAPTIVE,
+        "quantile_noise_multiplier": 20.0,
+        "sample_rate": 0.1,
+    },
+    "sampled rarely": {"sample_rate": 0.01},
+    "small bound": {"max_grad_norm": 1e-3},
+}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sound_plan_of_any_kind_passes(kind: str) -> None:
+    plan = msgspec.structs.replace(PLAN, **KINDS[kind])
+    study = Study(
+        schema="gemel/study/1",
+        study_id="audit",
+        title="An audit",
+        purpose="to test it",
+        programme="none",
+        programme_version="1",
+        training=plan,
+        privacy=PrivacyPlan(
+            epsilon=10.0,
+            delta=1e-5,
+            count_noise_multiplier=9.0,
+            metrics_noise_multiplier=6.0,
+            marginals_noise_multiplier=12.0,
+        ),
+        metrics_tables=2,
+        marginal_tables=4,
+        minimum_patients=1,
+        quorum=1,
+        round_timeout_s=60.0,
+        sites={},
+    )
+    subject = probes.logistic_subject(plan, delta=1e-5, patients=120, inputs=10)
+    broken = [check for check in examine(subject, study, effort=SMALL) if not check.passed]
+    assert broken == []

@@ -101,7 +101,8 @@ def on_layers() -> Iterable[Check]:
 
 def on_noise() -> Iterable[Check]:
     hall = Subject("a roll call", lambda: probes.RollCall(300), probes.seats(20, of=300), PLAN, DELTA)
-    return added_noise.attack(hall, repeats=80)
+    yield from added_noise.attack(hall, repeats=80)
+    yield from added_noise.attack_source(PLAN)
 
 
 def on_sampling() -> Iterable[Check]:

@@ -63,7 +63,11 @@ def attack(subject: Subject, *, repeats: int = 200, seed: int = 0) -> Iterator[C
             yield from _shape(subject, drawn, z)
             yield from _independence(subject, drawn, z)
     yield _several_steps(subject, repeats // 2)
-    yield _large_model(subject.plan)
+
+
+def attack_source(plan: TrainingPlan) -> Iterator[Check]:
+    """What does not depend on the model: noise beside the training of a large one, restarts and forks."""
+    yield _large_model(plan)
     yield fork_freshness()
 
 

@@ -66,6 +66,7 @@ def _attacks(subject: Subject, study: Study, effort: Effort, seed: int) -> Itera
     for one in (subject, probe):
         yield sensitivity.ATTACK, partial(sensitivity.attack, one, victims=effort.victims, seed=seed)
         yield added_noise.ATTACK, partial(added_noise.attack, one, repeats=effort.releases)
+    yield added_noise.ATTACK, partial(added_noise.attack_source, plan)
     yield sampling.ATTACK, partial(sampling.attack, plan, steps=effort.calls)
     privacy = study.privacy
     for z in sorted(
