@@ -19,7 +19,7 @@ from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.core.study import Clipping, PrivacyPlan, Study, TrainingPlan
 from gemel.privacy.accounting import epsilon
 from gemel.privacy.audit import intervals, one_run, probes, tables
-from gemel.privacy.audit.canaries import claim
+from gemel.privacy.audit.canaries import claim, distance_at_least
 from gemel.privacy.audit.charges import agreement, gaussian_epsilon, recompute
 from gemel.privacy.audit.membership import Attacked
 from gemel.privacy.audit.report import AuditReport, Check, carry_out
@@ -105,6 +105,21 @@ def test_the_loudest_and_the_quietest_are_guessed() -> None:
     present = scores > 1
     assert one_run.guess(scores, present, share=0.2) == (4, 4)
     assert one_run.guess(-scores, present, share=0.2) == (4, 0)
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.5, 2.0])
+def test_the_distance_of_two_groups_of_scores_is_bounded_from_below(apart: float) -> None:
+    draw = np.random.default_rng(4)
+    present = draw.random(4000) < 0.5
+    least = [
+        distance_at_least(3.0 * (draw.standard_normal(4000) + apart * present), present) for _ in range(50)
+    ]
+    assert max(least) <= apart
+    assert np.median(least) >= max(0.0, apart - 0.25)
+
+
+def test_scores_without_spread_tell_nothing() -> None:
+    assert distance_at_least(np.ones(10), np.arange(10) < 5) == 0.0
 
 
 # --- intervals -----------------------------------------------------------------------------------

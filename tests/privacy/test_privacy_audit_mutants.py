@@ -439,6 +439,7 @@ MUTANTS = (
     Mutant(the_accountant_counts_equal_rounds_once, on_charges),
     Mutant(the_accountant_counts_a_round_as_one_step, on_charges),
     Mutant(noise_is_sixteen_times_too_small, on_canaries),
+    Mutant(noise_is_halved, on_canaries),
 )
 ATTACKS = (on_sensitivity, on_noise, on_sampling, on_tables, on_statistics, on_charges, on_canaries)
 

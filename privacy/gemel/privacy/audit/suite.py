@@ -40,8 +40,8 @@ class Effort:
     steps: int
 
 
-QUICK = Effort(victims=24, releases=80, calls=200, draws=20_000, canaries=400, shadows=24, steps=12)
-FULL = Effort(victims=120, releases=400, calls=600, draws=200_000, canaries=2000, shadows=128, steps=400)
+QUICK = Effort(victims=24, releases=80, calls=200, draws=20_000, canaries=1200, shadows=24, steps=12)
+FULL = Effort(victims=120, releases=400, calls=600, draws=200_000, canaries=3000, shadows=128, steps=400)
 
 _Named = tuple[str, Callable[[], Iterable[Check]]]
 
