@@ -24,41 +24,50 @@ if TYPE_CHECKING:
 _SOLVING = "Without a study: "
 
 
+Study = Annotated[
+    Path | None, typer.Argument(metavar="STUDY", help="A study, signed or plain JSON.", show_default=False)
+]
+Against = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="HOME_OR_LEDGER",
+        help="Whose budget: a node's home, or an exported ledger.",
+        show_default=False,
+    ),
+]
+Epsilon = Annotated[
+    float | None, typer.Option(metavar="E", help=f"{_SOLVING}budget of each patient, all included.")
+]
+Rounds = Annotated[int | None, typer.Option(metavar="R", help=f"{_SOLVING}rounds of training.")]
+LocalSteps = Annotated[
+    int | None, typer.Option(metavar="S", help=f"{_SOLVING}steps of a hospital in each round.")
+]
+Cohort = Annotated[
+    int | None, typer.Option(metavar="ABOUT_N", help=f"{_SOLVING}about how many patients a hospital has.")
+]
+Batch = Annotated[
+    int | None, typer.Option(metavar="B", help="Patients sampled for a step; all, unless given.")
+]
+Delta = Annotated[
+    float | None, typer.Option(metavar="D", help="Instead of a tenth of one over the cohort's order.")
+]
+Cap = Annotated[
+    float | None,
+    typer.Option(metavar="C", help="A hospital's cap, nothing spent so far: what would be left."),
+]
+
+
 def plan(
-    study: Annotated[
-        Path | None,
-        typer.Argument(metavar="STUDY", help="A study, signed or plain JSON.", show_default=False),
-    ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="HOME_OR_LEDGER",
-            help="Whose budget: a node's home, or an exported ledger.",
-            show_default=False,
-        ),
-    ] = None,
+    study: Study = None,
+    against: Against = None,
     *,
-    epsilon: Annotated[
-        float | None, typer.Option(metavar="E", help=f"{_SOLVING}budget of each patient, all included.")
-    ] = None,
-    rounds: Annotated[int | None, typer.Option(metavar="R", help=f"{_SOLVING}rounds of training.")] = None,
-    local_steps: Annotated[
-        int | None, typer.Option(metavar="S", help=f"{_SOLVING}steps of a hospital in each round.")
-    ] = None,
-    cohort: Annotated[
-        int | None,
-        typer.Option(metavar="ABOUT_N", help=f"{_SOLVING}about how many patients a hospital has."),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(metavar="B", help="Patients sampled for a step; all, unless given.")
-    ] = None,
-    delta: Annotated[
-        float | None, typer.Option(metavar="D", help="Instead of a tenth of one over the cohort's order.")
-    ] = None,
-    cap: Annotated[
-        float | None,
-        typer.Option(metavar="C", help="A hospital's cap, nothing spent so far: what would be left."),
-    ] = None,
+    epsilon: Epsilon = None,
+    rounds: Rounds = None,
+    local_steps: LocalSteps = None,
+    cohort: Cohort = None,
+    batch: Batch = None,
+    delta: Delta = None,
+    cap: Cap = None,
     metrics_tables: Annotated[int, typer.Option(min=1, help="Tables that the evaluation releases.")] = 2,
     marginal_tables: Annotated[int, typer.Option(min=1, help="Tables for the virtual cohort.")] = 18,
     output: FormatOption = Format.TABLE,
