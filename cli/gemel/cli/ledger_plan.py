@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SOLVING = "Without a study: "
 
 
-Study = Annotated[
+StudyFile = Annotated[
     Path | None, typer.Argument(metavar="STUDY", help="A study, signed or plain JSON.", show_default=False)
 ]
 Against = Annotated[
@@ -58,7 +58,7 @@ Cap = Annotated[
 
 
 def plan(
-    study: Study = None,
+    study: StudyFile = None,
     against: Against = None,
     *,
     epsilon: Epsilon = None,

@@ -26,6 +26,8 @@ def node_environment(folder: Path) -> dict[str, str]:
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         "FLWR_HOME": str(folder / "flower"),
         "OMP_NUM_THREADS": "1",
+        # Of its own: the default is a folder in /tmp, from which another user could have this node run code.
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"),
         HOME_VARIABLE: str(folder),
         "PATH": f"{folder / 'bin'}:{scripts}:{os.environ.get('PATH', '')}",
     }
