@@ -311,3 +311,13 @@ def test_layers_of_clipping_are_layers_with_rules_and_single_parameters_else() -
     )
     gru = Sequences(batch_first=True)
     assert [len(group) for group in parameter_groups(gru)] == [2, 4, 2]
+
+
+@given(values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=200))
+def test_a_float32_norm_is_never_below_the_true_one_by_more_than_rounding(values: list[float]) -> None:
+    """An underestimated norm would let a patient past the bound: tiny values count for their largest, huge ones for nobody."""
+    rows = torch.tensor([values], dtype=torch.float32)
+    true = float(rows.double().square().sum())
+    assert float(patient_norms_squared(rows)) >= true * (1 - 1e-6)
+    assert float(patient_norms_squared(torch.full((1, 50), 1e-21))) >= 50 * 1e-42
+    assert float(patient_norms_squared(torch.full((1, 1), 1e20))) == float("inf")
