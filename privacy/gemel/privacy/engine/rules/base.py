@@ -127,7 +127,7 @@ def patient_norms_squared(values: Tensor) -> Tensor:
     """(B,) float64: each patient's sum of squares, to 3e-7 for float32; never below the true one by more than that.
 
     Squares that underflow are made up for by the smallest normal number for each value. One that overflows (a value
-    beyond 1.8e19 in float32) gives infinity: that patient counts for nothing.
+    beyond 1.8e19 in float32) may give infinity: that patient then counts for nothing.
     """
     flat = values.reshape(values.shape[0], values.shape[1:].numel())
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
