@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (HERE / "gated_pass.c", HERE / "normals.c")
-TARGET = HERE.parent / "gemel" / "privacy" / "engine" / "rules" / "_gated_pass.so"
+TARGET = HERE.parent / "gemel" / "privacy" / "_native.so"
 # Not -ffast-math: a patient whose numbers are not finite must stay so.
 FLAGS = (
     "-std=gnu11",

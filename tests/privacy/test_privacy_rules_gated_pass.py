@@ -8,8 +8,9 @@ from one_by_one import assert_rule_is_exact, relative
 from torch import Tensor, nn
 
 from gemel.privacy.engine.rules import gated_pass
+from gemel.privacy.native import is_built
 
-needs_native = pytest.mark.skipif(not gated_pass.native_is_built(), reason="no C compiler was there")
+needs_native = pytest.mark.skipif(not is_built(), reason="no C compiler was there")
 
 
 def unit(batch: int, steps: int, size: int, *, scale: float = 1.0) -> tuple[Tensor, ...]:
@@ -77,7 +78,7 @@ def test_the_rule_on_the_native_pass_is_the_loops_up_to_float32_rounding(layers:
 
 
 def test_without_a_compiler_the_loop_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gated_pass, "_library", lambda: None)
+    monkeypatch.setattr(gated_pass, "library", lambda: None)
     given_tensors = unit(3, 4, 5)
     for one, other in zip(
         gated_pass.gated_forward(*given_tensors), gated_pass._forward(*given_tensors), strict=True

@@ -140,14 +140,20 @@ def _native_reader() -> Check:
 
 
 def _native_pass() -> Check:
-    name, remedy = "recurrent layers", "Install gcc or clang, then Gemel again."
+    name, remedy = "privacy in C", "Install gcc or clang, then Gemel again."
     try:
-        from gemel.privacy.engine.rules.gated_pass import native_is_built
+        from gemel.privacy.native import is_built
     except ImportError as error:
         return Check(name, False, f"does not import: {error}", "Run `make setup`.", required=False)
-    if native_is_built():
+    if is_built():
         return Check(name, True, "native", required=False)
-    return Check(name, False, "in Python: right, but two to three times slower", remedy, required=False)
+    return Check(
+        name,
+        False,
+        "by torch: right, but recurrent layers and noise are two to three times slower",
+        remedy,
+        required=False,
+    )
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (

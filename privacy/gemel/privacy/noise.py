@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import math
 import os
@@ -10,16 +9,14 @@ import threading
 from collections.abc import Callable
 from decimal import Context, Decimal
 from functools import lru_cache
-from pathlib import Path
-from typing import cast
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from gemel.core.errors import GemelError
+from gemel.privacy.native import library
 
-_LIBRARY = Path(__file__).parent / "engine" / "rules" / "_gated_pass.so"
 MAX_DISCRETE_SIGMA = 10_000.0
 # Fits the cache, and is too small for torch to start threads for: those do not survive a fork.
 _BLOCK = 8_192
@@ -137,25 +134,13 @@ class NoiseSource:
         return f"NoiseSource(is_secure={self._is_secure})"
 
 
-@lru_cache(maxsize=1)
-def _native_normals() -> Callable[..., None] | None:
-    """`privacy/native/normals.c`, from the room's one library; None where no compiler was."""
-    try:
-        function = ctypes.CDLL(str(_LIBRARY)).gemel_normals
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long]
-    function.restype = None
-    return cast(Callable[..., None], function)
-
-
 def _box_muller(
     for_radius: NDArray[np.int64], for_angle: NDArray[np.int64], draws: NDArray[np.float64]
 ) -> None:
     """Two draws a pair of words, into rows of (2, n): native where it was built, for the same numbers to 1e-14."""
-    native = _native_normals()
+    native = library()
     if native is not None:
-        native(*(part.ctypes.data for part in (for_radius, for_angle, *draws)), len(for_radius))
+        native.gemel_normals(*(part.ctypes.data for part in (for_radius, for_angle, *draws)), len(for_radius))
         return
     # For its float64 functions, which are two to three times numpy's; imported late, for the accountant needs none.
     import torch

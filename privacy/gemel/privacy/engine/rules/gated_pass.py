@@ -9,32 +9,12 @@ As operations of their own they are two nodes of a recorded step, whatever the n
 
 from __future__ import annotations
 
-import ctypes
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_LIBRARY = Path(__file__).with_name("_gated_pass.so")
-
-
-def native_is_built() -> bool:
-    """True when the pass runs in C for float32 on the processor."""
-    return _library() is not None
-
-
-@lru_cache(maxsize=1)
-def _library() -> Any:
-    try:
-        library = ctypes.CDLL(str(_LIBRARY))
-    except OSError:
-        return None
-    pointer, whole = ctypes.c_void_p, ctypes.c_long
-    library.gated_forward.argtypes = [whole] * 3 + [pointer] * 8
-    library.gated_backward.argtypes = [whole] * 3 + [pointer] * 10
-    return library
+from gemel.privacy.native import library
 
 
 @torch.library.custom_op("gemel::gated_forward", mutates_args=())
@@ -86,8 +66,12 @@ def _(gradient: Tensor, gates: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return (*wide, gradient.new_empty(batch, size))
 
 
+def _functions() -> Any:
+    return library()
+
+
 def _is_native(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and native_is_built()
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and library() is not None
 
 
 def _call(function: Any, sizes: tuple[int, ...], tensors: list[Tensor]) -> None:
@@ -104,7 +88,7 @@ def _native_forward(
     gates = from_input.new_empty(batch, steps, 2 * size)
     candidates, hidden, states = (from_input.new_empty(batch, steps, size) for _ in range(3))
     made = [gates, candidates, hidden, states]
-    _call(_library().gated_forward, (batch, steps, size), [*given, *made])
+    _call(_functions().gated_forward, (batch, steps, size), [*given, *made])
     return gates, candidates, hidden, states
 
 
@@ -113,7 +97,7 @@ def _native_backward(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     given = [tensor.contiguous() for tensor in tensors]
     to_input, to_state = (given[0].new_empty(batch, steps, 3 * size) for _ in range(2))
     to_start = given[0].new_empty(batch, size)
-    _call(_library().gated_backward, (batch, steps, size), [*given, to_input, to_state, to_start])
+    _call(_functions().gated_backward, (batch, steps, size), [*given, to_input, to_state, to_start])
     return to_input, to_state, to_start
 
 
