@@ -41,7 +41,8 @@ def admit_plan(study: Study, programme: Programme) -> None:
     if plan.is_masked(study):
         plan.check_noise(study)
         for task in {task.split("/")[0]: task for task in study.tasks}.values():  # one round stands for all
-            plan.context_of(study, task, declared_release(task, programme), attempt=1)
+            declared = declared_release(task, programme, statistics=study.statistics)
+            plan.context_of(study, task, declared, attempt=1)
 
 
 def charged_as(study: Study, task: str, inputs: bytes) -> str:
