@@ -6,25 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "portable.h"
+
 #define ROWS 4   /* patients at once */
 #define LANES 8  /* floats in one vector */
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EACH_PROCESSOR
-#endif
-/* The arrays of the loop that follows do not overlap. */
-#if defined(__clang__)
-#define APART _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define APART _Pragma("GCC ivdep")
-#else
-#define APART
-#endif
-#define INLINE static inline __attribute__((always_inline))
 
 /* exp to about one unit in the last place: 2^k times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes). */
 INLINE float exp_of(float x) {

@@ -7,19 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EACH_PROCESSOR
-#endif
-#if defined(__clang__)
-#define APART _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define APART _Pragma("GCC ivdep")
-#else
-#define APART
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "portable.h"
 
 INLINE double as_double(uint64_t bits) {
   double value;
