@@ -97,10 +97,10 @@ def _by_distributions(parts: tuple[_Key, ...], delta: float) -> float:
     if seen <= 0 or sum(map(_expected_loss, parts)) > _MOST_EXPECTED_LOSS:
         return math.inf
     step = _grid(parts)
-    composed = pld.identity(value_discretization_interval=step)
-    for key in parts:
-        composed = composed.compose(_distribution(key, step))
-    return epsilon_for_delta(composed, seen)
+    first, *others = (_distribution(key, step) for key in parts)
+    for other in others:
+        first = first.compose(other)
+    return epsilon_for_delta(first, seen)
 
 
 def _by_moments(keys: tuple[_Key, ...], delta: float) -> float:
