@@ -27,10 +27,10 @@ from ledgers import (
     decision,
     open_ledger,
     people,
+    refused,
     reserve,
 )
 
-from gemel.core.errors import GemelError
 from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share
 from gemel.core.signing import SigningKey, read_signed, sign_document
 from gemel.privacy.accounting import price
@@ -41,10 +41,6 @@ from gemel.privacy.ledger import store as store_module
 @pytest.fixture
 def key() -> SigningKey:
     return SigningKey.generate()
-
-
-def refused(code: str) -> pytest.RaisesExc[GemelError]:
-    return pytest.raises(GemelError, match=f"^{code} ")
 
 
 def test_a_new_ledger_has_spent_nothing_and_only_its_owner_reads_it(tmp_path: Path, key: SigningKey) -> None:

@@ -19,10 +19,10 @@ from ledgers import (
     decision,
     open_ledger,
     people,
+    refused,
     reserve,
 )
 
-from gemel.core.errors import GemelError
 from gemel.core.signing import SigningKey, sign_document
 from gemel.privacy.accounting import price
 from gemel.privacy.ledger import Ledger, verify_ledger_document
@@ -34,10 +34,6 @@ KEY = SigningKey.generate()
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with open_ledger(tmp_path / "l.sqlite", KEY) as opened:
         yield opened
-
-
-def refused(code: str) -> pytest.RaisesExc[GemelError]:
-    return pytest.raises(GemelError, match=f"^{code} ")
 
 
 def test_a_steward_gives_back_what_never_began_and_the_chain_shows_why(ledger: Ledger) -> None:

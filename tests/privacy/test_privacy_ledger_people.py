@@ -24,10 +24,10 @@ from ledgers import (
     open_ledger,
     people,
     pseudonym,
+    refused,
     reserve,
 )
 
-from gemel.core.errors import GemelError
 from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share
 from gemel.core.signing import SigningKey
 from gemel.privacy import renyi
@@ -41,10 +41,6 @@ KEY = SigningKey.generate()
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with open_ledger(tmp_path / "l.sqlite", KEY) as opened:
         yield opened
-
-
-def refused(code: str) -> pytest.RaisesExc[GemelError]:
-    return pytest.raises(GemelError, match=f"^{code} ")
 
 
 def test_who_was_in_no_cohort_has_spent_nothing(ledger: Ledger) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share, mechanisms_by_patient
-from gemel.core.study import Clipping, PrivacyPlan, Study, TrainingPlan, parse_study
+from gemel.core.study import Clipping, Study, TrainingPlan, parse_study
 from gemel.privacy.accounting import epsilon as epsilon_of
 from gemel.privacy.accounting import price
 from gemel.privacy.planning import NoisePlan, Shares, delta_for, order_of, plan, solve_noise
@@ -44,13 +44,7 @@ def study_of(
             clipping=clipping,
             quantile_noise_multiplier=noise.quantile,
         ),
-        privacy=PrivacyPlan(
-            epsilon=epsilon,
-            delta=delta,
-            count_noise_multiplier=noise.count,
-            metrics_noise_multiplier=noise.metrics,
-            marginals_noise_multiplier=noise.marginals,
-        ),
+        privacy=noise.privacy_plan(epsilon=epsilon, delta=delta),
         metrics_tables=6,
         marginal_tables=15,
         minimum_patients=50,

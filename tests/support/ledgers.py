@@ -6,6 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from gemel.core.errors import GemelError
 from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share
 from gemel.core.signing import SignedDocument, SigningKey
 from gemel.privacy.ledger import Ledger, LedgerEntry, decide_expiry
@@ -33,6 +36,11 @@ EVALUATE = Charge(
     mechanisms=(Mechanism(kind=MechanismKind.DISCRETE_GAUSSIAN, noise_multiplier=12.0, count=6),),
 )
 PLAN = (COUNT, TRAIN, EVALUATE)
+
+
+def refused(code: str) -> pytest.RaisesExc[GemelError]:
+    """Within, this code is raised."""
+    return pytest.raises(GemelError, match=f"^{code} ")
 
 
 def open_ledger(path: Path, key: SigningKey, *, cap: float = 3.0, site: str = "north") -> Ledger:

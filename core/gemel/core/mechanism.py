@@ -57,6 +57,37 @@ class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     mechanisms: tuple[Mechanism, ...]
 
 
+def share_of(task: str) -> Share:
+    """Whom a task of a study touches: the count and what is described everybody, the evaluation who is held out.
+
+    >>> [share_of(task).value for task in ("count", "train/1", "evaluate", "synthesise")]
+    ['everyone', 'training', 'held_out', 'training']
+    """
+    if task in ("count", "describe"):
+        return Share.EVERYONE
+    return Share.HELD_OUT if task == "evaluate" else Share.TRAINING
+
+
+def charge_for(task: str, *mechanisms: Mechanism) -> Charge:
+    """What a task costs whom it touches."""
+    return Charge(task=task, share=share_of(task), mechanisms=mechanisms)
+
+
+def noisy_tables(noise_multiplier: float, count: int) -> Mechanism:
+    """Tables of which one patient changes one cell by one, a discrete Gaussian in every cell."""
+    return Mechanism(kind=MechanismKind.DISCRETE_GAUSSIAN, noise_multiplier=noise_multiplier, count=count)
+
+
+def noisy_steps(noise_multiplier: float, count: int, *, sample_rate: float) -> Mechanism:
+    """Steps of training, each with Gaussian noise on a sum over everybody, or over a Poisson sample."""
+    return Mechanism(
+        kind=MechanismKind.GAUSSIAN if sample_rate == 1 else MechanismKind.POISSON_GAUSSIAN,
+        noise_multiplier=noise_multiplier,
+        sample_rate=sample_rate,
+        count=count,
+    )
+
+
 def mechanisms_by_patient(charges: Iterable[Charge]) -> dict[Share, tuple[Mechanism, ...]]:
     """What a training patient and a held-out patient pay; a patient of a hospital is one of the two.
 

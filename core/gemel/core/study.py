@@ -14,10 +14,11 @@ from gemel.core.errors import GemelError
 from gemel.core.mechanism import (
     Charge,
     Mechanism,
-    MechanismKind,
-    Share,
+    charge_for,
     joint_noise_multiplier,
     mechanisms_by_patient,
+    noisy_steps,
+    noisy_tables,
 )
 from gemel.core.statistic_request import StatisticRequest, check_statistics
 
@@ -171,27 +172,15 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def _charge(self, task: str) -> Charge:
         privacy, plan = self.privacy, self.training
         if task == "count":
-            return _tables(task, Share.EVERYONE, privacy.count_noise_multiplier, 1)
+            return charge_for(task, noisy_tables(privacy.count_noise_multiplier, 1))
         if task == "describe":
-            asked = tuple(m for request in self.statistics for m in request.mechanisms())
-            return Charge(task=task, share=Share.EVERYONE, mechanisms=asked)
+            return charge_for(task, *(m for request in self.statistics for m in request.mechanisms()))
         if task == "evaluate":
-            return _tables(task, Share.HELD_OUT, privacy.metrics_noise_multiplier, self.metrics_tables)
+            return charge_for(task, noisy_tables(privacy.metrics_noise_multiplier, self.metrics_tables))
         if task == "synthesise":
-            return _tables(task, Share.TRAINING, privacy.marginals_noise_multiplier, self.marginal_tables)
-        step = Mechanism(
-            kind=MechanismKind.GAUSSIAN if plan.sample_rate == 1 else MechanismKind.POISSON_GAUSSIAN,
-            noise_multiplier=plan.step_noise_multiplier,
-            sample_rate=plan.sample_rate,
-            count=plan.local_steps,
-        )
-        return Charge(task=task, share=Share.TRAINING, mechanisms=(step,))
-
-
-def _tables(task: str, share: Share, noise_multiplier: float, count: int) -> Charge:
-    kind = MechanismKind.DISCRETE_GAUSSIAN
-    table = Mechanism(kind=kind, noise_multiplier=noise_multiplier, count=count)
-    return Charge(task=task, share=share, mechanisms=(table,))
+            return charge_for(task, noisy_tables(privacy.marginals_noise_multiplier, self.marginal_tables))
+        step = noisy_steps(plan.step_noise_multiplier, plan.local_steps, sample_rate=plan.sample_rate)
+        return charge_for(task, step)
 
 
 def parse_study(payload: object) -> Study:

@@ -10,13 +10,14 @@ import msgspec
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import (
     Charge,
-    Mechanism,
-    MechanismKind,
     Share,
+    charge_for,
     joint_noise_multiplier,
     mechanisms_by_patient,
+    noisy_steps,
+    noisy_tables,
 )
-from gemel.core.study import Clipping
+from gemel.core.study import Clipping, PrivacyPlan
 from gemel.privacy.accounting import epsilon as epsilon_of
 
 TOLERANCE = 1e-3
@@ -58,6 +59,16 @@ class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     count: float
     epsilon: float
     quantile: float = 0.0
+
+    def privacy_plan(self, *, epsilon: float, delta: float) -> PrivacyPlan:
+        """The part of a study that names this noise, with the ε that it states."""
+        return PrivacyPlan(
+            epsilon=epsilon,
+            delta=delta,
+            count_noise_multiplier=self.count,
+            metrics_noise_multiplier=self.metrics,
+            marginals_noise_multiplier=self.marginals,
+        )
 
 
 def plan(
@@ -232,25 +243,12 @@ def _charges(
     sample_rate: float,
 ) -> tuple[Charge, ...]:
     """What a study with this noise charges, as `Study.charges`, the rounds taken together."""
-    step = Mechanism(
-        kind=MechanismKind.GAUSSIAN if sample_rate == 1 else MechanismKind.POISSON_GAUSSIAN,
-        noise_multiplier=joint_noise_multiplier(noise.training, noise.quantile)
-        if noise.quantile
-        else noise.training,
-        sample_rate=sample_rate,
-        count=rounds * local_steps,
-    )
-
-    def tables(z: float, count: int) -> Mechanism:
-        return Mechanism(kind=MechanismKind.DISCRETE_GAUSSIAN, noise_multiplier=z, count=count)
-
+    z = joint_noise_multiplier(noise.training, noise.quantile) if noise.quantile else noise.training
     return (
-        Charge(task="count", share=Share.EVERYONE, mechanisms=(tables(noise.count, 1),)),
-        Charge(task="train", share=Share.TRAINING, mechanisms=(step,)),
-        Charge(task="evaluate", share=Share.HELD_OUT, mechanisms=(tables(noise.metrics, metrics_tables),)),
-        Charge(
-            task="synthesise", share=Share.TRAINING, mechanisms=(tables(noise.marginals, marginal_tables),)
-        ),
+        charge_for("count", noisy_tables(noise.count, 1)),
+        charge_for("train", noisy_steps(z, rounds * local_steps, sample_rate=sample_rate)),
+        charge_for("evaluate", noisy_tables(noise.metrics, metrics_tables)),
+        charge_for("synthesise", noisy_tables(noise.marginals, marginal_tables)),
     )
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, SigningKey, sign_document
-from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan, parse_study
+from gemel.core.study import SCHEMA, Study, TrainingPlan, parse_study
 from gemel.privacy.planning import Shares, plan
 from gemel.synthetic.marginals import marginal_specs
 from gemel.twins.metrics import metric_tables
@@ -51,13 +51,7 @@ def propose(
         training=msgspec.structs.replace(
             training, noise_multiplier=noise.training, quantile_noise_multiplier=noise.quantile
         ),
-        privacy=PrivacyPlan(
-            epsilon=epsilon,
-            delta=delta,
-            count_noise_multiplier=noise.count,
-            metrics_noise_multiplier=noise.metrics,
-            marginals_noise_multiplier=noise.marginals,
-        ),
+        privacy=noise.privacy_plan(epsilon=epsilon, delta=delta),
         metrics_tables=metrics_tables,
         marginal_tables=marginal_tables,
         minimum_patients=minimum_patients,

@@ -10,7 +10,7 @@ from gemel.client_node import approvals
 from gemel.client_node.approvals import Decision
 from gemel.client_node.home import NodeHome
 from gemel.core.programme import Programme
-from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan, parse_study
+from gemel.core.study import SCHEMA, Study, TrainingPlan, parse_study
 from gemel.privacy.planning import Shares, plan
 from gemel.synthetic.marginals import marginal_specs
 from gemel.twins.metrics import metric_tables
@@ -47,13 +47,7 @@ def usual_study(programme: Programme, *, epsilon: float = EPSILON, delta: float 
         programme=programme.name,
         programme_version=programme.version,
         training=msgspec.structs.replace(_USUAL, noise_multiplier=noise.training),
-        privacy=PrivacyPlan(
-            epsilon=epsilon,
-            delta=delta,
-            count_noise_multiplier=noise.count,
-            metrics_noise_multiplier=noise.metrics,
-            marginals_noise_multiplier=noise.marginals,
-        ),
+        privacy=noise.privacy_plan(epsilon=epsilon, delta=delta),
         metrics_tables=tables,
         marginal_tables=marginals,
         minimum_patients=1,
