@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
-from torch.fx.graph import CodeGen
 
-from gemel.privacy.engine.graph import TensorFunction, as_operations
+from gemel.privacy.engine.graph import TensorFunction, as_operations, without_detach
 
 # torch takes sizes 0 and 1 for what they are: they broadcast. A chunk must be at least this large.
 LEAST_SIZE = 2
@@ -64,27 +62,16 @@ def record_any_size(
     module = make_fx(function, tracing_mode="symbolic")(*fakes)
     if shapes.deferred_runtime_asserts:
         raise RuntimeError("The recording depends on numbers that are known only when it runs.")
-    return AnySize(as_operations(_without_detach(module)), [guard.expr for guard in shapes.guards])
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.sym_size.int:
+            node.target = torch.Tensor.size
+    return AnySize(as_operations(without_detach(module)), [guard.expr for guard in shapes.guards])
 
 
 def _sizes(example: Tensor, by_patient: bool) -> list[DimDynamic]:
     """Dimension by dimension; equal numbers of rows get one symbol."""
     first = DimDynamic.DUCK if by_patient else DimDynamic.STATIC
     return [first if dimension == 0 else DimDynamic.STATIC for dimension in range(example.dim())]
-
-
-def _without_detach(module: GraphModule) -> GraphModule:
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.target is torch.ops.aten.detach.default:
-            node.replace_all_uses_with(cast(torch.fx.Node, node.args[0]))
-            graph.erase_node(node)
-        elif node.target is torch.ops.aten.sym_size.int:
-            node.target = torch.Tensor.size
-    graph.eliminate_dead_code()
-    graph.set_codegen(CodeGen())
-    module.recompile()
-    return module
 
 
 def _holds(condition: Any, size: int) -> bool:

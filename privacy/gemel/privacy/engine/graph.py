@@ -60,11 +60,22 @@ def record(function: TensorFunction, examples: Sequence[Tensor]) -> GraphModule:
 
     What Python decides while it runs (sizes, settings) is decided once, here; a value that it asks of a tensor is an error.
     """
-    graph_module = make_fx(function)(*examples)
-    graph = graph_module.graph
-    for node in list(graph.nodes):
+    graph_module = without_detach(make_fx(function)(*examples))
+    for node in list(graph_module.graph.nodes):
         if node.op == "call_function":
             _shorten(node)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+    return graph_module
+
+
+def without_detach(graph_module: GraphModule) -> GraphModule:
+    """The recording without what only autograd needs, and without what nobody uses."""
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is _aten.detach.default:
+            node.replace_all_uses_with(cast(Node, node.args[0]))
+            graph.erase_node(node)
     graph.eliminate_dead_code()
     graph.set_codegen(CodeGen())
     graph_module.recompile()
@@ -72,12 +83,9 @@ def record(function: TensorFunction, examples: Sequence[Tensor]) -> GraphModule:
 
 
 def _shorten(node: Node) -> None:
-    """Take out what changes nothing outside autograd: detach, and products with ones."""
+    """Take out products with ones."""
     graph = node.graph
-    if node.target is _aten.detach.default:
-        node.replace_all_uses_with(cast(Node, node.args[0]))
-        graph.erase_node(node)
-    elif node.target is _aten.mul.Tensor:
+    if node.target is _aten.mul.Tensor:
         for factor, other in (node.args[:2], node.args[1::-1]):
             if _is_ones_like(factor, node) and isinstance(other, Node):
                 node.replace_all_uses_with(other)

@@ -54,9 +54,9 @@ class Workload:
         """The size of the chunk that this many patients are padded to."""
         if not self.sampled:
             return patients
-        spread = 6 * math.sqrt(max(self.expected_batch, 1.0))
         if self.machine_code:
             return self.largest
+        spread = 6 * math.sqrt(max(self.expected_batch, 1.0))
         sizes = min(max(self.steps // _STEPS_FOR_A_SIZE, 1), _MOST_SIZES)
         grain = _GRAIN * max(1, math.ceil(spread / sizes / _GRAIN))
         return min(grain * math.ceil(patients / grain), self.largest)
