@@ -50,6 +50,26 @@ PAYLOAD = {
         "malicious": 0,
     },
     "statistics": [],
+    "strategy": {
+        "algorithm": "fedavg",
+        "proximal_mu": 0.0,
+        "server_learning_rate": 1.0,
+        "beta_1": 0.9,
+        "beta_2": 0.99,
+        "tau": 1e-3,
+        "personalisation": "none",
+        "local_parameters": [],
+        "ditto_lambda": 0.0,
+    },
+    "pace": {
+        "enough": 0,
+        "buffer": 0,
+        "staleness_exponent": 0.5,
+        "validate_every": 0,
+        "patience": 0,
+        "least_improvement": 0.0,
+    },
+    "cross_site_validation": False,
 }
 # Those with a default in code: a document must have them all the same.
 DEFAULTED = {
@@ -59,6 +79,9 @@ DEFAULTED = {
     "clip_learning_rate",
     "aggregation",
     "statistics",
+    "strategy",
+    "pace",
+    "cross_site_validation",
 }
 
 
@@ -99,7 +122,7 @@ def test_a_study_survives_its_payload():
         p
         for p in _leaves(PAYLOAD)
         if p[-1] not in {"schema", "quorum", "clipping", "quantile_noise_multiplier"}
-        and p[0] not in {"aggregation", "statistics"}
+        and p[0] not in {"aggregation", "statistics", "strategy", "pace", "cross_site_validation"}
     ],
     ids=".".join,
 )
@@ -261,3 +284,67 @@ def test_an_aggregation_that_cannot_hold_is_refused(sites, plan):
 def test_a_task_outside_the_study_is_refused(task):
     with pytest.raises(GemelError, match="GEM404"):
         parse_study(PAYLOAD).charge(task)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strategy": {"algorithm": "fedprox", "proximal_mu": 0.1}},
+        {"strategy": {"algorithm": "fedadam"}},
+        {"strategy": {"server_learning_rate": 0.5}},
+        {"strategy": {"personalisation": "ditto", "ditto_lambda": 1.0}},
+        {"strategy": {"personalisation": "local_parameters", "local_parameters": ["level"]}},
+        {"pace": {"enough": 2}},
+        {"pace": {"buffer": 1}},
+        {"pace": {"validate_every": 2, "patience": 1}},
+        {"cross_site_validation": True},
+    ],
+    ids=str,
+)
+def test_strategy_and_pace_are_part_of_what_is_signed(change):
+    assert parse_study(_merged(change)).sha256 != parse_study(PAYLOAD).sha256
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strategy": {"algorithm": "fedprox"}},
+        {"strategy": {"proximal_mu": 0.1}},
+        {"strategy": {"local_parameters": ["level"]}},
+        {"strategy": {"personalisation": "ditto"}},
+        {"strategy": {"server_learning_rate": 0.0}},
+        {"pace": {"enough": 1}},
+        {"pace": {"buffer": 3}},
+        {"pace": {"patience": 1}},
+        {"pace": {"buffer": 1, "validate_every": 1}},
+    ],
+    ids=str,
+)
+def test_a_strategy_that_cannot_be_is_refused(change):
+    _refusal(_merged(change))
+
+
+def test_tasks_are_in_their_order_and_evaluations_touch_the_held_out_only():
+    study = parse_study(
+        _merged(
+            {
+                "pace": {"validate_every": 2},
+                "strategy": {"personalisation": "ditto", "ditto_lambda": 1.0},
+                "cross_site_validation": True,
+            }
+        )
+    )
+    assert study.tasks == (
+        *("count", "train/1", "train/2", "validate/2", "train/3", "train/4", "validate/4", "train/5"),
+        *("evaluate", "personal", "cross/north", "cross/south", "synthesise"),
+    )
+    shares = {charge.task: charge.share for charge in study.charges()}
+    assert {shares[t] for t in ("validate/2", "personal", "cross/north")} == {Share.HELD_OUT}
+    assert study.charge("train/1").mechanisms[0].count == 2 * 4, "a personal twin's steps are charged too"
+
+
+def _merged(change):
+    payload = copy.deepcopy(PAYLOAD)
+    for name, value in change.items():
+        payload[name] = {**payload[name], **value} if isinstance(value, dict) else value
+    return payload

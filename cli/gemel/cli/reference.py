@@ -29,7 +29,7 @@ def errors_page() -> str:
     """Every error code with its meaning, remedy and exit code, as Markdown."""
     parts = [
         "# Error codes\n",
-        "Generated from the catalogue in `core/gemel/core/error_catalogue.py` by `make docs`; do not edit. "
+        "Generated from the catalogue in `core/gemel/core/error_catalogue/` by `make docs`; do not edit. "
         "`gemel explain GEMnnn` shows the same.\n",
         "A code is never reused. What a node reports about a failure is one of these codes and nothing else: "
         "the text of an error stays inside the hospital.\n",

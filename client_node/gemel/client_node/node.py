@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import msgspec
 
 from gemel.client_node import anchors, approvals, gate, masking, outbox, patients, tasks
 from gemel.client_node.approvals import Approval
@@ -12,9 +15,10 @@ from gemel.core.arrays import Arrays, pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
-from gemel.core.messages import HELLO, Envelope, Reply, Request, Status, read_request, sign_reply
+from gemel.core.messages import HELLO, PROTOCOL, Envelope, Reply, Request, Status, parse_request, sign_reply
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, read_signed, signed_by
+from gemel.core.software import software_versions
 from gemel.core.study import Study, parse_study
 from gemel.privacy.ledger import Ledger, LedgerEntry
 from gemel.privacy.noise import NoiseSource
@@ -24,33 +28,38 @@ from gemel.twins.installed import find
 
 logger = logging.getLogger(__name__)
 
+# Computes a task on patients, as `tasks.compute` does: in this process, or in a worker that can do nothing else.
+Compute = Callable[..., Arrays]
+
 
 @dataclass(frozen=True)
 class Work:
-    """One verified request with all that is needed to answer it."""
+    """One verified request with all that is needed to answer it, and what computes on patients."""
 
     request: Request
     request_sha256: str
     study: Study
     study_document: SignedDocument
     programme: Programme
+    compute: Compute
 
 
-def answer(home: NodeHome, envelope: Envelope) -> Envelope:
+def answer(home: NodeHome, envelope: Envelope, *, compute: Compute | None = None) -> Envelope:
     """Answer one request, one at a time. A fault becomes a code; its text stays in the hospital's log.
 
     Raises only when there is no ledger to answer from (GEM302, GEM309, GEM310): then nothing can be said that is true.
     """
     with home.locked(), home.open_ledger() as ledger:
-        return _answer(home, ledger, envelope)
+        return _answer(home, ledger, envelope, compute or tasks.compute)
 
 
-def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope) -> Envelope:
+def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope, compute: Compute) -> Envelope:
     request, request_sha256 = Request(study_sha256="", task="", inputs_sha256=""), ""
     try:
-        request, document = read_request(envelope.document)
+        document = read_signed(envelope.document, kind="request")
         request_sha256 = document.payload_sha256
-        work = _verify(home, request, document, envelope)
+        request = parse_request(document)
+        work = _verify(home, request, document, envelope, compute)
         anchors.require(home, ledger, request)
         if request.task == HELLO:
             status, code, payload = _hello(home, ledger, work), "", b""
@@ -65,7 +74,9 @@ def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope) -> Envelope:
     return _reply(home, ledger, request, request_sha256, status=status, code=code, payload=payload)
 
 
-def _verify(home: NodeHome, request: Request, document: SignedDocument, envelope: Envelope) -> Work:
+def _verify(
+    home: NodeHome, request: Request, document: SignedDocument, envelope: Envelope, compute: Compute
+) -> Work:
     config = home.config
     if not signed_by(document, config.coordinator_public_key):
         raise GemelError("GEM102", "The request is not signed by this node's coordinator.")
@@ -78,7 +89,7 @@ def _verify(home: NodeHome, request: Request, document: SignedDocument, envelope
         raise GemelError("GEM103", "The inputs differ from the hash in the request.")
     programme = find(study.programme, study.programme_version)
     gate.admit_statistics(study, programme)
-    return Work(request, document.payload_sha256, study, study_document, programme)
+    return Work(request, document.payload_sha256, study, study_document, programme, compute)
 
 
 def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:
@@ -136,7 +147,7 @@ def _compute(
         request_sha256=charged_as,
         snapshot=reserved.snapshot,
     )
-    arrays = tasks.compute(
+    arrays = work.compute(
         request.task,
         plan.as_added(study),
         work.programme,
@@ -262,4 +273,6 @@ def _reply(
         ledger_seq=newest.seq,
         ledger_head=newest.sha256,
     )
+    if request.task == HELLO or not request.task:
+        reply = msgspec.structs.replace(reply, protocol=PROTOCOL, software=software_versions())
     return Envelope(document=sign_reply(reply, home.key).to_bytes(), payload=payload)

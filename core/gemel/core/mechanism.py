@@ -58,14 +58,23 @@ class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def share_of(task: str) -> Share:
-    """Whom a task of a study touches: the count and what is described everybody, the evaluation who is held out.
+    """Whom a task of a study touches: the count and what is described everybody, evaluations who is held out.
 
     >>> [share_of(task).value for task in ("count", "train/1", "evaluate", "synthesise")]
     ['everyone', 'training', 'held_out', 'training']
     """
     if task in ("count", "describe"):
         return Share.EVERYONE
-    return Share.HELD_OUT if task == "evaluate" else Share.TRAINING
+    return Share.HELD_OUT if is_evaluation(task) else Share.TRAINING
+
+
+def is_evaluation(task: str) -> bool:
+    """True for the tasks that release metric tables of a twin: the last one, one under way, a personal, a site's own.
+
+    >>> [is_evaluation(task) for task in ("evaluate", "validate/3", "personal", "cross/alpha", "train/3")]
+    [True, True, True, True, False]
+    """
+    return task in ("evaluate", "personal") or task.startswith(("validate/", "cross/"))
 
 
 def charge_for(task: str, *mechanisms: Mechanism) -> Charge:

@@ -13,6 +13,8 @@ from gemel.core.errors import GemelError
 from gemel.core.signing import SignedDocument, SigningKey, read_signed, sign_document
 
 HELLO = "hello"
+# Of the messages between coordinator and node. A hello says it first: peers that do not speak the same say so, and no more.
+PROTOCOL = 1
 
 
 class LedgerHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,8 +29,9 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     `phase`, `attempt`: of a masked release, which step of its aggregation is asked, and in which attempt
     (`docs/secure_aggregation.md`).
-    `anchors`: what the coordinator last saw of the ledgers, by the nodes' public keys. Only a `hello` carries them: the
-    request for a task is the same, byte for byte, however often it is sent.
+    `anchors`: what the coordinator last saw of the ledgers, by the nodes' public keys; `protocol`, `software`: what it
+    speaks and runs. Only a `hello` carries them: the request for a task is the same, byte for byte, however often it
+    is sent, and by whatever version.
     """
 
     study_sha256: str
@@ -37,6 +40,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     phase: str = ""
     attempt: int = 0
     anchors: dict[str, LedgerHead] = {}
+    protocol: int = 0
+    software: dict[str, str] = {}
 
 
 class Status(StrEnum):
@@ -49,8 +54,11 @@ class Status(StrEnum):
     FAILED = "failed"  # by a fault, with a code of the closed list
 
 
-class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A node's answer. Nothing here depends on patients except the arrays that `payload_sha256` names."""
+class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A node's answer. Nothing here depends on patients except the arrays that `payload_sha256` names.
+
+    The answer to a hello tells `protocol` and `software` (name -> version) too.
+    """
 
     site: str
     study_sha256: str
@@ -62,6 +70,8 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     epsilon_spent: float  # of one who were part of all that the hospital's ledger has reserved
     ledger_seq: int  # the number and hash of its newest entry
     ledger_head: str
+    protocol: int = 0
+    software: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -87,18 +97,42 @@ def sign_reply(reply: Reply, key: SigningKey) -> SignedDocument:
 
 
 def read_request(content: bytes) -> tuple[Request, SignedDocument]:
-    """Parse and verify a request. Raises GEM101, GEM102 or GEM103."""
+    """Parse and verify a request. Raises GEM101, GEM102 or GEM103; GEM409 for a hello in another protocol."""
     document = read_signed(content, kind="request")
-    return _convert(document, Request), document
+    return parse_request(document), document
+
+
+def parse_request(document: SignedDocument) -> Request:
+    """The request inside a verified document. Raises GEM101, or GEM409 for a hello in another protocol."""
+    require_protocol(document)
+    return _convert(document, Request)
 
 
 def read_reply(content: bytes) -> tuple[Reply, SignedDocument]:
-    """Parse and verify a reply. Raises GEM101 (also for a code outside the closed list), GEM102 or GEM103."""
+    """Parse and verify a reply. Raises GEM101 (also for a code outside the closed list), GEM102 or GEM103.
+
+    GEM409 when it is the answer to a hello, in another protocol.
+    """
     document = read_signed(content, kind="reply")
+    require_protocol(document)
     reply = _convert(document, Reply)
     if reply.code and reply.code not in CATALOGUE:
         raise GemelError("GEM101", "The reply's code is not in the closed list.")
     return reply, document
+
+
+def require_protocol(document: SignedDocument) -> None:
+    """Refuse (GEM409) a message that says another protocol than ours, before its fields are read: they may be others.
+
+    Which side is the older one is in the message of the error, and follows from the two numbers.
+    """
+    told = document.payload.get("protocol", 0)
+    if not isinstance(told, int) or told in (0, PROTOCOL):
+        return
+    older = "this side" if told > PROTOCOL else "the peer"
+    raise GemelError(
+        "GEM409", f"The {document.kind} speaks protocol {told}, this side {PROTOCOL}: {older} is too old."
+    )
 
 
 def _payload(message: Request | Reply) -> dict[str, Any]:

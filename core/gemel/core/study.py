@@ -15,12 +15,14 @@ from gemel.core.mechanism import (
     Charge,
     Mechanism,
     charge_for,
+    is_evaluation,
     joint_noise_multiplier,
     mechanisms_by_patient,
     noisy_steps,
     noisy_tables,
 )
 from gemel.core.statistic_request import StatisticRequest, check_statistics
+from gemel.core.strategy_plan import Pace, Personalisation, StrategyPlan, pace_conditions, strategy_conditions
 
 SCHEMA = "gemel/study/1"
 # A site's name becomes a file's name at the coordinator.
@@ -141,6 +143,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     sites: dict[str, str]  # site name -> the node's public key (hex)
     aggregation: AggregationPlan = msgspec.field(default_factory=AggregationPlan)
     statistics: tuple[StatisticRequest, ...] = ()
+    strategy: StrategyPlan = msgspec.field(default_factory=StrategyPlan)
+    pace: Pace = msgspec.field(default_factory=Pace)
+    # Each hospital's last release, evaluated at every hospital: one more charged evaluation for each site.
+    cross_site_validation: bool = False
 
     def to_payload(self) -> dict[str, Any]:
         """The JSON form that is signed and hashed."""
@@ -154,10 +160,21 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Every task in order: count, describe (where statistics are asked), train/1 … train/R, evaluate, synthesise."""
+        """Every task in order.
+
+        count, describe (where statistics are asked), train/1 … train/R with validate/r among them (where validations are
+        asked), evaluate, personal (the personal twins, where there are), cross/SITE (where asked), synthesise.
+        """
+        every, last = self.pace.validate_every, self.training.rounds
+        rounds: list[str] = []
+        for number in range(1, last + 1):
+            rounds.append(f"train/{number}")
+            if every and number % every == 0:
+                rounds.append(f"validate/{number}")
         describe = ("describe",) if self.statistics else ()
-        rounds = tuple(f"train/{r}" for r in range(1, self.training.rounds + 1))
-        return ("count", *describe, *rounds, "evaluate", "synthesise")
+        personal = ("personal",) if self.strategy.personalisation is Personalisation.DITTO else ()
+        cross = tuple(f"cross/{site}" for site in sorted(self.sites)) if self.cross_site_validation else ()
+        return ("count", *describe, *rounds, "evaluate", *personal, *cross, "synthesise")
 
     def charge(self, task: str) -> Charge:
         """What one task costs, and whom. The node reads it here, never from a message. Unknown task: GEM404."""
@@ -175,11 +192,13 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             return charge_for(task, noisy_tables(privacy.count_noise_multiplier, 1))
         if task == "describe":
             return charge_for(task, *(m for request in self.statistics for m in request.mechanisms()))
-        if task == "evaluate":
+        if is_evaluation(task):
             return charge_for(task, noisy_tables(privacy.metrics_noise_multiplier, self.metrics_tables))
         if task == "synthesise":
             return charge_for(task, noisy_tables(privacy.marginals_noise_multiplier, self.marginal_tables))
-        step = noisy_steps(plan.step_noise_multiplier, plan.local_steps, sample_rate=plan.sample_rate)
+        # A personal twin takes steps of its own, on the same patients.
+        twins = 2 if self.strategy.personalisation is Personalisation.DITTO else 1
+        step = noisy_steps(plan.step_noise_multiplier, twins * plan.local_steps, sample_rate=plan.sample_rate)
         return charge_for(task, step)
 
 
@@ -197,7 +216,24 @@ def parse_study(payload: object) -> Study:
 
 
 def _check(study: Study) -> None:
-    conditions = (*_document(study), *_training(study.training), *_privacy(study), *_aggregation(study))
+    masked = study.aggregation.masking is Masking.SECURE
+    robust = study.aggregation.rule is not AggregationRule.MEAN
+    pace = pace_conditions(
+        study.pace, sites=len(study.sites), quorum=study.quorum, rounds=study.training.rounds, masked=masked
+    )
+    conditions = (
+        *_document(study),
+        *_training(study.training),
+        *_privacy(study),
+        *_aggregation(study),
+        *strategy_conditions(study.strategy, masked=masked, robust=robust),
+        *pace,
+        (
+            not (study.cross_site_validation and masked),
+            "cross_site_validation needs to see what masking hides",
+        ),
+        (not (study.pace.buffer and robust), "pace: a robust rule needs rounds that all take together"),
+    )
     for holds, message in conditions:
         if not holds:
             raise GemelError("GEM101", f"The study document is malformed: {message}.")

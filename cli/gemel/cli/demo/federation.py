@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gemel.cli.demo.processes import Process, free_port, wait_for_port
 from gemel.client_node import approvals
 from gemel.client_node.approvals import Decision
 from gemel.client_node.home import SCHEMA as NODE_SCHEMA
@@ -19,6 +18,7 @@ from gemel.core.canonical import document_hash
 from gemel.core.errors import GemelError
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, SigningKey
+from gemel.core.supervision import Process, free_port, wait_for_port
 from gemel.server.flower.superlink import SuperLink
 from gemel.server.home import CoordinatorHome, RunFolder
 

@@ -1,4 +1,4 @@
-"""The demo's processes: started apart, logged, restarted when they die, ended by process group."""
+"""Processes that are kept running: started apart, logged, started again when they die, ended by process group."""
 
 from __future__ import annotations
 

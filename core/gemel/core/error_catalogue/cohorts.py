@@ -1,0 +1,25 @@
+"""GEM7xx: virtual cohorts."""
+
+from __future__ import annotations
+
+from gemel.core.error_catalogue.entry import CatalogueEntry, ExitCode
+
+ENTRIES: dict[str, CatalogueEntry] = {
+    "GEM701": CatalogueEntry(
+        "Marginals do not fit the cohort's public domain",
+        "A released table's shape differs from the bins that the programme declares.",
+        "Use the programme version that the study names.",
+        ExitCode.REFUSED,
+    ),
+    "GEM702": CatalogueEntry(
+        "A virtual cohort may not be sampled",
+        "Its sources are not all covered by a differential-privacy statement.",
+        "Fit from released, charged marginals and a twin trained under DP.",
+        ExitCode.REFUSED,
+    ),
+    "GEM703": CatalogueEntry(
+        "A virtual record fails its checks",
+        "A FHIR resource of the virtual cohort is incomplete, unmarked, or refers to nothing. Nothing was written.",
+        "This is a defect in the software, or the programme declares no usable code: report it.",
+    ),
+}

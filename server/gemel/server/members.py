@@ -1,0 +1,119 @@
+"""The hospitals of a federation: who was invited, with which keys they were admitted, and until when."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, Column, Engine, String, Table, insert, select, update
+
+from gemel.core.errors import GemelError
+from gemel.server.store import metadata
+
+_members = Table(
+    "members",
+    metadata,
+    Column("public_key", String(64), primary_key=True),
+    Column("site", String(64), nullable=False),
+    Column("transport_key", String, nullable=False),  # PEM
+    Column("flower_node", BigInteger),
+    Column("state", String(16), nullable=False),
+    Column("admitted_at", String(40), nullable=False),
+    Column("expires_at", String(40), nullable=False),
+    Column("ended_at", String(40), nullable=False, default=""),
+)
+
+
+class MemberState(StrEnum):
+    """What a key of a hospital is to the federation."""
+
+    ADMITTED = "admitted"
+    REPLACED = "replaced"  # by a newer key of the same hospital
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One key of one hospital. `flower_node` is the SuperLink's name for it, None until it is registered there."""
+
+    site: str
+    public_key: str
+    transport_key: str
+    flower_node: int | None
+    state: MemberState
+    admitted_at: str
+    expires_at: str
+    ended_at: str
+
+
+@dataclass(frozen=True)
+class Members:
+    """The members in a store."""
+
+    engine: Engine
+
+    def all(self) -> list[Member]:
+        """Every key that was ever admitted, the oldest first."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                select(_members).order_by(_members.c.admitted_at, _members.c.site)
+            ).mappings()
+            return [Member(**{**row, "state": MemberState(row["state"])}) for row in rows]
+
+    def of(self, public_key: str) -> Member | None:
+        """The member with that key, or None."""
+        return next((member for member in self.all() if member.public_key == public_key), None)
+
+    def admit(
+        self, *, site: str, public_key: str, transport_key: str, flower_node: int | None, expires_at: str
+    ) -> Member:
+        """Put a hospital's key on record; the same key again only renames its node at the SuperLink and its end."""
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        values = {
+            "site": site,
+            "transport_key": transport_key,
+            "flower_node": flower_node,
+            "expires_at": expires_at,
+        }
+        with self.engine.begin() as connection:
+            known = connection.execute(
+                select(_members.c.public_key).where(_members.c.public_key == public_key)
+            ).first()
+            if known is None:
+                row = {
+                    **values,
+                    "public_key": public_key,
+                    "state": str(MemberState.ADMITTED),
+                    "admitted_at": now,
+                }
+                connection.execute(insert(_members).values(**row, ended_at=""))
+            else:
+                connection.execute(
+                    update(_members).where(_members.c.public_key == public_key).values(**values)
+                )
+        member = self.of(public_key)
+        assert member is not None  # noqa: S101  # it was just written
+        return member
+
+    def end(self, public_key: str, state: MemberState) -> None:
+        """Revoke or replace a key, for good. Raises GEM521 when it is not on record."""
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        with self.engine.begin() as connection:
+            done = connection.execute(
+                update(_members)
+                .where(_members.c.public_key == public_key)
+                .values(state=str(state), ended_at=now)
+            )
+        if done.rowcount != 1:
+            raise GemelError("GEM521", f"No member has the key {public_key}.")
+
+    def refusal(self, public_key: str, *, now: dt.datetime | None = None) -> str:
+        """Why a study may not reach this key: GEM521 not on record, GEM522 revoked or replaced, GEM523 expired; else ""."""
+        member = self.of(public_key)
+        if member is None:
+            return "GEM521"
+        if member.state is not MemberState.ADMITTED:
+            return "GEM522"
+        expires = dt.datetime.fromisoformat(member.expires_at)
+        return "GEM523" if (now or dt.datetime.now(dt.UTC)) >= expires else ""
