@@ -10,6 +10,7 @@ random instants. What was answered is a line in `said`. Prints one JSON object.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -122,7 +123,9 @@ def child(node: Node, tasks: list[str], *, write: int = 0, delay_s: float | None
         try:
             if write:
                 die_at_write(write)
-            node.work(tasks)
+            # Killed at an instant, it works until then: first what is asked, then all of it again.
+            for _ in range(1) if delay_s is None else itertools.count():
+                node.work(tasks)
             status = 0
         finally:
             os._exit(status)
@@ -158,7 +161,9 @@ def main() -> None:
         # Those answered already, at random, then new ones: a kill may fall into either.
         reached = 2 + number * per_kill
         again = chance.sample(tasks[:reached], k=min(3, reached))
-        totals["at instants"] += child(node, again + tasks[reached:], delay_s=chance.uniform(0.0, 0.35))
+        totals["at instants"] += child(
+            node, again + tasks[reached:][: 2 * per_kill], delay_s=chance.uniform(0.0, 0.35)
+        )
         totals["died between"] += node.check()["unfinished"] > 0
     for _ in range(2):
         node.work(tasks)
