@@ -58,4 +58,63 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Bring the older side to the other's version: `gemel --version` on both, and the certificate's `software`.",
         ExitCode.REFUSED,
     ),
+    "GEM410": CatalogueEntry(
+        "A start kit or a request to join is malformed",
+        "Each field of both documents is checked, and each must be signed by the keys that it names.",
+        "Ask the coordinator for a new kit (`gemel federation invite`), or make the request again (`gemel node init`).",
+        ExitCode.USAGE,
+    ),
+    "GEM411": CatalogueEntry(
+        "A start kit is not valid now",
+        "A kit may be used for a limited time. This one expired, or this machine's clock is wrong.",
+        "Check the clock, then ask the coordinator for a new kit.",
+        ExitCode.REFUSED,
+    ),
+    "GEM412": CatalogueEntry(
+        "An approval is over",
+        "The steward approved the study until a date, or for a number of runs, and that is past.",
+        "A steward reads the study again (`gemel node show`) and decides anew.",
+        ExitCode.REFUSED,
+    ),
+    "GEM413": CatalogueEntry(
+        "A second steward has not approved yet",
+        "This hospital asks for the approval of two stewards, and one has given it.",
+        "Another steward decides with `gemel node approve`.",
+        ExitCode.REFUSED,
+    ),
+    "GEM414": CatalogueEntry(
+        "The installed code is not the code that was allowed",
+        "The hospital allowed a programme as it was installed then. The code has changed since, as by an upgrade.",
+        "Read what changed, then allow it again: `gemel node allow PROGRAMME@VERSION HOME`.",
+        ExitCode.REFUSED,
+    ),
+    "GEM415": CatalogueEntry(
+        "The node's audit log does not hold",
+        "An entry was changed, removed, added or put elsewhere, or the end of the log was cut off.",
+        "Stop, keep the folder as evidence, and compare with an exported copy.",
+        ExitCode.REFUSED,
+    ),
+    "GEM416": CatalogueEntry(
+        "The node's audit log cannot be written",
+        "A node that cannot write down what it does answers nothing: the disk is full, or the folder is not writable.",
+        "Free disk space, or make HOME/audit writable for the node's user.",
+    ),
+    "GEM417": CatalogueEntry(
+        "A key of the node cannot be used",
+        "It is missing, readable by others, expired, or it is not the one that documents name.",
+        "`gemel doctor --node HOME` says which; `gemel node rotate HOME` makes new ones.",
+        ExitCode.REFUSED,
+    ),
+    "GEM418": CatalogueEntry(
+        "A study was refused here, and stays refused",
+        "A steward of this hospital refused the study. Only a newer decision of a steward changes that.",
+        "Ask the hospital's steward.",
+        ExitCode.REFUSED,
+    ),
+    "GEM419": CatalogueEntry(
+        "A steward or a study is not known here",
+        "The name, the key or the beginning of a hash fits none on record, or more than one.",
+        "`gemel node studies HOME` and `gemel node status HOME` list them.",
+        ExitCode.USAGE,
+    ),
 }
