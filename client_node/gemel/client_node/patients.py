@@ -18,6 +18,9 @@ from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
 from gemel.core.programme import Programme
 
+# What marks the home of a simulation's hospital.
+VIRTUAL = "VIRTUAL"
+
 
 def load(home: NodeHome, programme: Programme) -> Dataset:
     """The hospital's patients for a programme. Raises what `gemel.data_adapters.dataset.build.build` raises."""
@@ -46,6 +49,18 @@ def load(home: NodeHome, programme: Programme) -> Dataset:
     write_durably(home.folder / "data" / f"{stem}.card.json", msgspec.json.encode(card))
     write_durably(mark, state)
     return dataset
+
+
+def lend(home: NodeHome, programme: Programme, dataset: Dataset) -> None:
+    """Give a virtual hospital its part of patients that were read elsewhere; `load` then finds them, on this day.
+
+    Raises GEM407 for a home without the file `VIRTUAL`: a hospital's patients come from its own records.
+    """
+    if not (home.folder / VIRTUAL).exists():
+        raise GemelError("GEM407", f"{home.folder} is a real node's home, not a simulation's.")
+    stem = f"{programme.name}-{programme.version}"
+    dataset.save(home.folder / "data" / f"{stem}.safetensors")
+    write_durably(home.folder / "data" / f"{stem}.export", _state(home, programme, datetime.now(UTC).date()))
 
 
 def _state(home: NodeHome, programme: Programme, day: date) -> bytes:
