@@ -15,6 +15,7 @@ from gemel.core.error_catalogue import (
     documents,
     node,
     privacy,
+    registry,
     service,
     twins,
 )
@@ -28,6 +29,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     **privacy.ENTRIES,
     **node.ENTRIES,
     **coordinator.ENTRIES,
+    **registry.ENTRIES,
     **twins.ENTRIES,
     **cohorts.ENTRIES,
     **command_line.ENTRIES,
