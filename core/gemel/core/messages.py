@@ -30,7 +30,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     `phase`, `attempt`: of a masked release, which step of its aggregation is asked, and in which attempt
     (`docs/secure_aggregation.md`).
     `anchors`: what the coordinator last saw of the ledgers, by the nodes' public keys; `protocol`, `software`: what it
-    speaks and runs. Only a `hello` carries them: the request for a task is the same, byte for byte, however often it
+    speaks and runs; `run`: which start of the study by people this is (any text, the same when it goes on after a
+    crash), by which a node counts runs. Only a `hello` carries them: the request for a task is the same, byte for byte, however often it
     is sent, and by whatever version.
     """
 
@@ -42,6 +43,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     anchors: dict[str, LedgerHead] = {}
     protocol: int = 0
     software: dict[str, str] = {}
+    run: str = ""
 
 
 class Status(StrEnum):

@@ -6,7 +6,6 @@ Neither holds a secret. Whose keys they name, people compare by fingerprint, on 
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime as dt
 import re
 import ssl
@@ -30,6 +29,7 @@ _MOST_TEXT = 200
 # SubjectPublicKeyInfo of a point on P-384, uncompressed: what every transport key starts with.
 _P384 = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
 _P384_BYTES = 120
+_BEGIN, _END = "-----BEGIN PUBLIC KEY-----\n", "\n-----END PUBLIC KEY-----\n"
 
 Document = TypeVar("Document", "StartKit", "JoinRequest")
 
@@ -41,6 +41,7 @@ class StartKit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         federation: Its name, for people.
         site: The hospital's name in studies.
         address: host:port of the one port that the node connects to.
+        service: Where people reach the coordinator, https://…; "" when it has no service.
         ca_certificate: PEM of the one CA that the coordinator's TLS certificate is believed by.
         coordinator_public_key: Hex Ed25519: requests are believed when this key signed them.
         previous_keys: Keys of the coordinator that certificates and requests of before were signed with.
@@ -51,6 +52,7 @@ class StartKit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     federation: str
     site: str
     address: str
+    service: str = ""
     ca_certificate: str
     coordinator_public_key: str
     previous_keys: tuple[str, ...] = ()
@@ -81,8 +83,15 @@ class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def fingerprint(self) -> str:
-        """What the hospital reads out on the phone: of the signing key and the transport key together."""
-        return fingerprint((self.node_public_key.encode() + self.transport_public_key.encode()).hex())
+        """What the hospital reads out on the phone: of the signing key, which signs for the transport key."""
+        return fingerprint(self.node_public_key)
+
+
+def transport_fingerprint(public_key: str) -> str:
+    """A short form of a transport key (PEM) for people to compare, as of signing keys. Raises GEM410."""
+    if not _is_transport_key(public_key):
+        raise GemelError("GEM410", "Not a transport key: PEM of a point on P-384 is expected.")
+    return fingerprint(_der(public_key).hex())
 
 
 def sign_kit(kit: StartKit, key: SigningKey) -> SignedDocument:
@@ -120,6 +129,7 @@ def read_kit(content: bytes, *, at: dt.datetime | None = None) -> StartKit:
         federation=_is_text(kit.federation),
         site=bool(_SITE.fullmatch(kit.site)),
         address=_is_address(kit.address),
+        service=not kit.service or _is_url(kit.service),
         ca_certificate=_is_certificate(kit.ca_certificate),
         coordinator_public_key=all(_PUBLIC_KEY.fullmatch(key) for key in keys)
         and len(set(keys)) == len(keys),
@@ -198,6 +208,11 @@ def _is_address(address: str) -> bool:
     return bool(_HOST.fullmatch(host)) and port.isascii() and port.isdigit() and 0 < int(port) < 65536
 
 
+def _is_url(url: str) -> bool:
+    host_and_port = url.removeprefix("https://").removesuffix("/")
+    return url.startswith("https://") and (bool(_HOST.fullmatch(host_and_port)) or _is_address(host_and_port))
+
+
 def _is_certificate(pem: str) -> bool:
     if pem.count("-----BEGIN") != 1 or not pem.startswith("-----BEGIN CERTIFICATE-----\n"):
         return False  # a private key beside it would be a secret in a kit
@@ -209,11 +224,14 @@ def _is_certificate(pem: str) -> bool:
 
 
 def _is_transport_key(pem: str) -> bool:
-    begin, end = "-----BEGIN PUBLIC KEY-----\n", "\n-----END PUBLIC KEY-----\n"
-    if not (pem.startswith(begin) and pem.endswith(end)):
-        return False
     try:
-        content = base64.b64decode(pem[len(begin) : -len(end)].replace("\n", ""), validate=True)
-    except (binascii.Error, ValueError):
+        content = _der(pem)
+    except ValueError:
         return False
     return len(content) == _P384_BYTES and content.startswith(_P384)
+
+
+def _der(pem: str) -> bytes:
+    if not (pem.startswith(_BEGIN) and pem.endswith(_END)):
+        raise ValueError("not PEM")
+    return base64.b64decode(pem[len(_BEGIN) : -len(_END)].replace("\n", ""), validate=True)
