@@ -34,7 +34,9 @@ class InProcessGrid(Grid):
     never answered twice. An exception of the client becomes Flower's error reply, without its text.
     """
 
-    def __init__(self, client: ClientCall, nodes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, client: ClientCall, nodes: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         # Flower fills in a message's sender from this; outside a task it is unset.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _RUN, _TASK
         self._client, self._clock = client, clock
@@ -56,7 +58,12 @@ class InProcessGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """A message to a node."""
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
