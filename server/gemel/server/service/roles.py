@@ -35,8 +35,7 @@ _EVERYBODY = frozenset({Permission.SELF, Permission.MEMBERS_READ, Permission.STU
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: _EVERYBODY | {Permission.MODELS_READ},
-    Role.SCIENTIST: _EVERYBODY
-    | {Permission.MODELS_READ, Permission.STUDIES_WRITE, Permission.STUDIES_STEER},
+    Role.SCIENTIST: _EVERYBODY | {Permission.MODELS_READ, Permission.STUDIES_WRITE, Permission.STUDIES_STEER},
     Role.OPERATOR: _EVERYBODY | {Permission.MODELS_READ, Permission.STUDIES_STEER},
     Role.AUDITOR: _EVERYBODY | {Permission.USERS_READ, Permission.AUDIT_READ},
     Role.ADMIN: _EVERYBODY | {Permission.USERS_READ, Permission.USERS_WRITE, Permission.AUDIT_READ},
