@@ -22,7 +22,14 @@ from gemel.core.mechanism import (
     noisy_tables,
 )
 from gemel.core.statistic_request import StatisticRequest, check_statistics
-from gemel.core.strategy_plan import Pace, Personalisation, StrategyPlan, pace_conditions, strategy_conditions
+from gemel.core.strategy_plan import (
+    Algorithm,
+    Pace,
+    Personalisation,
+    StrategyPlan,
+    pace_conditions,
+    strategy_conditions,
+)
 
 SCHEMA = "gemel/study/1"
 # A site's name becomes a file's name at the coordinator.
@@ -233,6 +240,10 @@ def _check(study: Study) -> None:
             "cross_site_validation needs to see what masking hides",
         ),
         (not (study.pace.buffer and robust), "pace: a robust rule needs rounds that all take together"),
+        (
+            not (study.pace.buffer and study.strategy.algorithm is Algorithm.SCAFFOLD),
+            "pace: scaffold needs rounds that all take together",
+        ),
     )
     for holds, message in conditions:
         if not holds:

@@ -112,4 +112,28 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Stop releasing until the cause is known: `gemel audit --format json` says what was measured. Report it.",
         ExitCode.FAILED,
     ),
+    "GEM340": CatalogueEntry(
+        "A strategy does not fit the twin",
+        "It names parameters to keep at each hospital that the twin does not have, or leaves none to share.",
+        "Name parameters of the programme's twin, and leave at least one to the federation.",
+        ExitCode.USAGE,
+    ),
+    "GEM341": CatalogueEntry(
+        "A correction is out of bounds",
+        "The coordinator sent a correction for training that no honest round of this study leads to.",
+        "Nothing was computed. Look at the learning rate: training probably diverged.",
+        ExitCode.REFUSED,
+    ),
+    "GEM342": CatalogueEntry(
+        "What a hospital keeps for itself is missing or damaged",
+        "The parameters that never leave the hospital, or its personal twin, are not there as they were written.",
+        "Restore the node's home from its backup, or propose a new study.",
+        ExitCode.FAILED,
+    ),
+    "GEM343": CatalogueEntry(
+        "A strategy is not installed",
+        "The coordinator has no strategy of the name that the study asks for.",
+        "Ask for one of those in `docs/strategies.md`, or install its file at the coordinator.",
+        ExitCode.USAGE,
+    ),
 }

@@ -6,7 +6,7 @@ ignores the sites' weights: a site could claim any.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
@@ -18,8 +18,19 @@ from numpy.typing import NDArray
 from gemel.core.arrays import Arrays
 from gemel.core.errors import GemelError
 from gemel.core.study import AggregationRule
+from gemel.server.strategy import Strategy, Update
 
 _KEY = "arrays"
+
+
+class RobustStrategy(Strategy):
+    """A robust rule as a strategy: which one the study says, in `aggregation.rule`."""
+
+    def aggregate(self, model: Arrays, updates: Sequence[Update], state: Arrays) -> tuple[Arrays, Arrays]:
+        """See `Strategy.aggregate`. Raises GEM501 with too few updates for so many poisoned ones."""
+        plan = self.study.aggregation
+        arrays = {update.site: update.arrays for update in updates}
+        return robust_mean(arrays, plan.rule, malicious=plan.malicious), state
 
 
 def least_updates(rule: AggregationRule, *, malicious: int) -> int:
