@@ -12,19 +12,29 @@ from pathlib import Path
 
 import msgspec
 
+from gemel.client_node.allow_list import code_of
+from gemel.client_node.key_dates import write_dates
 from gemel.core.canonical import canonical_bytes
 from gemel.core.errors import GemelError
+from gemel.core.files import write_durably
 from gemel.core.pki import create_transport_key
 from gemel.core.signing import SigningKey
 from gemel.privacy.ledger import Ledger
 
 SCHEMA = "gemel/node/1"
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the hospital decides, and nobody else can: its caps, its floor, its stewards, its data.
 
-    `coordinator_public_key` and `stewards` (name -> key) are hex Ed25519 keys; `programmes` are "name@version".
+    Attributes:
+        coordinator_public_key, stewards: Hex Ed25519 keys; the latter by the steward's name.
+        programmes: "name@version" of what may run here.
+        code: "name@version" -> the hash of the installed code that was allowed (`gemel.client_node.allow_list`).
+        federation, address: The federation's name and its one port, host:port, as the start kit says.
+        approvals_needed: How many different stewards must approve a study.
+        log_level: Of the structured log: DEBUG, INFO, WARNING or ERROR.
     """
 
     schema: str
@@ -36,6 +46,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     epsilon_cap: float
     delta: float
     minimum_patients: int
+    code: dict[str, str] = {}
+    federation: str = ""
+    address: str = ""
+    approvals_needed: int = 1
+    log_level: str = "INFO"
 
 
 @dataclass(frozen=True)
@@ -54,16 +69,19 @@ class NodeHome:
         """
         if (folder / "node.json").exists():
             raise GemelError("GEM407", f"{folder} already holds a node.")
-        for name in ("keys", "data", "outbox", "studies"):
+        check_config(config)
+        for name in ("keys", "data", "outbox", "studies", "audit"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)  # data, log and proposals tell of patients too
         (folder / "keys").chmod(0o700)
         SigningKey.generate().save(folder / "keys" / "node.key")
         create_transport_key(folder / "keys")
+        write_dates(folder / "keys")
         _write_secret(folder / "keys" / "pseudonym.key", pseudonym_key or secrets.token_bytes(32))
-        (folder / "node.json").write_bytes(canonical_bytes(msgspec.to_builtins(config)))
-        home = cls(folder, config)
+        allowed = {name: config.code.get(name) or code_of(name) for name in config.programmes}
+        home = cls(folder, msgspec.structs.replace(config, code=allowed))
         home.open_ledger().close()
+        home._write_config()  # last: a home is one when this is there
         return home
 
     @classmethod
@@ -76,6 +94,23 @@ class NodeHome:
         if config.schema != SCHEMA:
             raise GemelError("GEM407", f"{folder} has schema {config.schema}, expected {SCHEMA}.")
         return cls(folder, config)
+
+    def changed(self, **fields: object) -> NodeHome:
+        """The home with other fields of its configuration, durably. Raises GEM407 for what cannot be one."""
+        config = msgspec.structs.replace(self.config, **fields)
+        check_config(config)
+        home = NodeHome(self.folder, config)
+        home._write_config()
+        return home
+
+    def _write_config(self) -> None:
+        content = canonical_bytes(msgspec.to_builtins(self.config))
+        write_durably(self.folder / "node.json", content, mode=0o600)
+
+    @property
+    def ca_certificate(self) -> Path:
+        """PEM of the one CA that the coordinator's certificate is believed by."""
+        return self.folder / "tls" / "ca.crt"
 
     @property
     def key(self) -> SigningKey:
@@ -119,6 +154,23 @@ class NodeHome:
             epsilon_cap=self.config.epsilon_cap,
             delta=self.config.delta,
         )
+
+
+def check_config(config: NodeConfig) -> None:
+    """Refuse (GEM407) what no node can be run with."""
+    wrong = [
+        name
+        for name, holds in {
+            "epsilon_cap": 0 < config.epsilon_cap <= 1000,
+            "delta": 0 < config.delta <= 1e-3,
+            "minimum_patients": config.minimum_patients >= 1,
+            "approvals_needed": 1 <= config.approvals_needed <= 10,
+            "log_level": config.log_level in _LEVELS,
+        }.items()
+        if not holds
+    ]
+    if wrong:
+        raise GemelError("GEM407", f"node.json: {', '.join(wrong)} cannot be what is given.")
 
 
 def _write_secret(path: Path, content: bytes) -> None:
