@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gemel.core.errors import GemelError
 
 RESTART_S = 3.0
+STEADY_S = 60.0  # who ran for so long did not fail at its start
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,6 +37,8 @@ class Process:
         environment: Added to this process' environment.
         log: Where stdout and stderr go, appended.
         restart: Start it again when it dies (as systemd would for a hospital's node).
+        longest_wait_s: How long it may wait before that: each death in less than a minute doubles the wait.
+        watch: Told of each start ("started") and each end ("ended", with the exit status), for a log.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class Process:
         log: Path,
         environment: Mapping[str, str] | None = None,
         restart: bool = False,
+        longest_wait_s: float = RESTART_S,
+        watch: Callable[[str, int], None] | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -53,6 +58,8 @@ class Process:
         self._arguments = list(arguments)
         self._environment = {**os.environ, **(environment or {})}
         self._restart = restart
+        self._longest_wait_s = longest_wait_s
+        self._watch = watch or (lambda _event, _number: None)
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._started = threading.Event()
@@ -89,7 +96,9 @@ class Process:
             os.killpg(process.pid, signal.SIGKILL)
 
     def _supervise(self) -> None:
+        wait_s = RESTART_S
         while not self._stopping.is_set():
+            started = time.monotonic()
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
                     self._arguments,
@@ -101,11 +110,15 @@ class Process:
                     preexec_fn=_die_with_parent if sys.platform == "linux" else None,
                 )
             self._started.set()
-            self._process.wait()
+            self._watch("started", self._process.pid)
+            self._watch("ended", self._process.wait())
             if not self._restart:
                 return
-            if self._stopping.wait(RESTART_S):
+            if time.monotonic() - started >= STEADY_S:
+                wait_s = RESTART_S
+            if self._stopping.wait(wait_s):
                 return
+            wait_s = min(2 * wait_s, max(RESTART_S, self._longest_wait_s))
             self.restarts += 1
 
 

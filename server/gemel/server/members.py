@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Column, Engine, String, Table, insert, select, update
+from sqlalchemy import Column, Engine, String, Table, delete, insert, select, update
 
 from gemel.core.errors import GemelError
 from gemel.server.store import metadata
@@ -17,11 +17,21 @@ _members = Table(
     Column("public_key", String(64), primary_key=True),
     Column("site", String(64), nullable=False),
     Column("transport_key", String, nullable=False),  # PEM
-    Column("flower_node", BigInteger),
+    Column(
+        "flower_node", String(20), nullable=False
+    ),  # 64 bits without a sign: more than a database's integer
     Column("state", String(16), nullable=False),
     Column("admitted_at", String(40), nullable=False),
     Column("expires_at", String(40), nullable=False),
     Column("ended_at", String(40), nullable=False, default=""),
+)
+_invitations = Table(
+    "invitations",
+    metadata,
+    Column("site", String(64), primary_key=True),
+    Column("kit_sha256", String(64), nullable=False),
+    Column("issued_at", String(40), nullable=False),
+    Column("expires_at", String(40), nullable=False),
 )
 
 
@@ -46,6 +56,34 @@ class Member:
     expires_at: str
     ended_at: str
 
+    def days_left(self, now: dt.datetime | None = None) -> int:
+        """Whole days until the key expires; negative afterwards."""
+        return (dt.datetime.fromisoformat(self.expires_at) - (now or dt.datetime.now(dt.UTC))).days
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """The newest start kit that was made for a hospital."""
+
+    site: str
+    kit_sha256: str
+    issued_at: str
+    expires_at: str
+
+
+@dataclass(frozen=True)
+class FleetNode:
+    """What a SuperLink knows of a node: its own name for it, the transport key (PEM), and the state in Flower's words."""
+
+    flower_node: int
+    transport_key: str
+    status: str
+
+    @property
+    def registered(self) -> bool:
+        """False once its registration was taken back: its key never connects again."""
+        return self.status != "unregistered"
+
 
 @dataclass(frozen=True)
 class Members:
@@ -53,13 +91,37 @@ class Members:
 
     engine: Engine
 
+    def invite(self, invitation: Invitation) -> None:
+        """Put an invitation on record; a newer one of the same hospital takes its place."""
+        values = {
+            "site": invitation.site,
+            "kit_sha256": invitation.kit_sha256,
+            "issued_at": invitation.issued_at,
+            "expires_at": invitation.expires_at,
+        }
+        with self.engine.begin() as connection:
+            connection.execute(delete(_invitations).where(_invitations.c.site == invitation.site))
+            connection.execute(insert(_invitations).values(**values))
+
+    def invitations(self) -> list[Invitation]:
+        """The newest invitation of each hospital, by its name."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(_invitations).order_by(_invitations.c.site)).mappings()
+            return [Invitation(**row) for row in rows]
+
+    def admitted(self, site: str) -> list[Member]:
+        """The hospital's keys that were neither revoked nor replaced; one, except in the middle of a replacement."""
+        return [
+            member for member in self.all() if member.site == site and member.state is MemberState.ADMITTED
+        ]
+
     def all(self) -> list[Member]:
         """Every key that was ever admitted, the oldest first."""
         with self.engine.connect() as connection:
             rows = connection.execute(
                 select(_members).order_by(_members.c.admitted_at, _members.c.site)
             ).mappings()
-            return [Member(**{**row, "state": MemberState(row["state"])}) for row in rows]
+            return [_member(dict(row)) for row in rows]
 
     def of(self, public_key: str) -> Member | None:
         """The member with that key, or None."""
@@ -73,7 +135,7 @@ class Members:
         values = {
             "site": site,
             "transport_key": transport_key,
-            "flower_node": flower_node,
+            "flower_node": "" if flower_node is None else str(flower_node),
             "expires_at": expires_at,
         }
         with self.engine.begin() as connection:
@@ -117,3 +179,8 @@ class Members:
             return "GEM522"
         expires = dt.datetime.fromisoformat(member.expires_at)
         return "GEM523" if (now or dt.datetime.now(dt.UTC)) >= expires else ""
+
+
+def _member(row: dict[str, str]) -> Member:
+    node = row["flower_node"]
+    return Member(**{**row, "state": MemberState(row["state"]), "flower_node": int(node) if node else None})

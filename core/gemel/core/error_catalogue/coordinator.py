@@ -57,4 +57,32 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Rotate it at the hospital (`gemel node rotate`) and admit the new one.",
         ExitCode.REFUSED,
     ),
+    "GEM524": CatalogueEntry(
+        "A coordinator's settings are not sound",
+        "`federation.json` in its home says what the federation is called and where it is reached; or the home is none.",
+        "Correct what the message names; `gemel federation init` makes a new home.",
+    ),
+    "GEM525": CatalogueEntry(
+        "A certificate cannot be used or renewed",
+        "The federation's CA signs its server certificates; its key lies in `keys/ca.key`, if it is not kept elsewhere.",
+        "Put the CA's key back for the renewal; when the CA itself ends, follow `docs/consortium.md`, Certificates.",
+    ),
+    "GEM526": CatalogueEntry(
+        "A request to join does not belong here",
+        "It is for another coordinator, of a hospital that was not invited, or of keys that are another's.",
+        "Invite the hospital under this name, and let it start from that kit: `gemel federation invite`.",
+        ExitCode.REFUSED,
+    ),
+    "GEM527": CatalogueEntry(
+        "The fingerprint on the phone is another",
+        "The request to join that arrived does not hold the keys that the hospital's node made.",
+        "Admit nothing. Ask the hospital to read it again (`gemel node status`) and to send its `join.json` again; "
+        "if it differs still, the request was changed on its way.",
+        ExitCode.REFUSED,
+    ),
+    "GEM528": CatalogueEntry(
+        "A backup cannot be made or restored",
+        "Restoring never writes over a home, and takes only a whole and unchanged backup.",
+        "Do what the message says; restore into a folder that does not exist yet.",
+    ),
 }

@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.retry import make_simple_http_retry_invoker
@@ -21,6 +28,7 @@ from gemel.core.pki import create_tls
 from gemel.server.flower import HOME_VARIABLE
 from gemel.server.flower.internals import BUNDLE_ID, BUNDLE_VERSION
 from gemel.server.home import CoordinatorHome
+from gemel.server.members import FleetNode
 
 # Both are on by default in Flower: nothing of ours calls home.
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -133,6 +141,17 @@ class SuperLink:
             raise GemelError("GEM505", "The SuperLink did not admit the node.")
         return int(response.node_id)
 
+    def remove_node(self, flower_node: int) -> None:
+        """Take a node's registration back, for good: its transport key never connects again. Raises GEM505."""
+        with self._control() as control:
+            control.client.UnregisterNode(UnregisterNodeRequest(node_id=flower_node))
+
+    def nodes(self) -> list[FleetNode]:
+        """The registered nodes, whether they are connected or not. Raises GEM505."""
+        with self._control() as control:
+            found = control.client.ListNodes(ListNodesRequest()).nodes_info
+        return [FleetNode(int(node.node_id), node.public_key.decode(), str(node.status)) for node in found]
+
     def start_run(self, study_sha256: str, *, approval_timeout_s: float) -> int:
         """Begin a run of a study that is on record at the coordinator; returns Flower's run id."""
         content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE.encode()})
@@ -153,6 +172,10 @@ class SuperLink:
         return str(status.status), str(status.sub_status)
 
     def _control(self) -> _Control:
+        try:  # Flower's client would try again for ever
+            socket.create_connection((self.host, self.port), timeout=5.0).close()
+        except OSError as error:
+            raise GemelError("GEM505", f"The SuperLink does not listen on {self.address}: {error}.") from error
         return _Control(self.address, self.ca_certificate.read_bytes())
 
 
