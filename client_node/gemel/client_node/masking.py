@@ -22,7 +22,7 @@ from gemel.privacy.secure_aggregation import Participant, encoding, plan
 from gemel.privacy.secure_aggregation.collector import Step
 from gemel.privacy.secure_aggregation.masks import Words
 from gemel.privacy.secure_aggregation.wire import pack_parts, unpack_parts
-from gemel.synthetic.releases import declared_release
+from gemel.synthetic.releases import check_strategy, declared_release
 
 Compute = Callable[[bytes], tuple[Arrays, float]]
 COUNT = "count"
@@ -37,11 +37,12 @@ def admit_request(study: Study, request: Request) -> None:
 
 
 def admit_plan(study: Study, programme: Programme) -> None:
-    """Refuse a study whose masks or shares of noise cannot be as it says (GEM305, GEM322, GEM324)."""
+    """Refuse a study whose strategy, masks or shares of noise cannot be as it says (GEM305, GEM322, GEM324, GEM340)."""
+    check_strategy(programme, study.strategy)
     if plan.is_masked(study):
         plan.check_noise(study)
         for task in {task.split("/")[0]: task for task in study.tasks}.values():  # one round stands for all
-            declared = declared_release(task, programme, statistics=study.statistics)
+            declared = declared_release(task, programme, study=study)
             plan.context_of(study, task, declared, attempt=1)
 
 

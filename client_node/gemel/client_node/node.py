@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gemel.client_node import anchors, approvals, gate, masking, outbox, patients, tasks
+from gemel.client_node import anchors, approvals, gate, local_state, masking, outbox, patients, tasks
 from gemel.client_node.approvals import Approval
 from gemel.client_node.home import NodeHome
 from gemel.core.arrays import Arrays, pack_arrays, unpack_arrays
@@ -138,7 +138,8 @@ def _compute(
     dataset = patients.load(home, work.programme)
     gate.admit_data(approval, snapshot=dataset.snapshot)
     gate.admit_people(home.config, patients=len(dataset))
-    inputs = unpack_arrays(content, declared_inputs(request.task, work.programme))
+    inputs = unpack_arrays(content, declared_inputs(request.task, work.programme, study=study))
+    inputs |= local_state.load(home, ledger, study, work.programme, request.task)
     noisy_patients = _own_count(home, ledger, study) if request.task != "count" else 0.0
     reserved = _reserve(ledger, study, dataset)
     begun = ledger.begin(
@@ -147,7 +148,7 @@ def _compute(
         request_sha256=charged_as,
         snapshot=reserved.snapshot,
     )
-    arrays = work.compute(
+    computed = work.compute(
         request.task,
         plan.as_added(study),
         work.programme,
@@ -156,7 +157,9 @@ def _compute(
         noisy_patients=noisy_patients,
         noise=NoiseSource.secure(),
     )
+    arrays, stays = local_state.split(computed)
     _admit(ledger, work, arrays, charged_as=charged_as)
+    local_state.save(home, study, work.programme, request.task, charged_as=charged_as, kept=stays)
     return arrays, begun
 
 
@@ -165,7 +168,7 @@ def _admit(ledger: Ledger, work: Work, arrays: Arrays, *, charged_as: str) -> No
     study, task = work.study, work.request.task
     gate.admit_release(
         arrays,
-        declared_release(task, work.programme, statistics=study.statistics),
+        declared_release(task, work.programme, study=study),
         reserved=ledger.reserved(study.sha256),
         begun=ledger.charged(study.sha256, task),
         study=study,
@@ -179,7 +182,7 @@ def _masked_step(
 ) -> Envelope:
     """One step of a masked release; only the vector's step touches patients, and only in its first attempt."""
     request, study = work.request, work.study
-    declared = declared_release(request.task, work.programme, statistics=study.statistics)
+    declared = declared_release(request.task, work.programme, study=study)
 
     def compute(inputs: bytes) -> tuple[Arrays, float]:
         charged_as = masking.charged_as(study, request.task, inputs)
@@ -225,7 +228,7 @@ def _reserve(ledger: Ledger, study: Study, dataset: Dataset) -> LedgerEntry:
 
 def _again(ledger: Ledger, work: Work, kept: Envelope) -> Envelope:
     """What was made durable for this request, through the gate once more."""
-    declared = declared_release(work.request.task, work.programme, statistics=work.study.statistics)
+    declared = declared_release(work.request.task, work.programme, study=work.study)
     arrays = unpack_arrays(kept.payload, declared)
     _admit(ledger, work, arrays, charged_as=work.request_sha256)
     begun = ledger.charged(work.request.study_sha256, work.request.task)

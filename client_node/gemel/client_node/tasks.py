@@ -10,15 +10,20 @@ from numpy.typing import NDArray
 from gemel.core.arrays import Arrays
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import HELD_OUT_PERCENT
+from gemel.core.mechanism import HELD_OUT_PERCENT, is_evaluation
 from gemel.core.programme import Programme
+from gemel.core.strategy_plan import Personalisation
 from gemel.core.study import Study
-from gemel.privacy.engine import DpTrainer
+from gemel.privacy.engine import DpTrainer, Pull
 from gemel.privacy.noise import NoiseSource
 from gemel.privacy.statistics import describe, noisy_counts
 from gemel.synthetic.marginals import count_marginals
+from gemel.synthetic.releases import CORRECTION, KEPT, travelling, whole_twin, without_prefix
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.metrics import count_metric_tables
+
+# Far above what bounded gradients average to; far below what would overflow.
+MOST_CORRECTION = 1e6
 
 
 def compute(
@@ -39,9 +44,13 @@ def compute(
         programme: The installed programme.
         dataset: All patients, whom count and describe see; training and marginals see the training share, evaluation
             the held-out share.
-        inputs: The global twin's parameters, for training and evaluation.
+        inputs: The global twin's parameters, for training and evaluation, with a correction where the study's strategy
+            has one, and under `kept.NAME` what this hospital keeps for itself, where it has that already.
         noisy_patients: The node's own released count (public), the denominator of its gradients.
         noise: Where the noise comes from.
+
+    Returns the release, and beside it under `kept.NAME` what the hospital is to keep: see `local_state.split`. Raises
+    GEM342 for a personal twin that was never trained, GEM341 for a correction out of bounds.
     """
     privacy = study.privacy
     training, held_out = dataset.split(held_out_percent=HELD_OUT_PERCENT)
@@ -50,8 +59,8 @@ def compute(
         return _noised(counts, privacy.count_noise_multiplier, noise)
     if task == "describe":
         return describe(study.statistics, dataset, noise=noise)
-    if task == "evaluate":
-        twin = _twin(programme, inputs)
+    if is_evaluation(task):
+        twin = _evaluated(task, programme, inputs)
         prediction = twin.predict(held_out.values)
         tables = count_metric_tables(programme, prediction.cumulative_incidence, held_out)
         return _noised(_exactly(tables, study.metrics_tables), privacy.metrics_noise_multiplier, noise)
@@ -60,17 +69,57 @@ def compute(
         tables = count_marginals(programme, training)
         return _noised(_exactly(tables, study.marginal_tables), privacy.marginals_noise_multiplier, noise)
     if task.startswith("train/"):
-        twin = _twin(programme, inputs)
         share = (100 - HELD_OUT_PERCENT) / 100
         trainer = DpTrainer(study.training, noise=noise, expected_patients=noisy_patients * share)
-        trainer.train(twin, twin.tensors(training))
-        return dict(twin.to_arrays())
+        return _train(study, programme, trainer, training, inputs)
     raise GemelError("GEM404", f"The study has no task {task!r}.")
 
 
-def _twin(programme: Programme, inputs: Arrays) -> HazardTwin:
+def _train(
+    study: Study, programme: Programme, trainer: DpTrainer, training: Dataset, inputs: Arrays
+) -> dict[str, NDArray[np.generic]]:
+    """A round's steps; for Ditto as many again on the personal twin, which the study charges too."""
+    plan = study.strategy
+    shared = {name: inputs[name] for name in travelling(programme, plan)}
+    kept, correction = without_prefix(inputs, KEPT), without_prefix(inputs, CORRECTION)
+    _check_correction(correction)
+    if plan.personalisation is Personalisation.DITTO:
+        personal = _twin(programme, kept)
+        trainer.train(personal, personal.tensors(training), pull=Pull(plan.ditto_lambda, centre=shared))
+        kept = dict(personal.to_arrays())
+        twin = _twin(programme, shared)
+    else:
+        twin = _twin(programme, {**kept, **shared})
+    trainer.train(twin, twin.tensors(training), pull=Pull(plan.proximal_mu, centre=shared, offset=correction))
+    trained = twin.to_arrays()
+    if plan.personalisation is Personalisation.LOCAL_PARAMETERS:
+        kept = {name: trained[name] for name in plan.local_parameters}
+    return {
+        **{name: trained[name] for name in shared},
+        **{f"{KEPT}{name}": array for name, array in kept.items()},
+    }
+
+
+def _evaluated(task: str, programme: Programme, inputs: Arrays) -> HazardTwin:
+    """The twin that a task evaluates: what came, completed by what is kept; or the personal one."""
+    kept = without_prefix(inputs, KEPT)
+    if task == "personal" and not kept:
+        raise GemelError("GEM342", "No personal twin was trained here.")
+    came = {name: array for name, array in inputs.items() if not name.startswith(KEPT)}
+    return _twin(programme, {**came, **kept})
+
+
+def _check_correction(correction: Arrays) -> None:
+    """Refuse (GEM341) what no honest round leads to, before a patient is touched."""
+    most = max((float(np.abs(array).max(initial=0)) for array in correction.values()), default=0.0)
+    if not most <= MOST_CORRECTION:
+        raise GemelError("GEM341", f"A correction of {most}, at most {MOST_CORRECTION} is taken.")
+
+
+def _twin(programme: Programme, arrays: Arrays) -> HazardTwin:
+    """A twin with these parameters; the others are at their public start values."""
     twin = HazardTwin(programme)
-    twin.load_arrays(inputs)
+    twin.load_arrays(whole_twin(programme, arrays))
     return twin
 
 

@@ -6,6 +6,7 @@ at a time, for the same numbers. `register_with_opacus` lends the rules to Opacu
 
 from gemel.privacy.engine.opacus_kernels import register_with_opacus
 from gemel.privacy.engine.probe import check_trainable
+from gemel.privacy.engine.pull import Pull
 from gemel.privacy.engine.trainer import DpTrainer
 
-__all__ = ["DpTrainer", "check_trainable", "register_with_opacus"]
+__all__ = ["DpTrainer", "Pull", "check_trainable", "register_with_opacus"]

@@ -15,6 +15,7 @@ from gemel.core.study import Clipping, TrainingPlan
 from gemel.privacy.engine.clipping import AdaptiveBound
 from gemel.privacy.engine.noise_ahead import normals
 from gemel.privacy.engine.probe import check_trainable
+from gemel.privacy.engine.pull import FlatPull, Pull
 from gemel.privacy.engine.sampling import poisson_samples
 from gemel.privacy.engine.step import CompiledStep, Update, usual_sample
 from gemel.privacy.engine.sums import PatientSums, Workload
@@ -89,12 +90,13 @@ class DpTrainer:
         self._last: tuple[object, PatientSums] | None = None
         self._last_compiled: tuple[PatientSums, object, object, CompiledStep | None] | None = None
 
-    def train(self, model: nn.Module, patients: Mapping[str, Tensor]) -> None:
+    def train(self, model: nn.Module, patients: Mapping[str, Tensor], *, pull: Pull | None = None) -> None:
         """Train in place. `model(batch)` gives the loss of each patient, shape (B,).
 
         Shapes: every tensor of `patients` has one row for each patient, all that belongs to them (their whole history).
-        Patients are moved to the model's device. Raises GEM306 when the model couples patients or has no per-patient
-        gradient; then nothing was changed.
+        Patients are moved to the model's device. `pull` is what a federated optimiser adds to each noised gradient;
+        it costs no privacy. Raises GEM306 when the model couples patients or has no per-patient gradient, GEM403 for
+        a pull that does not fit; then nothing was changed.
         """
         check_trainable(model)
         count = _patient_count(patients)
@@ -104,7 +106,8 @@ class DpTrainer:
         sums = self._sums(model, patients, count)
         with torch.no_grad():
             weights = torch.cat([p.detach().reshape(-1) for p in trained])
-            self._steps(sums, weights, [p.shape for p in trained], patients, count)
+            pulled = None if pull is None else pull.on(model, like=weights)
+            self._steps(sums, weights, [p.shape for p in trained], patients, count, pulled)
             for parameter, value in zip(trained, _views(weights, [p.shape for p in trained]), strict=True):
                 parameter.copy_(value)
 
@@ -115,6 +118,7 @@ class DpTrainer:
         shapes: list[torch.Size],
         patients: Mapping[str, Tensor],
         count: int,
+        pull: FlatPull | None,
     ) -> None:
         """All steps, on the flat vector of weights in place."""
         plan, divisor = self._plan, self._expected_patients * self._plan.sample_rate
@@ -122,7 +126,8 @@ class DpTrainer:
         adaptive = AdaptiveBound(plan, expected_batch=divisor) if plan.clipping is Clipping.ADAPTIVE else None
         bound = torch.tensor(plan.max_grad_norm, dtype=torch.float64, device=weights.device)
         size = len(weights) + (adaptive is not None)
-        compiled = self._compiled(sums, weights, shapes, patients, count)
+        # The compiled step is the whole step, and knows no pull.
+        compiled = self._compiled(sums, weights, shapes, patients, count) if pull is None else None
         samples = self._samples(count)
         with normals(self._noise, size=size, steps=plan.local_steps, beside=self._noise_beside) as draws:
             for rows, drawn in zip(samples, draws, strict=True):
@@ -137,6 +142,8 @@ class DpTrainer:
                     total, centred = sums(views, patients, rows, bound)
                     _add_noise(total, torch.from_numpy(noise).to(weights.device), sigma)
                     momentum.mul_(plan.momentum).add_(total, alpha=1 / divisor)
+                    if pull is not None:
+                        momentum.add_(pull.at(weights))
                     weights.add_(momentum, alpha=-plan.learning_rate)
                 if adaptive is not None:
                     adaptive.move(float(centred) + adaptive.count_noise * float(drawn[-1]))

@@ -8,6 +8,7 @@ import msgspec
 
 from gemel.core.arrays import ArraySpec
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import is_evaluation
 from gemel.core.study import Masking, Study
 from gemel.privacy.secure_aggregation import distributed_noise, encoding
 from gemel.privacy.secure_aggregation.context import Context, default_threshold
@@ -18,8 +19,6 @@ from gemel.privacy.secure_aggregation.encoding import Entry, Layout, Ring
 PARAMETER_LIMIT, FRACTION_BITS = 1024.0, 40
 MOST_PATIENTS = float(1 << 24)
 CELL_LIMIT = float(1 << 40)
-# Tables of which a patient changes one cell by one, and which nothing else at the node is computed from.
-_SHARED_NOISE = ("evaluate", "synthesise")
 
 
 def is_masked(study: Study) -> bool:
@@ -65,7 +64,7 @@ def context_of(study: Study, task: str, declared: Mapping[str, ArraySpec], *, at
 
 def check_noise(study: Study) -> None:
     """Refuse a plan whose shares of noise do not add up to what the study is charged for (GEM305, GEM322)."""
-    for task in _SHARED_NOISE:
+    for task in study.tasks:
         if _shares_noise(study, task):
             for charged in study.charge(task).mechanisms:
                 stated = distributed_noise.mechanism_of_sum(
@@ -88,7 +87,9 @@ def as_added(study: Study) -> Study:
 
 
 def _shares_noise(study: Study, task: str) -> bool:
-    return is_masked(study) and study.aggregation.distributed_noise and task in _SHARED_NOISE
+    """Tables of which a patient changes one cell by one, and which nothing else at the node is computed from."""
+    tables = task == "synthesise" or is_evaluation(task)
+    return is_masked(study) and study.aggregation.distributed_noise and tables
 
 
 def _parties(study: Study) -> dict[str, int]:
