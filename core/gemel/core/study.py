@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -131,7 +132,7 @@ class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     marginals_noise_multiplier: float
 
 
-class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """A proposal to hospitals. Its hash names it; `study_id` is for people."""
 
     schema: str
@@ -160,7 +161,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         payload: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))  # lists, not tuples
         return payload
 
-    @property
+    @cached_property  # a node asks a dozen times for each task, and a study may name a thousand hospitals
     def sha256(self) -> str:
         """The hash that names this study everywhere."""
         return document_hash(self.to_payload())
