@@ -18,7 +18,7 @@ from gemel.core.errors import GemelError
 
 ClientCall = Callable[[Message, Context], Message]
 # So long the nodes work before what they answered is handed over: the coordinator need not hold a thousand replies.
-BATCH_S = 0.25
+BATCH_S = 2.0
 _RUN = _TASK = 1
 
 
