@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from enum import StrEnum
+from pathlib import Path
 
 import msgspec
 
+from gemel.client_node import audit_log
 from gemel.client_node.home import NodeHome
 from gemel.core.canonical import canonical_bytes
 from gemel.core.errors import GemelError
@@ -22,7 +25,12 @@ class Decision(StrEnum):
 
 
 class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A steward's decision on one study and one snapshot of the hospital's data."""
+    """A steward's decision on one study and one snapshot of the hospital's data.
+
+    Attributes:
+        until: An approval ends then (ISO 8601 with a time zone); "" for no end.
+        runs: An approval is for so many runs (`gemel.client_node.standing`); 0 for any number.
+    """
 
     site: str
     study_sha256: str
@@ -31,6 +39,8 @@ class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     steward: str
     reason: str
     decided_at: str
+    until: str = ""
+    runs: int = 0
 
 
 class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,21 +49,25 @@ class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     study: SignedDocument
     snapshot: str
     patients: int
+    arrived_at: str = ""
 
 
-def propose(home: NodeHome, study: SignedDocument, *, snapshot: str, patients: int) -> None:
-    """Put a study before the stewards; the newest snapshot replaces an older one."""
-    proposal = Proposal(study=study, snapshot=snapshot, patients=patients)
+def propose(home: NodeHome, study: SignedDocument, *, snapshot: str, patients: int) -> bool:
+    """Put a study before the stewards; the newest snapshot replaces an older one. True when it is new here."""
     path = home.folder / "studies" / f"{study.payload_sha256}.proposal.json"
-    content = canonical_bytes(msgspec.to_builtins(proposal))
-    if not path.exists() or path.read_bytes() != content:
-        write_durably(path, content)
+    before = msgspec.json.decode(path.read_bytes(), type=Proposal) if path.exists() else None
+    arrived_at = _now() if before is None else before.arrived_at
+    proposal = Proposal(study=study, snapshot=snapshot, patients=patients, arrived_at=arrived_at)
+    if proposal != before:
+        write_durably(path, canonical_bytes(msgspec.to_builtins(proposal)))
+    return before is None
 
 
 def proposals(home: NodeHome) -> list[Proposal]:
-    """Every study that arrived here."""
+    """Every study that arrived here, oldest first."""
     paths = sorted((home.folder / "studies").glob("*.proposal.json"))
-    return [msgspec.json.decode(path.read_bytes(), type=Proposal) for path in paths]
+    found = [msgspec.json.decode(path.read_bytes(), type=Proposal) for path in paths]
+    return sorted(found, key=lambda proposal: (proposal.arrived_at, proposal.study.payload_sha256))
 
 
 def proposal_of(home: NodeHome, study_sha256: str) -> Proposal:
@@ -64,6 +78,14 @@ def proposal_of(home: NodeHome, study_sha256: str) -> Proposal:
     raise GemelError("GEM401", f"No study {study_sha256} was proposed to {home.config.site}.")
 
 
+def proposal_like(home: NodeHome, beginning: str) -> Proposal:
+    """The one proposal whose hash begins so. Raises GEM419 for none, or several."""
+    found = [p for p in proposals(home) if beginning and p.study.payload_sha256.startswith(beginning.lower())]
+    if len(found) != 1:
+        raise GemelError("GEM419", f"{len(found)} studies at {home.config.site} begin with {beginning!r}.")
+    return found[0]
+
+
 def decide(
     home: NodeHome,
     proposal: Proposal,
@@ -72,15 +94,27 @@ def decide(
     steward: str,
     key: SigningKey,
     reason: str,
+    until: str = "",
+    runs: int = 0,
 ) -> Approval:
     """Record a steward's signed decision on what was shown: this study, on this snapshot of the data.
 
     Should the data change between reading and deciding, the approval is of the data that were read, and the gate
-    refuses the others (GEM405). Raises GEM401 for somebody who is no steward here.
+    refuses the others (GEM405). Only a newer decision replaces one, so that a refusal cannot be undone by an older
+    approval. Raises GEM401 for somebody who is no steward here, GEM412 for a time that is past, GEM310 when the clock
+    is behind an earlier decision.
     """
     if home.config.stewards.get(steward) != key.public_hex:
         raise GemelError("GEM401", f"{steward} is not a steward of {home.config.site}.")
     study_sha256 = proposal.study.payload_sha256
+    now = _now()
+    if until and not now < in_utc(until):
+        raise GemelError("GEM412", f"{until} is past: it is {now}.")
+    if runs < 0:
+        raise GemelError("GEM412", f"{runs} runs are none.")
+    last = _newest_time(home, study_sha256)
+    if not last < now:
+        raise GemelError("GEM310", f"It is {now}, and the last decision is of {last}.")
     approval = Approval(
         site=home.config.site,
         study_sha256=study_sha256,
@@ -88,22 +122,95 @@ def decide(
         decision=decision,
         steward=steward,
         reason=reason,
-        decided_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        decided_at=now,
+        until=in_utc(until) if until else "",
+        runs=runs,
     )
     document = sign_document("approval", msgspec.to_builtins(approval), key, role="steward")
-    write_durably(home.folder / "studies" / f"{study_sha256}.approval.json", document.to_bytes())
+    audit_log.record(
+        home,
+        audit_log.EventKind.DECIDED,
+        study=study_sha256,
+        decision=decision.value,
+        steward=steward,
+        document=document.payload_sha256,
+    )
+    kept = _decisions(home, study_sha256)
+    kept.mkdir(exist_ok=True)
+    write_durably(kept / f"{document.payload_sha256}.json", document.to_bytes())
+    write_durably(_newest(home, study_sha256), document.to_bytes())
     return approval
 
 
 def find(home: NodeHome, study_sha256: str) -> Approval | None:
-    """The decision on a study, or None while it waits. Raises GEM102 when it was not signed by its steward."""
-    path = home.folder / "studies" / f"{study_sha256}.approval.json"
-    if not path.exists():
-        return None
-    document = read_signed(path.read_bytes(), kind="approval")
+    """The newest decision on a study, or None while it waits. Raises GEM102 when it was not signed by its steward."""
+    path = _newest(home, study_sha256)
+    return _read(home, study_sha256, path.read_bytes()) if path.exists() else None
+
+
+def decisions(home: NodeHome, study_sha256: str) -> tuple[Approval, ...]:
+    """Every decision on a study, oldest first; of those before the newest, only what stewards on record signed.
+
+    Raises GEM102 when the newest was not signed by its steward.
+    """
+    found: list[Approval] = []
+    for path in _decisions(home, study_sha256).glob("*.json"):
+        with contextlib.suppress(GemelError):  # of a steward who is none any more
+            found.append(_read(home, study_sha256, path.read_bytes()))
+    newest = find(home, study_sha256)
+    if newest is not None and newest not in found:
+        found.append(newest)
+    return tuple(sorted(found, key=lambda approval: approval.decided_at))
+
+
+def in_utc(when: str) -> str:
+    """A date (its end, in UTC) or a time, as ISO 8601 in UTC; GEM412 for what is neither.
+
+    >>> in_utc("2026-11-30"), in_utc("2026-11-30T12:00:00+01:00")
+    ('2026-12-01T00:00:00.000+00:00', '2026-11-30T11:00:00.000+00:00')
+    """
+    try:
+        if len(when) == 10:
+            parsed = dt.datetime.combine(dt.date.fromisoformat(when), dt.time(), dt.UTC) + dt.timedelta(
+                days=1
+            )
+        else:
+            parsed = dt.datetime.fromisoformat(when)
+    except (ValueError, OverflowError) as error:
+        raise GemelError("GEM412", f"{when!r} is no date, and no time.") from error
+    if parsed.tzinfo is None:
+        raise GemelError("GEM412", f"{when!r} has no time zone.")
+    return parsed.astimezone(dt.UTC).isoformat(timespec="milliseconds")
+
+
+def _read(home: NodeHome, study_sha256: str, content: bytes) -> Approval:
+    document = read_signed(content, kind="approval")
     approval = msgspec.convert(document.payload, Approval)
     steward_key = home.config.stewards.get(approval.steward, "")
     about = (approval.site, approval.study_sha256)
     if not signed_by(document, steward_key) or about != (home.config.site, study_sha256):
         raise GemelError("GEM102", f"The approval of {study_sha256} is not by a steward on record.")
     return approval
+
+
+def _newest_time(home: NodeHome, study_sha256: str) -> str:
+    """When the newest decision was made, whoever made it; "" without one."""
+    paths = [*_decisions(home, study_sha256).glob("*.json"), _newest(home, study_sha256)]
+    newest = ""
+    for path in paths:
+        with contextlib.suppress(GemelError, FileNotFoundError):
+            document = read_signed(path.read_bytes(), kind="approval")
+            newest = max(newest, str(document.payload.get("decided_at", "")))
+    return newest
+
+
+def _newest(home: NodeHome, study_sha256: str) -> Path:
+    return home.folder / "studies" / f"{study_sha256}.approval.json"
+
+
+def _decisions(home: NodeHome, study_sha256: str) -> Path:
+    return home.folder / "studies" / f"{study_sha256}.decisions"
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")

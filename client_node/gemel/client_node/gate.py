@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from gemel.client_node.allow_list import admit_code
 from gemel.client_node.approvals import Approval, Decision
 from gemel.client_node.home import NodeConfig
+from gemel.client_node.key_dates import KeyDates
 from gemel.core.arrays import Arrays, ArraySpec, check_arrays
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Share
@@ -17,15 +19,26 @@ from gemel.privacy.ledger import EntryKind, Ledger, LedgerEntry
 
 
 def admit_study(study: Study, config: NodeConfig, *, node_public_key: str) -> None:
-    """Refuse a study that does not name this node (GEM404) or whose programme is not allowed here (GEM104)."""
+    """Refuse a study that does not name this node (GEM404) or whose programme is not allowed here (GEM104).
+
+    GEM414 when it was allowed, and the installed code is another since.
+    """
     if study.sites.get(config.site) != node_public_key:
         raise GemelError("GEM404", f"The study does not name {config.site} with this node's key.")
-    if f"{study.programme}@{study.programme_version}" not in config.programmes:
-        raise GemelError("GEM104", f"{study.programme}@{study.programme_version} is not allowed here.")
+    programme = f"{study.programme}@{study.programme_version}"
+    if programme not in config.programmes:
+        raise GemelError("GEM104", f"{programme} is not allowed here.")
+    admit_code(programme, config.code)
     if study.privacy.delta > config.delta:
         raise GemelError(
             "GEM301", f"The study's δ {study.privacy.delta} exceeds the hospital's {config.delta}."
         )
+
+
+def admit_keys(dates: KeyDates) -> None:
+    """Refuse (GEM417) to answer under keys that have expired."""
+    if dates.days_left() < 0:
+        raise GemelError("GEM417", f"The node's keys expired on {dates.expires_at}.")
 
 
 def admit_statistics(study: Study, programme: Programme) -> None:

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
-from gemel.client_node import anchors, approvals, gate, local_state, masking, outbox, patients, tasks
+from gemel.client_node import (
+    anchors,
+    approvals,
+    audit_log,
+    gate,
+    journal,
+    local_state,
+    masking,
+    outbox,
+    patients,
+    standing,
+    tasks,
+)
 from gemel.client_node.approvals import Approval
 from gemel.client_node.home import NodeHome
+from gemel.client_node.key_dates import read_dates
 from gemel.core.arrays import Arrays, pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
-from gemel.core.messages import HELLO, PROTOCOL, Envelope, Reply, Request, Status, parse_request, sign_reply
+from gemel.core.messages import (
+    HELLO,
+    PROTOCOL,
+    Envelope,
+    Reply,
+    Request,
+    Status,
+    parse_request,
+    read_reply,
+    sign_reply,
+)
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, read_signed, signed_by
 from gemel.core.software import software_versions
@@ -50,7 +74,24 @@ def answer(home: NodeHome, envelope: Envelope, *, compute: Compute | None = None
     Raises only when there is no ledger to answer from (GEM302, GEM309, GEM310): then nothing can be said that is true.
     """
     with home.locked(), home.open_ledger() as ledger:
-        return _answer(home, ledger, envelope, compute or tasks.compute)
+        began = time.monotonic()
+        reply = _answer(home, ledger, envelope, compute or tasks.compute)
+        try:
+            journal.note_answer(home, reply, seconds=time.monotonic() - began)
+        except GemelError as error:  # what cannot be written down is not sent
+            logger.warning("not answered: %s", error)
+            said = read_reply(reply.document)[0]
+            request = Request(study_sha256=said.study_sha256, task=said.task, inputs_sha256="")
+            return _reply(
+                home,
+                ledger,
+                request,
+                said.request_sha256,
+                status=Status.REFUSED,
+                code=error.code,
+                payload=b"",
+            )
+        return reply
 
 
 def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope, compute: Compute) -> Envelope:
@@ -78,6 +119,8 @@ def _verify(
     home: NodeHome, request: Request, document: SignedDocument, envelope: Envelope, compute: Compute
 ) -> Work:
     config = home.config
+    audit_log.check(home)
+    gate.admit_keys(read_dates(home.folder / "keys"))
     if not signed_by(document, config.coordinator_public_key):
         raise GemelError("GEM102", "The request is not signed by this node's coordinator.")
     study_document = read_signed(envelope.study, kind="study")
@@ -99,11 +142,16 @@ def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:
     dataset = patients.load(home, work.programme)
     gate.admit_people(home.config, patients=len(dataset))
     gate.admit_plan(work.study, ledger, people=dataset.people())
-    approvals.propose(home, work.study_document, snapshot=dataset.snapshot, patients=len(dataset))
-    approval = approvals.find(home, work.request.study_sha256)
+    sha256 = work.request.study_sha256
+    if approvals.propose(home, work.study_document, snapshot=dataset.snapshot, patients=len(dataset)):
+        journal.note_arrival(home, work.study_document)
+    approval = approvals.find(home, sha256)
     if approval is None:
         return Status.PENDING
-    gate.admit_data(gate.admit_approved(work.request.study_sha256, approval), snapshot=dataset.snapshot)
+    gate.admit_data(gate.admit_approved(sha256, approval), snapshot=dataset.snapshot)
+    if standing.lacks_stewards(home, sha256):
+        return Status.PENDING
+    standing.admit(home, ledger, sha256, run=work.request.run)
     return Status.APPROVED
 
 
@@ -111,6 +159,7 @@ def _release(home: NodeHome, ledger: Ledger, work: Work, envelope: Envelope) -> 
     """What a task asks for, made durable before it is sent. The same request again gets the same bytes at no cost."""
     request, study = work.request, work.study
     approval = gate.admit_approved(request.study_sha256, approvals.find(home, request.study_sha256))
+    standing.admit(home, ledger, request.study_sha256, run=None)
     masking.admit_request(study, request)
     if request.phase:
         return _masked_step(home, ledger, work, envelope, approval=approval)
