@@ -12,8 +12,9 @@ from typing import Any
 from gemel.client_node import approvals
 from gemel.client_node.approvals import Approval, Decision, Proposal
 from gemel.client_node.home import NodeHome
+from gemel.client_node.task_words import words_of
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share, mechanisms_by_patient
+from gemel.core.mechanism import Charge, mechanisms_by_patient
 from gemel.core.signing import SignedDocument, fingerprint, sign_document
 from gemel.core.study import Masking, Study, parse_study
 from gemel.privacy.accounting import epsilon, price
@@ -21,27 +22,6 @@ from gemel.privacy.ledger import Book, Ledger, LedgerEntry, book_of
 
 SCHEMA = "gemel/evidence/1"
 KIND = "evidence"
-
-_TASKS = {
-    "count": "How many patients there are, with noise",
-    "describe": "Statistics of the cohort, with noise",
-    "evaluate": "Tables of how well the model predicts, with noise",
-    "synthesise": "Tables from which virtual patients are drawn, with noise",
-}
-_SHARES = {
-    Share.EVERYONE: "all patients of the study",
-    Share.TRAINING: "the patients used for training (about four fifths)",
-    Share.HELD_OUT: "the patients kept apart for testing (about one fifth)",
-}
-_MECHANISMS = {
-    MechanismKind.GAUSSIAN: "a sum to which each patient adds at most 1 unit, plus Gaussian noise of {z:.4g} units",
-    MechanismKind.POISSON_GAUSSIAN: "a sum over a secret random sample (each patient with probability {q:.3g}) to which "
-    "each adds at most 1 unit, plus Gaussian noise of {z:.4g} units",
-    MechanismKind.DISCRETE_GAUSSIAN: "counts of patients, each plus whole-numbered Gaussian noise of {z:.4g}",
-    MechanismKind.LAPLACE: "a number that one patient changes by at most 1 unit, plus Laplace noise of {z:.4g} units",
-    MechanismKind.DISCRETE_LAPLACE: "counts of patients, each plus whole-numbered Laplace noise of {z:.4g}",
-    MechanismKind.EXPONENTIAL: "a choice among given answers, made at random in favour of better ones (ε {e:.4g})",
-}
 
 
 def evidence(home: NodeHome, ledger: Ledger) -> SignedDocument:
@@ -145,10 +125,7 @@ def _task(book: Book, reserved: LedgerEntry, charge: Charge) -> dict[str, Any]:
     begun, released, expired = book.begun.get(task), book.released.get(task), book.expired.get(task)
     told: dict[str, Any] = {
         "task": charge.task,
-        "words": _TASKS.get(charge.task)
-        or f"An update of the model (round {charge.task.partition('/')[2]}), with noise",
-        "whom": _SHARES[charge.share],
-        "how": [_mechanism(mechanism) for mechanism in charge.mechanisms],
+        **words_of(charge),
         "state": "not begun: nothing was computed",
         "at": "",
         "release_sha256": "",
@@ -166,12 +143,6 @@ def _task(book: Book, reserved: LedgerEntry, charge: Charge) -> dict[str, Any]:
             "decision": {"steward": said["steward"], "reason": said["reason"], "at": said["decided_at"]},
         }
     return told
-
-
-def _mechanism(mechanism: Mechanism) -> str:
-    z = mechanism.noise_multiplier
-    words = _MECHANISMS[mechanism.kind].format(z=z, q=mechanism.sample_rate, e=1 / z)
-    return words if mechanism.count == 1 else f"{mechanism.count} times: {words}"
 
 
 def _magnitude(people: int) -> str:

@@ -64,7 +64,7 @@ def admit(home: NodeHome, ledger: Ledger, study_sha256: str, *, run: str | None)
     counting = in_force(home, study_sha256)
     if len(counting) < home.config.approvals_needed:
         raise GemelError("GEM413", f"{len(counting)} of {home.config.approvals_needed} stewards approved.")
-    now = _latest(ledger)
+    now = latest(ledger)
     for approval in counting:
         if approval.until and not now < approval.until:
             raise GemelError("GEM412", f"{approval.steward} approved until {approval.until}; it is {now}.")
@@ -100,7 +100,7 @@ def _admit_run(home: NodeHome, study_sha256: str, counting: Sequence[Approval], 
         )
 
 
-def _latest(ledger: Ledger) -> str:
+def latest(ledger: Ledger) -> str:
     """Now, but not before the ledger's newest entry: a clock that was set back must not give an approval more time."""
     newest = dt.datetime.fromisoformat(ledger.entries()[-1].written_at).astimezone(dt.UTC)
     return max(dt.datetime.now(dt.UTC), newest).isoformat(timespec="milliseconds")
