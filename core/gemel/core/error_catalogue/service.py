@@ -125,4 +125,9 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "`gemel federation list` has the members and their keys.",
         ExitCode.REFUSED,
     ),
+    "GEM922": CatalogueEntry(
+        "The home is served already",
+        "One service at a time follows a coordinator's runs.",
+        "Use the one that runs, or end it first.",
+    ),
 }

@@ -24,7 +24,8 @@ class Permission(StrEnum):
     MEMBERS_READ = "members_read"
     STUDIES_READ = "studies_read"
     STUDIES_WRITE = "studies_write"  # one's own: draft, sign, submit
-    STUDIES_STEER = "studies_steer"  # stop and resume: one's own, or any as an operator
+    STUDIES_STEER = "studies_steer"  # stop and resume one's own
+    STUDIES_STEER_ANY = "studies_steer_any"
     MODELS_READ = "models_read"
     USERS_READ = "users_read"
     USERS_WRITE = "users_write"
@@ -36,7 +37,8 @@ _EVERYBODY = frozenset({Permission.SELF, Permission.MEMBERS_READ, Permission.STU
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: _EVERYBODY | {Permission.MODELS_READ},
     Role.SCIENTIST: _EVERYBODY | {Permission.MODELS_READ, Permission.STUDIES_WRITE, Permission.STUDIES_STEER},
-    Role.OPERATOR: _EVERYBODY | {Permission.MODELS_READ, Permission.STUDIES_STEER},
+    Role.OPERATOR: _EVERYBODY
+    | {Permission.MODELS_READ, Permission.STUDIES_STEER, Permission.STUDIES_STEER_ANY},
     Role.AUDITOR: _EVERYBODY | {Permission.USERS_READ, Permission.AUDIT_READ},
     Role.ADMIN: _EVERYBODY | {Permission.USERS_READ, Permission.USERS_WRITE, Permission.AUDIT_READ},
 }
