@@ -27,9 +27,9 @@ FLEET_CALLS = (
     "send-node-heartbeat",
 )
 # Where passwords and tokens are tried.
-LOGIN_PATHS = "^/api/v1/(login|session|oidc|bootstrap|token)"
+LOGIN_PATHS = "^/api/v1/(login|setup|me/password)"
 LARGEST_UPDATE = "512m"
-LARGEST_REQUEST = "4m"
+LARGEST_REQUEST = "2m"
 
 _TEMPORARY = ("body", "proxy", "fastcgi", "uwsgi", "scgi")
 _FOLDER = "nginx"
