@@ -20,8 +20,8 @@ import torch
 
 from gemel.cli.demo.comparison import compare, pool, twin_scores
 from gemel.cli.demo.hospitals import write_hospitals
-from gemel.cli.demo.proposal import propose
 from gemel.cli.demo.run import DELTA, MINIMUM_PATIENTS, shares, training
+from gemel.cli.proposal import propose
 from gemel.core.canonical import document_hash
 from gemel.core.dataset import Dataset
 from gemel.core.signing import SigningKey

@@ -19,9 +19,9 @@ from gemel.cli.demo.comparison import compare, pool
 from gemel.cli.demo.federation import Federation, create, run_study, running
 from gemel.cli.demo.hospitals import HospitalExport, write_hospitals
 from gemel.cli.demo.outcome import show
-from gemel.cli.demo.proposal import propose, sign
 from gemel.cli.demo.report import write_report
 from gemel.cli.demo.screen import Screen, step
+from gemel.cli.proposal import propose, sign
 from gemel.core.errors import GemelError
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, SigningKey
