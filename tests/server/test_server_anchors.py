@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
-from in_process import certificate, start
+from in_process import certificate, missing, start
 
 from gemel.cli.demo.federation import Federation
 from gemel.core.errors import GemelError
-from gemel.core.messages import HELLO, Envelope, LedgerHead, Reply, Status, read_reply, sign_reply
+from gemel.core.messages import HELLO, Envelope, LedgerHead, read_reply, sign_reply
 from gemel.core.study import Study
 from gemel.privacy.ledger import require_anchored
 from gemel.server.anchors import Anchors
+from gemel.server.store import open_store
 
 MakeStudy = Callable[..., Study]
 
 
-def _reply(seq: int, sha256: str = "aa" * 32) -> Reply:
-    return Reply(
-        site="north", study_sha256="", task="", request_sha256="", status=Status.APPROVED, code="",
-        payload_sha256="", epsilon_spent=0.0, ledger_seq=seq, ledger_head=sha256,
-    )  # fmt: skip
-
-
 def test_only_a_newer_head_replaces_the_one_that_is_kept(tmp_path: Path) -> None:
-    anchors = Anchors(tmp_path / "anchors.json")
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    anchors = Anchors(open_store(url))
     assert anchors.all() == {}
     for seq in (3, 7, 5, 7):
-        anchors.note("11" * 32, _reply(seq, f"{seq:064x}"))
-    anchors.note("22" * 32, _reply(1))
-    assert Anchors(tmp_path / "anchors.json").all() == {
+        anchors.note({"11" * 32: LedgerHead(seq=seq, sha256=f"{seq:064x}")})
+    anchors.note({"22" * 32: LedgerHead(seq=1, sha256="aa" * 32)})
+    assert Anchors(open_store(url)).all() == {
         "11" * 32: LedgerHead(seq=7, sha256=f"{7:064x}"),
         "22" * 32: LedgerHead(seq=1, sha256="aa" * 32),
     }
+
+
+def test_runs_that_note_heads_at_once_leave_the_newest_of_each(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    open_store(url)
+    keys = [f"{key:064x}" for key in range(4)]
+
+    def one_run(offset: int) -> None:
+        anchors = Anchors(open_store(url))
+        for seq in range(offset, 60, 3):
+            anchors.note({key: LedgerHead(seq=seq, sha256=f"{seq:064x}") for key in keys})
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(one_run, offset) for offset in range(3)]:
+            done.result()
+    newest = LedgerHead(seq=59, sha256=f"{59:064x}")
+    assert Anchors(open_store(url)).all() == dict.fromkeys(keys, newest)
 
 
 def test_the_certificate_anchors_the_ledgers_that_took_part(
@@ -74,7 +87,7 @@ def test_a_hospital_whose_ledger_was_rolled_back_takes_no_part_and_is_named(
     second.run()
     assert certificate(run)["sites"]["gamma"]["code"] == "GEM309"
     for task in certificate(run)["tasks"]:
-        assert task["missing"] == [{"site": "gamma", "code": "GEM309"}]
+        assert missing(task) == {"gamma": "GEM309"}
         assert [c["site"] for c in task["contributions"]] == ["alpha", "beta"]
 
 

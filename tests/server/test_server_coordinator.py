@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from in_process import certificate, start
+from in_process import certificate, missing, start
 
 from gemel.cli.demo.federation import Federation
 from gemel.core.errors import GemelError
@@ -50,7 +50,7 @@ def test_a_site_that_dies_in_a_round_is_named_and_comes_back(
     coordinator, run, _ = start(federation, make_study(), spoil=lose)
     coordinator.run()
     tasks = {task["task"]: task for task in certificate(run)["tasks"]}
-    assert tasks["train/1"]["missing"] == [{"site": "gamma", "code": "GEM502"}]
+    assert missing(tasks["train/1"]) == {"gamma": "GEM502"}
     assert [c["site"] for c in tasks["train/1"]["contributions"]] == ["alpha", "beta"]
     assert tasks["train/2"]["missing"] == []
 
@@ -100,7 +100,7 @@ def test_a_reply_that_does_not_verify_is_not_used(
     coordinator, run, _ = start(federation, make_study(), spoil=bad)
     coordinator.run()
     tasks = {task["task"]: task for task in certificate(run)["tasks"]}
-    assert tasks["train/2"]["missing"] == [{"site": "beta", "code": code}]
+    assert missing(tasks["train/2"]) == {"beta": code}
 
 
 def test_an_old_reply_replayed_is_not_used(federation: Federation, make_study: MakeStudy) -> None:
@@ -116,7 +116,7 @@ def test_an_old_reply_replayed_is_not_used(federation: Federation, make_study: M
     coordinator, run, _ = start(federation, make_study(), spoil=replay)
     coordinator.run()
     tasks = {task["task"]: task for task in certificate(run)["tasks"]}
-    assert tasks["train/2"]["missing"] == [{"site": "beta", "code": "GEM503"}]
+    assert missing(tasks["train/2"]) == {"beta": "GEM502"}
 
 
 def test_below_the_quorum_a_run_stops_and_its_certificate_says_so(
@@ -186,7 +186,7 @@ def test_the_budget_refusal_of_one_site_leaves_the_others_going(
     coordinator, run, _ = start(federation, make_study())
     coordinator.run()
     for task in certificate(run)["tasks"]:
-        assert task["missing"] == [{"site": "gamma", "code": "GEM301"}]
+        assert missing(task) == {"gamma": "GEM301"}
 
 
 weights = st.dictionaries(

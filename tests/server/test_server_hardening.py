@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
-from in_process import Clock, Nodes, certificate, faithful, signed, start
+from in_process import Clock, Nodes, certificate, faithful, listed, missing, signed, start
 
 from gemel.cli.demo import results
 from gemel.cli.demo.federation import Federation, run_study
@@ -83,7 +83,7 @@ def test_a_reply_that_nests_without_end_costs_its_site_the_round_and_no_more(
     coordinator, run, _ = start(federation, make_study(), bad)
     coordinator.run()
     done = {t["task"]: t for t in certificate(run)["tasks"]}
-    assert done["train/1"]["missing"] == [{"site": "beta", "code": "GEM101"}]
+    assert missing(done["train/1"]) == {"beta": "GEM101"}
 
 
 def test_a_reply_of_another_hospital_does_not_pass_for_a_second_one(
@@ -99,7 +99,7 @@ def test_a_reply_of_another_hospital_does_not_pass_for_a_second_one(
     coordinator, run, _ = start(federation, make_study(), copy)
     coordinator.run()
     done = {t["task"]: t for t in certificate(run)["tasks"]}
-    assert done["train/1"]["missing"] == [{"site": "beta", "code": "GEM503"}]
+    assert missing(done["train/1"]) == {"beta": "GEM503"}
 
 
 def test_a_signed_payload_of_other_arrays_is_not_used(federation: Federation, make_study: MakeStudy) -> None:
@@ -114,7 +114,7 @@ def test_a_signed_payload_of_other_arrays_is_not_used(federation: Federation, ma
     coordinator, run, _ = start(federation, make_study(), other)
     coordinator.run()
     done = {t["task"]: t for t in certificate(run)["tasks"]}
-    assert done["train/1"]["missing"] == [{"site": "beta", "code": "GEM403"}]
+    assert missing(done["train/1"]) == {"beta": "GEM403"}
 
 
 def test_without_enough_approvals_no_patient_is_touched(
@@ -291,7 +291,7 @@ def test_a_release_that_the_certificate_does_not_name_is_not_used(
 
     resumed, _, _ = start(federation, study, away)
     resumed.run()
-    assert certificate(run)["tasks"][-1]["missing"] == [{"site": "gamma", "code": "GEM502"}]
+    assert missing(certificate(run)["tasks"][-1]) == {"gamma": "GEM502"}
     assert len(results.releases(run, "synthesise", PROGRAMME)) == 2
 
 
@@ -310,13 +310,14 @@ def test_a_resumed_run_does_not_wait_for_a_dead_node_as_long_as_for_a_steward(
         federation.coordinator,
         study.sha256,
         nodes,
+        directory=listed(federation),
         approval_timeout_s=3600,
         clock=clock,
         sleep=clock.sleep,
     ).run()
     assert clock.now < 60
     tasks = {t["task"]: t for t in certificate(federation.coordinator.run(study.sha256))["tasks"]}
-    assert tasks["train/2"]["missing"] == [{"site": "gamma", "code": "GEM502"}]
+    assert missing(tasks["train/2"]) == {"gamma": "GEM502"}
 
 
 # --- two runs, torn files, lost messages ---------------------------------------------------------
@@ -419,10 +420,8 @@ def test_the_serverapp_process_neither_unpacks_nor_loads_what_was_submitted(
     for name in ("install_from_fab", "get_project_dir", "get_project_config", "get_fused_config_from_dir"):
         monkeypatch.setattr(internals.runtime, name, getattr(internals.runtime, name))
     monkeypatch.setattr(internals.runtime, "run_", lambda **named: loaded.append(named["loaded_server_app"]))
-    monkeypatch.setattr("flwr.superlink.cli.flwr_serverapp", lambda: None)
     monkeypatch.setattr(internals, "shorten_pull_back_off", lambda: None)
-    monkeypatch.setattr("sys.argv", ["x"])
-    internals.run_installed_server_app(server_app.app)
+    internals.prepare_server_app(server_app.app)
     assert internals.runtime.install_from_fab(b"not even a zip file") is None
     internals.runtime.run_(grid=None, context=None, server_app_dir="evil", loaded_server_app="evil")
     assert loaded == [server_app.app]

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from in_process import Clock, Nodes, certificate, faithful, signed
+from in_process import Clock, Nodes, certificate, faithful, listed, missing, signed
 
 from gemel.cli.demo.federation import Federation, create
 from gemel.client_node import masking, tasks
@@ -74,7 +74,13 @@ def _start(federation: Federation, study: Study, nodes: Masked) -> tuple[Coordin
     run = federation.coordinator.admit(signed(study))
     clock = Clock()
     coordinator = Coordinator(
-        federation.coordinator, study.sha256, nodes, approval_timeout_s=60, clock=clock, sleep=clock.sleep
+        federation.coordinator,
+        study.sha256,
+        nodes,
+        directory=listed(federation),
+        approval_timeout_s=60,
+        clock=clock,
+        sleep=clock.sleep,
     )
     return coordinator, run
 
@@ -163,7 +169,7 @@ def test_a_hospital_that_drops_in_a_step_is_out_of_that_sum_or_in_it_and_back_in
     counted = [c["site"] for c in tasks_done["train/1"]["contributions"]]
     late = phase in ("confirm", "unmask")
     assert counted == (["alpha", "beta", "gamma"] if late else ["alpha", "beta"])
-    assert tasks_done["train/1"]["missing"] == ([] if late else [{"site": "gamma", "code": "GEM502"}])
+    assert missing(tasks_done["train/1"]) == ({} if late else {"gamma": "GEM502"})
     for name, values in _model(run).items():
         assert np.abs(values - _mean(computed, "train/1", counted, name)).max() < 1e-5
     assert tasks_done["evaluate"]["missing"] == []
@@ -181,7 +187,7 @@ def test_below_the_threshold_nothing_is_unmasked_and_a_resumed_run_masks_the_sam
     with pytest.raises(GemelError, match="GEM322"):
         coordinator.run()
     assert certificate(run)["code"] == "GEM322"
-    assert certificate(run)["stopped_in"]["missing"] == [{"site": "gamma", "code": "GEM502"}]
+    assert missing(certificate(run)["stopped_in"]) == {"gamma": "GEM502"}
     assert not list((run.folder / "releases" / "train").rglob("unmask"))
     away = False
     again, run = _start(federation, study, Masked(federation))

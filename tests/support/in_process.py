@@ -11,6 +11,7 @@ from gemel.core.messages import HELLO, Envelope, Status, read_reply, read_reques
 from gemel.core.signing import SignedDocument, SigningKey, sign_document
 from gemel.core.study import Study
 from gemel.server.coordinator import Coordinator
+from gemel.server.directory import FixedDirectory
 from gemel.server.home import RunFolder
 from gemel.server.transport import Answer, Transport
 
@@ -67,9 +68,25 @@ def start(
     run = federation.coordinator.admit(signed(study))
     nodes, clock = Nodes(federation, spoil), Clock()
     coordinator = Coordinator(
-        federation.coordinator, study.sha256, nodes, approval_timeout_s=60, clock=clock, sleep=clock.sleep
+        federation.coordinator,
+        study.sha256,
+        nodes,
+        directory=listed(federation),
+        approval_timeout_s=60,
+        clock=clock,
+        sleep=clock.sleep,
     )
     return coordinator, run, nodes
+
+
+def listed(federation: Federation) -> FixedDirectory:
+    """The nodes by their keys, numbered as `Nodes` numbers them."""
+    return FixedDirectory({key: number for number, key in enumerate(federation.site_keys.values())})
+
+
+def missing(task: dict[str, Any]) -> dict[str, str]:
+    """Who is missing from a task of a certificate, and why."""
+    return {line["site"]: line["code"] for line in task["missing"]}
 
 
 def signed(study: Study) -> SignedDocument:

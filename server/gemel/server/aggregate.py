@@ -25,10 +25,10 @@ def weighted_mean(
     """
     sites = sorted(updates)  # one order of summation, so that a resumed run gives the same bits
     total = sum(weights[site] for site in sites)
-    names = updates[sites[0]].keys()
-    return {
-        name: np.sum(
-            [updates[site][name].astype(np.float64) * (weights[site] / total) for site in sites], axis=0
-        ).astype(np.float32)
-        for name in names
-    }
+    mean: dict[str, NDArray[np.float32]] = {}
+    for name, first in updates[sites[0]].items():
+        summed = np.zeros(first.shape, np.float64)  # one array for all sites, however many there are
+        for site in sites:
+            summed += updates[site][name].astype(np.float64) * (weights[site] / total)
+        mean[name] = summed.astype(np.float32)
+    return mean

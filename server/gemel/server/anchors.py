@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import msgspec
+from sqlalchemy import Column, Engine, Integer, String, Table, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from gemel.core.canonical import canonical_bytes
-from gemel.core.files import write_durably
-from gemel.core.messages import LedgerHead, Reply
+from gemel.core.messages import LedgerHead
+from gemel.server.store import metadata
+
+_heads = Table(
+    "ledger_heads",
+    metadata,
+    Column("public_key", String(64), primary_key=True),
+    Column("seq", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+)
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """A file `anchors.json` in the coordinator's home: by a node's public key, the newest entry of its ledger."""
+    """In the coordinator's store, which runs of several studies share: by a node's public key, its ledger's newest entry."""
 
-    path: Path
+    engine: Engine
 
     def all(self) -> dict[str, LedgerHead]:
         """Every head, by public key."""
-        if not self.path.exists():
-            return {}
-        return msgspec.convert(json.loads(self.path.read_bytes()), dict[str, LedgerHead])
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(_heads)).mappings()
+            return {row["public_key"]: LedgerHead(seq=row["seq"], sha256=row["sha256"]) for row in rows}
 
-    def note(self, public_key: str, reply: Reply) -> None:
-        """Keep what a verified reply says, if it is newer than what is kept. An outbox's replies may be old."""
-        heads = self.all()
-        known = heads.get(public_key)
-        if known is None or reply.ledger_seq > known.seq:
-            heads[public_key] = LedgerHead(seq=reply.ledger_seq, sha256=reply.ledger_head)
-            write_durably(self.path, canonical_bytes(msgspec.to_builtins(heads)))
+    def note(self, heads: Mapping[str, LedgerHead]) -> None:
+        """Keep what verified replies said, where it is newer than what is kept. An outbox's replies may be old.
+
+        The comparison is the database's own, in one statement: of two runs that write at once the newer head stays.
+        """
+        known = self.all()
+        newer = {key: head for key, head in heads.items() if key not in known or head.seq > known[key].seq}
+        for key, head in newer.items():
+            self._note(key, head)
+
+    def _note(self, public_key: str, head: LedgerHead) -> None:
+        told = {"seq": head.seq, "sha256": head.sha256}
+        raise_it = (
+            update(_heads).where(_heads.c.public_key == public_key, _heads.c.seq < head.seq).values(told)
+        )
+        try:
+            with self.engine.begin() as connection:
+                if connection.execute(raise_it).rowcount == 0:
+                    connection.execute(insert(_heads).values(public_key=public_key, **told))
+        except IntegrityError:  # it is there by now, written by another run
+            with self.engine.begin() as connection:
+                connection.execute(raise_it)

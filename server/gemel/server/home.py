@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Engine
+
 from gemel.core.arrays import Arrays, ArraySpec, pack_arrays, unpack_arrays
 from gemel.core.canonical import canonical_bytes
 from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
 from gemel.core.messages import Envelope
 from gemel.core.signing import SignedDocument, SigningKey, read_signed
+from gemel.server.mapped import map_arrays
+from gemel.server.store import open_store, store_url
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class CoordinatorHome:
     def key(self) -> SigningKey:
         """The key that signs requests and certificates."""
         return SigningKey.load(self.folder / "keys" / "coordinator.key")
+
+    def open_store(self) -> Engine:
+        """The store of members, ledger heads and all that several runs share. Raises GEM520."""
+        return open_store(store_url(self.folder))
 
     def run(self, study_sha256: str) -> RunFolder:
         """The folder of one study's run; GEM101 when the name is no hash."""
@@ -74,6 +82,19 @@ class RunFolder:
         """Replace the state; it is the last file that a completed task writes."""
         write_durably(self.folder / "state.json", canonical_bytes(state))
 
+    def ask_to_stop(self) -> None:
+        """Have the run end soon, with a certificate that says GEM510."""
+        write_durably(self.folder / "stop", b"")
+
+    def clear_stop(self) -> None:
+        """Let the run go on when it is started again."""
+        (self.folder / "stop").unlink(missing_ok=True)
+
+    @property
+    def stop_asked(self) -> bool:
+        """True once somebody asked the run to end."""
+        return (self.folder / "stop").exists()
+
     def save_model(self, name: str, arrays: Arrays) -> bytes:
         """Write one global twin and return its bytes."""
         content = pack_arrays(arrays)
@@ -84,11 +105,39 @@ class RunFolder:
         """Read one global twin, checked."""
         return unpack_arrays((self.folder / f"{name}.safetensors").read_bytes(), declared)
 
+    def last_model_name(self) -> str:
+        """The newest global twin that a completed task made; "" before the first."""
+        for entry in reversed(self.load_state().get("tasks", [])):
+            versions = entry.get("versions") or ([entry] if "version" in entry else [])
+            if versions:
+                return model_name(versions[-1]["version"])
+        return ""
+
+    def save_memory(self, version: int, arrays: Arrays) -> bytes:
+        """Write what a strategy remembers beside a model, and return its bytes."""
+        content = pack_arrays(arrays)
+        write_durably(self.folder / f"strategy-{version:04d}.safetensors", content)
+        return content
+
+    def load_memory(self, version: int) -> bytes:
+        """What a strategy remembered at a version of the twin."""
+        return (self.folder / f"strategy-{version:04d}.safetensors").read_bytes()
+
+    def forget_memory(self, *, before: int) -> None:
+        """Remove what no version from `before` on needs."""
+        for path in self.folder.glob("strategy-*.safetensors"):
+            if int(path.stem.removeprefix("strategy-")) < before:
+                path.unlink()
+
+    def save_result(self, name: str, result: dict[str, Any]) -> bytes:
+        """Write `NAME.json`, computed from releases, and return its bytes."""
+        content = canonical_bytes(result)
+        write_durably(self.folder / f"{name}.json", content)
+        return content
+
     def save_statistics(self, estimates: list[dict[str, Any]]) -> bytes:
         """Write `statistics.json`, what the hospitals' patients are like, and return its bytes."""
-        content = canonical_bytes({"statistics": estimates})
-        write_durably(self.folder / "statistics.json", content)
-        return content
+        return self.save_result("statistics", {"statistics": estimates})
 
     def save_release(self, task: str, site: str, envelope: Envelope) -> None:
         """Keep a verified release."""
@@ -101,6 +150,22 @@ class RunFolder:
         """The arrays that a site released in a task."""
         path = self.folder / "releases" / task / f"{site}.safetensors"
         return unpack_arrays(path.read_bytes(), declared)
+
+    def map_release(self, task: str, site: str) -> Arrays:
+        """The arrays of a release that was checked before it was kept, as views of its file."""
+        return map_arrays(self.folder / "releases" / task / f"{site}.safetensors")
+
+    def save_late(self, task: str, site: str, document: bytes) -> None:
+        """Keep the signed reply of a release that came too late; its arrays are not kept, for they are not used."""
+        folder = self.folder / "late" / task
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / f"{site}.json", document)
+
+    def weight_of(self, site: str, *, floor: float) -> float:
+        """A site's released, noisy count of patients, at least the study's floor, and the floor for one without."""
+        if site not in self.contributors("count"):
+            return floor
+        return max(floor, float(self.map_release("count", site)["patients"][0]))
 
     def load_envelope(self, task: str, site: str) -> Envelope:
         """A kept answer of a site, as it came."""
@@ -177,3 +242,13 @@ class RunFolder:
         """The certificate, or None while the run goes on."""
         path = self.folder / "certificate.json"
         return read_signed(path.read_bytes(), kind="certificate") if path.exists() else None
+
+    def set_certificate_aside(self) -> None:
+        """The run goes on: what its earlier end said is kept as `certificate-N.json`."""
+        number = len(list(self.folder.glob("certificate-*.json"))) + 1
+        os.replace(self.folder / "certificate.json", self.folder / f"certificate-{number}.json")
+
+
+def model_name(version: int) -> str:
+    """The file of a version of the global twin; 0 is what training starts from."""
+    return f"model-{version:04d}"

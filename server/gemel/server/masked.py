@@ -17,13 +17,14 @@ from gemel.privacy.secure_aggregation import Collector, encoding, plan
 from gemel.privacy.secure_aggregation.collector import Step
 from gemel.privacy.secure_aggregation.wire import pack_parts, unpack_parts
 from gemel.server.home import RunFolder
+from gemel.server.run_state import Absence
 
 MOST_ATTEMPTS = 3
 
 Take = Callable[[str, Reply, Envelope], None]
 # Asks each site its envelope; calls `take` for each verified answer, which may refuse it; stops early once `enough`.
 # Returns why the others are missing.
-Exchange = Callable[[Mapping[str, Envelope], Take, Callable[[], bool]], dict[str, str]]
+Exchange = Callable[[Mapping[str, Envelope], Take, Callable[[], bool]], dict[str, Absence]]
 # (step, attempt, payload) -> the signed request.
 Address = Callable[[Step, int, bytes], Envelope]
 
@@ -34,7 +35,8 @@ class MaskedSum:
 
     arrays: Arrays = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    inputs_sha256: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, Absence] = field(default_factory=dict)
     attempt: int = 0
     bytes: int = 0
 
@@ -49,6 +51,7 @@ class MaskedTask:
         run: Where answers are kept.
         study, task, declared: What is aggregated.
         inputs: The task's inputs, packed.
+        enough: With how many masked vectors the others are left out; never fewer than it takes to unmask.
         state: The run's state; `masked` in it says which steps of which attempt are closed.
         save: Makes the state durable.
     """
@@ -61,12 +64,14 @@ class MaskedTask:
         declared: dict[str, ArraySpec],
         *,
         inputs: bytes,
+        enough: int,
         state: dict[str, Any],
         save: Callable[[], None],
     ) -> None:
         self._run, self._study, self._task, self._declared = run, study, task, declared
         self._inputs, self._state, self._save = inputs, state, save
-        self.missing: dict[str, str] = {}  # of the last attempt, until an input came
+        self._enough = enough
+        self.missing: dict[str, Absence] = {}  # of the last attempt, until an input came
         if state.get("masked", {}).get("task") != task:
             self._begin(attempt=1)
 
@@ -100,7 +105,7 @@ class MaskedTask:
             closed: list[str] | None = self._state["masked"]["closed"].get(_name(step))
             if closed is None:
                 envelopes = {site: address(step, attempt, content) for site, content in asked.items()}
-                enough = (lambda: collector.complete) if step is Step.UNMASK else (lambda: False)
+                enough = self._when(collector, step, result, asked=len(asked))
                 missing = exchange(envelopes, take, enough)
                 if step <= Step.MASK:
                     self.missing.update(missing)
@@ -108,6 +113,8 @@ class MaskedTask:
             else:
                 for site in closed:
                     self._take_kept(collector, step, attempt, site, result)
+            if step is Step.MASK:
+                result.inputs_sha256 = {site: sha256_hex(asked[site]) for site in closed}
             if step is Step.UNMASK:
                 break
             asked = self._close(collector, step, closed)
@@ -116,6 +123,15 @@ class MaskedTask:
         layout = plan.layout_of(self._declared, sites=len(self._study.sites))
         result.arrays = layout.decode(collector.result())
         return result
+
+    def _when(self, collector: Collector, step: Step, result: MaskedSum, *, asked: int) -> Callable[[], bool]:
+        """When a step may close before all have answered."""
+        if step is Step.UNMASK:
+            return lambda: collector.complete
+        limit = max(self._enough, collector.context.least_survivors)
+        if step is Step.MASK and limit < asked:
+            return lambda: len(result.replies) >= limit
+        return lambda: False
 
     def _taker(self, collector: Collector, step: Step, attempt: int, result: MaskedSum) -> Take:
         def take(site: str, reply: Reply, got: Envelope) -> None:

@@ -11,14 +11,17 @@ from gemel.core.messages import Envelope
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back from a node: an envelope, or None when the transport says that the node is away."""
+    """What came back from a node: an envelope, or None when the transport says that its newest message failed."""
 
     node_id: int
     envelope: Envelope | None
 
 
 class Transport(ABC):
-    """Send without waiting, receive what has come. Sending anew to a node voids what it was sent before."""
+    """Send without waiting, receive what has come, late answers to earlier messages too.
+
+    A transport vouches for nothing: whose an answer is and to what is read from its signed document.
+    """
 
     @abstractmethod
     def nodes(self) -> frozenset[int]:
@@ -30,4 +33,4 @@ class Transport(ABC):
 
     @abstractmethod
     def receive(self) -> Sequence[Answer]:
-        """Answers since the last call, at most one for each envelope sent."""
+        """Answers since the last call, in any order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from gemel.core.signing import SignedDocument, SigningKey
 from gemel.core.supervision import Process, free_port, wait_for_port
 from gemel.server.flower.superlink import SuperLink
 from gemel.server.home import CoordinatorHome, RunFolder
+from gemel.server.members import Members
 
 HOST = "127.0.0.1"
 STEWARD = "demo steward"
@@ -117,8 +119,8 @@ def running(federation: Federation) -> Iterator[Federation]:
             process.start()
             if command.name == "superlink":
                 wait_for_port(link.host, link.port, process)
-        for site, home in federation.nodes.items():
-            link.admit_node((home.folder / "keys" / "transport.pub").read_bytes())
+        for site in federation.nodes:
+            _put_on_record(federation, site)
             process = Process(site, node_command(federation, site), log=logs / f"{site}.log", restart=True)
             federation.processes[site] = process
             process.start()
@@ -126,6 +128,21 @@ def running(federation: Federation) -> Iterator[Federation]:
     finally:
         for process in reversed(federation.processes.values()):
             process.stop()
+
+
+def _put_on_record(federation: Federation, site: str) -> None:
+    """Admit a node for a year: to the SuperLink by its transport key, to studies by its signing key."""
+    home, coordinator = federation.nodes[site], federation.coordinator
+    transport_key = (home.folder / "keys" / "transport.pub").read_bytes()
+    flower_node = federation.superlink.admit_node(transport_key)
+    expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=365)
+    Members(coordinator.open_store()).admit(
+        site=site,
+        public_key=home.key.public_hex,
+        transport_key=transport_key.decode(),
+        flower_node=flower_node,
+        expires_at=expires.isoformat(timespec="seconds"),
+    )
 
 
 def node_command(federation: Federation, site: str) -> list[str]:

@@ -33,6 +33,42 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Read its log, named in the message.",
         ExitCode.UNREACHABLE,
     ),
+    "GEM510": CatalogueEntry(
+        "A run was asked to stop",
+        "Somebody with the right to do so stopped the study. What was released stays charged.",
+        "Resume the study to go on from its last completed task.",
+    ),
+    "GEM511": CatalogueEntry(
+        "A site answered after its round was closed",
+        "The study closes a round as soon as enough hospitals answered (`pace.enough`). A later release is recorded and "
+        "charged, and not averaged.",
+        "Nothing: the site takes part in the next round. Raise `pace.enough` in the next study to wait for more.",
+    ),
+    "GEM512": CatalogueEntry(
+        "A certificate claims what cannot be true",
+        "A task is missing without a reason, a quorum was not met, a site is counted twice, or a hash does not follow from "
+        "what it is of.",
+        "Do not rely on the run. Ask the coordinator for its folder, and read what the message names.",
+        ExitCode.REFUSED,
+    ),
+    "GEM513": CatalogueEntry(
+        "A run's folder is not what its record says",
+        "A model, a release or a result is missing or differs from the hash on record, or a reply is not signed by its site.",
+        "Restore the run's folder from a backup of the same time as its state.",
+        ExitCode.REFUSED,
+    ),
+    "GEM514": CatalogueEntry(
+        "Hospitals know more of a run than its coordinator",
+        "They released a task already, for other inputs than the coordinator has now: its folder is of an older backup. Nobody "
+        "draws twice for one charge.",
+        "Restore the newest copy of the run's folder; without one the study ends here, and a new one has to be signed.",
+        ExitCode.REFUSED,
+    ),
+    "GEM515": CatalogueEntry(
+        "There is nothing to evaluate",
+        "The site whose last update was to be evaluated at all hospitals released none.",
+        "Nothing: the task is skipped, and nobody pays for it.",
+    ),
     "GEM520": CatalogueEntry(
         "The coordinator's store does not open",
         "Members, users and studies are kept in SQLite in the coordinator's home, or in the PostgreSQL that it names.",

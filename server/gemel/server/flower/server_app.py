@@ -1,4 +1,4 @@
-"""The ServerApp: a coordinator run over Flower's Grid. Run as a module it is the `flwr-serverapp` launcher."""
+"""The ServerApp: a coordinator run over Flower's Grid."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope
 from gemel.server.coordinator import Coordinator
 from gemel.server.flower import HOME_VARIABLE
+from gemel.server.flower.internals import hold_answers
 from gemel.server.home import CoordinatorHome
 from gemel.server.transport import Answer, Transport
 
@@ -22,11 +23,15 @@ app = ServerApp()
 
 
 class GridTransport(Transport):
-    """Envelopes over a Flower Grid; the newest message to a node is the only one whose answer counts."""
+    """Envelopes over a Flower Grid. Every message is listened for until it is answered: a late answer is one too.
+
+    That a message failed counts only of the newest one to its node.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._node_of_message: dict[str, int] = {}
+        self._newest: dict[int, str] = {}
         self._not_taken: list[int] = []
 
     def nodes(self) -> frozenset[int]:
@@ -44,12 +49,10 @@ class GridTransport(Transport):
             )
             for node in nodes
         ]
-        self._node_of_message = {
-            message: node for message, node in self._node_of_message.items() if node not in envelopes
-        }
         for message_id, node in zip(self._grid.push_messages(messages), nodes, strict=True):
             if message_id:
                 self._node_of_message[message_id] = node
+                self._newest[node] = message_id
             else:
                 self._not_taken.append(node)
 
@@ -60,10 +63,13 @@ class GridTransport(Transport):
         if not self._node_of_message:
             return answers
         for message in self._grid.pull_messages(list(self._node_of_message)):
-            node = self._node_of_message.pop(message.metadata.reply_to_message_id, None)
+            message_id = message.metadata.reply_to_message_id
+            node = self._node_of_message.pop(message_id, None)
             if node is None:
                 continue
             envelope = None if message.has_error() else from_record(message.content)
+            if envelope is None and self._newest.get(node) != message_id:
+                continue
             answers.append(Answer(node, envelope))
         return answers
 
@@ -91,16 +97,10 @@ def main(grid: Grid, context: Context) -> None:
     home = CoordinatorHome(Path(os.environ[HOME_VARIABLE]))
     study_sha256 = str(context.run_config.get("study", ""))
     timeout_s = float(str(context.run_config.get("approval-timeout-s", 3600)))
+    hold_answers(grid)
     coordinator = Coordinator(home, study_sha256, GridTransport(grid), approval_timeout_s=timeout_s)
     try:
         coordinator.run()
     except GemelError as error:
         # Flower stores and shows this text: only the code goes there.
         raise RuntimeError(error.code) from None
-
-
-if __name__ == "__main__":
-    from gemel.server.flower.internals import run_installed_server_app
-    from gemel.server.flower.server_app import app as installed_app
-
-    run_installed_server_app(installed_app)
