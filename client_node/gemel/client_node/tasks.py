@@ -12,9 +12,8 @@ from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import HELD_OUT_PERCENT, is_evaluation
 from gemel.core.programme import Programme
-from gemel.core.strategy_plan import Personalisation
 from gemel.core.study import Study
-from gemel.privacy.engine import DpTrainer, Pull
+from gemel.privacy.engine import DpTrainer, train_round
 from gemel.privacy.noise import NoiseSource
 from gemel.privacy.statistics import describe, noisy_counts
 from gemel.synthetic.marginals import count_marginals
@@ -79,25 +78,18 @@ def _train(
     study: Study, programme: Programme, trainer: DpTrainer, training: Dataset, inputs: Arrays
 ) -> dict[str, NDArray[np.generic]]:
     """A round's steps; for Ditto as many again on the personal twin, which the study charges too."""
-    plan = study.strategy
-    shared = {name: inputs[name] for name in travelling(programme, plan)}
-    kept, correction = without_prefix(inputs, KEPT), without_prefix(inputs, CORRECTION)
+    correction = without_prefix(inputs, CORRECTION)
     _check_correction(correction)
-    if plan.personalisation is Personalisation.DITTO:
-        personal = _twin(programme, kept)
-        trainer.train(personal, personal.tensors(training), pull=Pull(plan.ditto_lambda, centre=shared))
-        kept = dict(personal.to_arrays())
-        twin = _twin(programme, shared)
-    else:
-        twin = _twin(programme, {**kept, **shared})
-    trainer.train(twin, twin.tensors(training), pull=Pull(plan.proximal_mu, centre=shared, offset=correction))
-    trained = twin.to_arrays()
-    if plan.personalisation is Personalisation.LOCAL_PARAMETERS:
-        kept = {name: trained[name] for name in plan.local_parameters}
-    return {
-        **{name: trained[name] for name in shared},
-        **{f"{KEPT}{name}": array for name, array in kept.items()},
-    }
+    leaves, stays = train_round(
+        study.strategy,
+        trainer,
+        lambda arrays: _twin(programme, arrays),
+        HazardTwin(programme).tensors(training),
+        shared={name: inputs[name] for name in travelling(programme, study.strategy)},
+        kept=without_prefix(inputs, KEPT),
+        correction=correction,
+    )
+    return {**leaves, **{f"{KEPT}{name}": array for name, array in stays.items()}}
 
 
 def _evaluated(task: str, programme: Programme, inputs: Arrays) -> HazardTwin:
