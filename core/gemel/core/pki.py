@@ -140,6 +140,17 @@ def create_transport_key(folder: Path) -> None:
     )
 
 
+def load_transport_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The private half of a node's identity to Flower. Raises GEM407 when the file holds none."""
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise GemelError("GEM407", f"{path} holds no transport key: {error}.") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise GemelError("GEM407", f"{path} holds a {type(key).__name__}, expected one of P-384.")
+    return key
+
+
 def _server_certificate(
     authority: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, *, hosts: Sequence[str], days: int
 ) -> tuple[bytes, bytes]:

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from gemel.client_node.flower import HOME_VARIABLE
 from gemel.client_node.home import NodeHome
-from gemel.client_node.node import answer
+from gemel.client_node.node import Compute, answer
 from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope
 
@@ -19,20 +19,28 @@ RECORD = "gemel"
 FIELDS = ("document", "study", "payload")
 
 logger = logging.getLogger(__name__)
-app = ClientApp()
 
 
-@app.query()
-def query(message: Message, _context: Context) -> Message:
-    """Answer a request. Whatever goes wrong, an empty envelope or a code is all that leaves."""
-    try:
-        home = NodeHome.open(Path(os.environ[HOME_VARIABLE]))
-        envelope = answer(home, _envelope(message))
-    except Exception:
-        logger.exception("no answer can be given")
-        envelope = Envelope(document=b"")
-    record = ConfigRecord({name: getattr(envelope, name) for name in FIELDS})
-    return Message(RecordDict({RECORD: record}), reply_to=message)
+def client_app(compute: Compute | None = None) -> ClientApp:
+    """A ClientApp that answers for the node in the environment; `compute` is what touches patients, as `answer` takes it."""
+    made = ClientApp()
+
+    @made.query()
+    def query(message: Message, _context: Context) -> Message:
+        """Answer a request. Whatever goes wrong, an empty envelope or a code is all that leaves."""
+        try:
+            home = NodeHome.open(Path(os.environ[HOME_VARIABLE]))
+            envelope = answer(home, _envelope(message), compute=compute)
+        except Exception:
+            logger.exception("no answer can be given")
+            envelope = Envelope(document=b"")
+        record = ConfigRecord({name: getattr(envelope, name) for name in FIELDS})
+        return Message(RecordDict({RECORD: record}), reply_to=message)
+
+    return made
+
+
+app = client_app()
 
 
 def _envelope(message: Message) -> Envelope:

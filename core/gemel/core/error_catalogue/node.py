@@ -117,4 +117,40 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "`gemel node studies HOME` and `gemel node status HOME` list them.",
         ExitCode.USAGE,
     ),
+    "GEM420": CatalogueEntry(
+        "The worker that computes on patients cannot be started",
+        "Its process does not start, or the kernel gives it no network namespace or no Landlock to be shut in.",
+        "`gemel doctor --node HOME` says which; the node's log has the system's words.",
+    ),
+    "GEM421": CatalogueEntry(
+        "A task needed more memory than this node allows",
+        "The task was ended at the node's limit. What it was charged stays charged; nothing was released.",
+        "Raise the worker's memory in the node's configuration, or train in smaller batches.",
+    ),
+    "GEM422": CatalogueEntry(
+        "A task took longer than this node allows",
+        "The task was ended at the node's limit. What it was charged stays charged; nothing was released.",
+        "Raise the worker's time in the node's configuration, or ask for fewer steps in a round.",
+    ),
+    "GEM423": CatalogueEntry(
+        "The worker ended in the middle of a task, or answered something else",
+        "Its process died by a signal, or what it sent is no answer. It was replaced; what was charged stays charged.",
+        "Read the node's log. When it happens again, report it with the log.",
+    ),
+    "GEM424": CatalogueEntry(
+        "The node's disk takes no writes",
+        "It is full, or broken. Nothing was released; the node goes on by itself when there is room again.",
+        "Make room on the file system that holds the node's home.",
+    ),
+    "GEM425": CatalogueEntry(
+        "The coordinator does not accept this node",
+        "Its transport key is not admitted, was revoked, or has expired.",
+        "Ask the coordinator; `gemel node status HOME` shows since when.",
+        ExitCode.REFUSED,
+    ),
+    "GEM426": CatalogueEntry(
+        "This machine's clock differs from the coordinator's",
+        "The node signs the time of each request: more than 5 minutes slow or 5 seconds fast is refused.",
+        "Let the clock be set by NTP: `timedatectl set-ntp true`.",
+    ),
 }

@@ -1,24 +1,84 @@
 """Every touch of flwr 1.41.0's internals at the coordinator. A contract test fails loudly when they move.
 
-What is changed: a bundle that a run submits is never unpacked, our installed ServerApp runs instead; the first
-back-off of an object pull is 20 ms instead of 1 s (a message is visible before its objects are).
+What is changed, and why:
+- a bundle that a run submits is never unpacked: our installed ServerApp runs instead;
+- a ServerApp is a fork of a process that has everything imported, so that a run starts in a moment and its token is on no
+  command line; Flower's own code runs in it and keeps the run's status and heartbeats;
+- pulls without an answer are held at the SuperLink until there is one (`waiting.py`) instead of repeated in fixed sleeps;
+- the first back-off of an object pull is 20 ms instead of 1 s: a message is visible before its objects are.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from flwr.serverapp import ServerApp
+import httpx
+import uvicorn
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.superlink import extensions
+from flwr.superlink.cli import flwr_serverapp
+from starlette.middleware import Middleware
 
-# The package holds a function of the same name, which hides the module from `import`.
+from gemel.server.flower.waiting import SEEN_HEADER, WAIT_HEADER, HoldUntilNews
+
+# The packages hold functions of the same names, which hide the modules from `import`.
 runtime: Any = importlib.import_module("flwr.superlink.runtime.run_serverapp")
+superlink_module: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
 
 FLWR_VERSION = "1.41.0"
 BUNDLE_ID, BUNDLE_VERSION = "gemel/federation", "0.1.0"
+ANSWERS_HELD_S = 0.5
+TASKS_HELD_S = 10.0
+
+
+class Waits:
+    """Asks the SuperLink to hold one kind of question until there is news; an interceptor of Flower's clients."""
+
+    def __init__(self, method: str, *, wait_s: float) -> None:
+        self._method, self._wait_s = method, wait_s
+        self._seen = ""
+
+    @property
+    def held(self) -> bool:
+        """Whether the SuperLink does so."""
+        return bool(self._seen)
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Say what was seen last, and remember what the answer says."""
+        if context.rpc_method != self._method:
+            return call_next(context)
+        if self._seen:
+            context.request.headers[WAIT_HEADER.decode()] = f"{self._wait_s:g}"
+            context.request.headers[SEEN_HEADER.decode()] = self._seen
+        response = call_next(context)
+        self._seen = response.headers.get(SEEN_HEADER.decode(), "")
+        return response
+
+
+def run_superlink(arguments: list[str]) -> None:
+    """Be `flower-superlink`, which holds pulls, and leaves lines for each request to the proxy before it."""
+    get_middleware = extensions.get_middleware
+    patched: Any = extensions
+    patched.get_middleware = lambda: (Middleware(HoldUntilNews), *get_middleware())
+
+    def run(**options: Any) -> None:
+        uvicorn.run(**{**options, "access_log": False})
+
+    superlink_module.uvicorn = SimpleNamespace(run=run)
+    sys.argv = ["flower-superlink", *arguments]
+    superlink_module.flower_superlink()
 
 
 def shorten_pull_back_off() -> None:
@@ -28,8 +88,39 @@ def shorten_pull_back_off() -> None:
         defaults.update(initial_backoff=0.02, backoff_cap=0.2)
 
 
-def run_installed_server_app(app: ServerApp) -> None:
-    """Be `flwr-serverapp` for one task (its arguments are in `sys.argv`), running `app` whatever was submitted."""
+def hold_answers(grid: Grid) -> None:
+    """Let this grid's pulls wait at the SuperLink for replies, half a second at most."""
+    connected: Any = grid
+    client = getattr(connected, "_runtime_client", None)
+    if client is not None:
+        waits = Waits("/flwr.proto.Runtime/PullMessages", wait_s=ANSWERS_HELD_S)
+        client._interceptors = (waits, *client._interceptors)
+
+
+def tokens_of_runs(address: str, *, ca_certificate: Path, secret: Path) -> Iterator[str]:
+    """Claim ServerApp after ServerApp: the token of each, or "" when there was none for a while. Raises httpx.HTTPError."""
+    waits = Waits("/flwr.proto.Runtime/AcquireTask", wait_s=TASKS_HELD_S)
+    signer = SuperExecAuthHttpInterceptor(
+        master_secret=load_superexec_auth_secret(secret_file=str(secret)) or b"",
+        protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"}),
+    )
+    client = RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=False,
+        root_certificates=ca_certificate.read_bytes(),
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), signer, waits],
+    )
+    request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+    try:
+        while True:
+            answer = client.AcquireTask(request)
+            yield answer.token if answer.HasField("task") else ""
+    finally:
+        client.close()
+
+
+def prepare_server_app(app: ServerApp) -> None:
+    """From here on this process, and its forks, run `app` for any ServerApp task, whatever was submitted."""
     shorten_pull_back_off()
     runtime.install_from_fab = lambda *_args, **_kwargs: None
     runtime.get_project_dir = lambda *_args, **_kwargs: Path()
@@ -39,7 +130,13 @@ def run_installed_server_app(app: ServerApp) -> None:
     runtime.run_ = lambda grid, context, **_kwargs: run(
         grid=grid, context=context, server_app_dir="", loaded_server_app=app
     )
-    from flwr.superlink.cli import flwr_serverapp
 
-    sys.argv[0] = "flwr-serverapp"
+
+def run_server_app(address: str, token: str, *, ca_certificate: Path) -> None:
+    """Be `flwr-serverapp` for one task; leaves by SystemExit."""
+    sys.argv = [
+        "flwr-serverapp",
+        *("--runtime-api-address", address, "--token", token),
+        *("--root-certificates", str(ca_certificate)),
+    ]
     flwr_serverapp()

@@ -81,7 +81,7 @@ class SuperLink:
         return self.home.folder / "tls" / "ca.crt"
 
     def prepare(self) -> None:
-        """Make certificates, the SuperExec secret and the launcher, once."""
+        """Make certificates and the SuperExec secret, once."""
         tls = self.home.folder / "tls"
         if not tls.exists():
             create_tls(tls, hosts=("localhost", self.host))
@@ -90,47 +90,35 @@ class SuperLink:
             descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_hex(32))
-        launcher = self.home.folder / "bin" / "flwr-serverapp"
-        launcher.parent.mkdir(exist_ok=True)
-        # Flower throws the launched process' output away: keep it.
-        log = self.home.folder / "serverapp.log"
-        launcher.write_text(
-            f'#!/bin/sh\nexec "{sys.executable}" -m gemel.server.flower.server_app "$@" >>"{log}" 2>&1\n'
-        )
-        launcher.chmod(0o755)
 
     def commands(self) -> tuple[Command, Command]:
-        """The SuperLink, and the SuperExec that starts our ServerApp for each run."""
-        tls, keys = self.home.folder / "tls", self.home.folder / "keys"
-        scripts = Path(sys.executable).parent
+        """The SuperLink, and what starts our ServerApp for each run."""
+        folder = self.home.folder
+        tls, secret = folder / "tls", folder / "keys" / "superexec.secret"
         environment = {
             **QUIET,
-            "FLWR_HOME": str(self.home.folder / "flower"),
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-            HOME_VARIABLE: str(self.home.folder),
-            "PATH": f"{self.home.folder / 'bin'}:{scripts}:{os.environ.get('PATH', '')}",
+            "FLWR_HOME": str(folder / "flower"),
+            "OMP_NUM_THREADS": "1",
+            HOME_VARIABLE: str(folder),
         }
-        secret = ("--superexec-auth-secret-file", str(keys / "superexec.secret"))
         superlink = (
-            str(scripts / "flower-superlink"),
+            *(sys.executable, "-m", "gemel.server.flower.superlink_process"),
             *("--ssl-ca-certfile", str(tls / "ca.crt")),
             *("--ssl-certfile", str(tls / "server.crt")),
             *("--ssl-keyfile", str(tls / "server.key")),
             "--enable-supernode-auth",
             "--disable-runtime-dependency-installation",
-            *("--isolation", "process", *secret),
-            *("--database", str(self.home.folder / "superlink.db")),
+            *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
+            *("--database", str(folder / "superlink.db")),
             *("--host", self.host, "--port", str(self.port)),
         )
-        superexec = (
-            str(scripts / "flower-superexec"),
-            *("--runtime-api-address", self.address),
-            *("--root-certificates", str(tls / "ca.crt")),
-            *secret,
+        starter = (
+            *(sys.executable, "-m", "gemel.server.flower.run_starter"),
+            *(self.address, str(tls / "ca.crt"), str(secret), str(folder / "serverapp.log")),
         )
         return (
             Command("superlink", superlink, environment),
-            Command("superexec", superexec, environment),
+            Command("starter", starter, environment),
         )
 
     def admit_node(self, public_key: bytes) -> int:
@@ -175,7 +163,9 @@ class SuperLink:
         try:  # Flower's client would try again for ever
             socket.create_connection((self.host, self.port), timeout=5.0).close()
         except OSError as error:
-            raise GemelError("GEM505", f"The SuperLink does not listen on {self.address}: {error}.") from error
+            raise GemelError(
+                "GEM505", f"The SuperLink does not listen on {self.address}: {error}."
+            ) from error
         return _Control(self.address, self.ca_certificate.read_bytes())
 
 

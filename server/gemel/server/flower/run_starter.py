@@ -1,0 +1,97 @@
+"""Starts our ServerApp for each run that waits at the SuperLink: a process with everything imported forks one child each.
+
+It takes the place of Flower's SuperExec, under the same secret. A child is Flower's `flwr-serverapp` with our app in it: it
+pulls its input, sends its heartbeats and reports how it ended. Runs go on when this process dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+# When the SuperLink does not hold the question.
+BETWEEN_QUESTIONS_S = 0.2
+
+logger = logging.getLogger(__name__)
+
+
+def serve(address: str, *, ca_certificate: Path, secret: Path, log: Path) -> None:
+    """Start a child for each run, for ever; a SuperLink that is away is waited for.
+
+    Args:
+        address: host:port of the SuperLink's Runtime API.
+        ca_certificate: The federation's CA.
+        secret: The file with the SuperExec secret.
+        log: Where children write.
+    """
+    import torch
+
+    from gemel.server.flower import internals
+    from gemel.server.flower.server_app import app
+
+    torch.set_num_threads(1)  # no thread pool to carry over a fork
+    internals.prepare_server_app(app)
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            for token in internals.tokens_of_runs(address, ca_certificate=ca_certificate, secret=secret):
+                pause_s = FIRST_PAUSE_S
+                _reap()
+                if not token:
+                    continue
+                child = os.fork()
+                if child == 0:
+                    os._exit(_child(address, token, ca_certificate=ca_certificate, log=log))
+                logger.info("a run is started by process %d", child)
+        except httpx.HTTPError as error:
+            logger.warning("the SuperLink does not answer: %s", type(error).__name__)
+        _reap()
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _child(address: str, token: str, *, ca_certificate: Path, log: Path) -> int:
+    from gemel.server.flower import internals
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    try:
+        internals.run_server_app(address, token, ca_certificate=ca_certificate)
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else 0
+    except BaseException:
+        logger.exception("a run's process failed")
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def _reap() -> None:
+    """Take note of children that ended; how a run ended is on record at the SuperLink and in the certificate."""
+    while True:
+        try:
+            child, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if child == 0:
+            return
+        logger.info("process %d ended with %d", child, os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    superlink, ca, secret_file, child_log = sys.argv[1:5]
+    serve(superlink, ca_certificate=Path(ca), secret=Path(secret_file), log=Path(child_log))
