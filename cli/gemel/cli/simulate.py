@@ -81,6 +81,7 @@ def simulated(
             seed=seed,
         )
         sites = {site: hospital.home.key.public_hex for site, hospital in hospitals.items()}
+        _admit(coordinator.folder, sites)
         study = with_virtual_sites(study, sites, minimum_patients=minimum_patients)
         document = sign_document("study", study.to_payload(), SigningKey.generate(), role="proposer")
         run = coordinator.admit(document)
@@ -88,6 +89,21 @@ def simulated(
         simulation = Simulation(run, study, people, settle_s=time.monotonic() - started)
         _run(simulation, coordinator.folder, list(hospitals.values()), progress=progress)
         yield simulation
+
+
+def _admit(coordinator: Path, sites: Mapping[str, str]) -> None:
+    """Put the virtual hospitals on record as members: the grid's node n is the nth of them."""
+    import datetime as dt
+
+    from gemel.server.members import Members
+    from gemel.server.store import open_store, store_url
+
+    members = Members(open_store(store_url(coordinator)))
+    expires_at = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat(timespec="seconds")
+    for node, (site, public_key) in enumerate(sites.items(), start=1):
+        members.admit(
+            site=site, public_key=public_key, transport_key="", flower_node=node, expires_at=expires_at
+        )
 
 
 def _run(
@@ -179,13 +195,21 @@ class _Desk:
 
 def summarise(simulation: Simulation) -> dict[str, Any]:
     """The result: times for each round, scores as the hospitals released them, and what the certificate says."""
-    from gemel.server.registry.evaluation import load_twin, released_scores, trained_rounds
+    from gemel.core.arrays import unpack_arrays
+    from gemel.server.registry.evaluation import loaded_twin, released_scores
+    from gemel.server.registry.twin_versions import read_version, twin_versions
+    from gemel.synthetic.releases import travelling
+    from gemel.twins.installed import find
 
     run, study = simulation.run, simulation.study
     certificate = run.certificate
     payload = certificate.payload if certificate is not None else {}
-    rounds = trained_rounds(run)
-    scores = released_scores(run, study, "evaluate", load_twin(run, study, rounds[-1])) if rounds else None
+    versions, scores = twin_versions(run), None
+    if versions:
+        programme = find(study.programme, study.programme_version)
+        content = read_version(run, versions[-1])
+        twin = loaded_twin(study, unpack_arrays(content, travelling(programme, study.strategy)))
+        scores = released_scores(run, study, twin) if twin is not None else None
     spent = [s["epsilon_spent"] for s in payload.get("sites", {}).values() if "epsilon_spent" in s]
     return {
         "virtual": True,
@@ -255,7 +279,7 @@ def render(console: Console, result: Mapping[str, Any]) -> None:
 
 def keep(simulation: Simulation, out: Path) -> list[Path]:
     """Write study, certificate and the last twin into a folder; returns the files."""
-    from gemel.server.registry.evaluation import trained_rounds
+    from gemel.server.registry.twin_versions import read_version, twin_versions
 
     out.mkdir(parents=True, exist_ok=True)
     run, written = simulation.run, [out / "study.json", out / "certificate.json"]
@@ -263,11 +287,10 @@ def keep(simulation: Simulation, out: Path) -> list[Path]:
     certificate = run.certificate
     if certificate is not None:
         written[1].write_bytes(certificate.to_bytes())
-    rounds = trained_rounds(run)
-    if rounds:
-        name = f"model-{int(rounds[-1]['task'].removeprefix('train/')):04d}.safetensors"
+    versions = twin_versions(run)
+    if versions:
         written.append(out / "twin.safetensors")
-        written[-1].write_bytes((run.folder / name).read_bytes())
+        written[-1].write_bytes(read_version(run, versions[-1]))
     return written
 
 

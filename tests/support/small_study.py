@@ -1,0 +1,48 @@
+"""A study of two rounds of the fatty-liver programme, small and cheap, for any hospitals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
+from gemel.synthetic.marginals import marginal_specs
+from gemel.twins.metrics import metric_tables
+from gemel.twins.programmes.fatty_liver import PROGRAMME
+
+
+def small_study(sites: Mapping[str, str], **changes: Any) -> Study:
+    """The study for `sites` (name -> public key); `changes` replace its fields."""
+    study = Study(
+        schema=SCHEMA,
+        study_id="test",
+        title="A test",
+        purpose="to test",
+        programme=PROGRAMME.name,
+        programme_version=PROGRAMME.version,
+        training=TrainingPlan(
+            rounds=2,
+            local_steps=2,
+            learning_rate=0.5,
+            momentum=0.0,
+            max_grad_norm=1.0,
+            sample_rate=1.0,
+            noise_multiplier=10.0,
+        ),
+        privacy=PrivacyPlan(
+            epsilon=3.0,
+            delta=1e-5,
+            count_noise_multiplier=10.0,
+            metrics_noise_multiplier=15.0,
+            marginals_noise_multiplier=20.0,
+        ),
+        metrics_tables=len(metric_tables(PROGRAMME)),
+        marginal_tables=len(marginal_specs(PROGRAMME)),
+        minimum_patients=20,
+        quorum=2,
+        round_timeout_s=20.0,
+        sites=dict(sites),
+    )
+    return msgspec.structs.replace(study, **changes)
