@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,7 +31,6 @@ from gemel.server.flower.strategies import strategy_of
 from gemel.server.strategy import Update
 from gemel.synthetic.releases import CORRECTION, without_prefix
 
-logging.getLogger("flwr").setLevel(logging.WARNING)
 # A hospital whose noisy count is lower counts as so many.
 FLOOR = 20.0
 DELTA = 1e-5

@@ -5,6 +5,7 @@ Source: Reddi et al., ICLR 2021. The state is Flower's two moments and its round
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -18,6 +19,9 @@ from gemel.core.arrays import Arrays
 from gemel.core.errors import GemelError
 from gemel.server.flower.strategies.buffered import targets
 from gemel.server.strategy import Strategy, Update, weights_of
+
+# Flower counts what it averages in its log; the run's own log has that, with names.
+logging.getLogger("flwr").addFilter(lambda record: record.funcName != "_check_and_log_replies")
 
 
 class FlowerOptimiser(Strategy):
