@@ -110,7 +110,7 @@ def show(
                 "epsilon_remaining": max(0.0, summary["epsilon_cap"] - inside.epsilon_of_worst_person),
             }
         if export is not None:
-            _write(export, document)
+            write_document(export, document)
         emit(summary, output, render=lambda console: _render(console, summary, entries))
 
 
@@ -144,7 +144,8 @@ def _costs(mechanisms: tuple[Mechanism, ...]) -> str:
     return ", ".join(f"{m.count} x {m.kind} z={m.noise_multiplier:.4g}" for m in mechanisms)
 
 
-def _write(path: Path, document: SignedDocument) -> None:
+def write_document(path: Path, document: SignedDocument) -> None:
+    """Write a signed document for others. Raises GEM106."""
     try:
         path.write_bytes(document.to_bytes())
     except OSError as error:

@@ -175,11 +175,87 @@ def status(home: Home, *, output: FormatOption = Format.TABLE) -> None:
         emit(result, output, render=render)
 
 
+@app.command()
+def log(
+    home: Home,
+    *,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write it as a signed document for others to verify."),
+    ] = None,
+    since: Annotated[int, typer.Option(min=1, metavar="N", help="From this line on.")] = 1,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Show what the node did, line by line, from its signed audit log; every line is verified first."""
+    with failures(output):
+        from gemel.cli.ledger import write_document
+        from gemel.client_node import audit_log
+        from gemel.client_node.home import NodeHome
+
+        node = NodeHome.open(home)
+        found = [entry for entry in audit_log.entries(node) if entry.seq >= since]
+        if export is not None:
+            write_document(export, audit_log.export(node, since=since))
+        result = {
+            "site": node.config.site,
+            "entries": [
+                {"seq": e.seq, "at": e.written_at, "kind": e.kind.value, "facts": e.facts} for e in found
+            ],
+        }
+
+        def render(console: Console) -> None:
+            made = table(">#", "When (UTC)", "What", "About")
+            for entry in found:
+                at = entry.written_at[:19].replace("T", " ")
+                told = ", ".join(f"{name} {_short(value)}" for name, value in entry.facts.items())
+                made.add_row(str(entry.seq), at, entry.kind.value, told)
+            console.print(made)
+
+        emit(result, output, render=render)
+
+
+@app.command()
+def rotate(
+    home: Home,
+    *,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long the new keys are good.")] = 365,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Make new keys, signed for by the old ones, and a new HOME/join.json for the coordinator.
+
+    Stop the node first. Studies that name the old key end: they must be proposed again with the new one.
+    """
+    with failures(output):
+        from gemel.client_node.home import NodeHome
+        from gemel.client_node.rotation import rotate_keys
+        from gemel.core.start_kit import transport_fingerprint
+
+        request = rotate_keys(NodeHome.open(home), days=days)
+        result = {
+            "ok": True,
+            "join": str(home / "join.json"),
+            "fingerprint": request.fingerprint,
+            "transport_fingerprint": transport_fingerprint(request.transport_public_key),
+            "succeeds": request.succeeds,
+        }
+        text = (
+            f"New keys, good for {days} days. Send {home / 'join.json'} to the coordinator and read out\n"
+            f"   {request.fingerprint}\nThe node connects again once they admitted it."
+        )
+        emit(result, output, render=lambda console: console.print(text, markup=False))
+
+
 app.command("studies")(node_study.studies)
 app.command("show")(node_study.show)
 app.command("approve")(node_study.approve)
 app.command("refuse")(node_study.refuse)
 app.command("budget")(node_study.budget)
+
+
+def _short(value: str | int) -> str:
+    """Hashes as people read them."""
+    text = str(value)
+    return text[:12] if len(text) == 64 else text
 
 
 def _read(path: Path) -> bytes:

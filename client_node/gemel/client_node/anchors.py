@@ -22,10 +22,13 @@ def require(home: NodeHome, ledger: Ledger, request: Request) -> None:
     kept = _kept(home)
     if kept is not None:
         ledger.require(seq=kept.seq, sha256=kept.sha256)
-    told = request.anchors.get(home.key.public_hex)
-    if told is None:
+    # Under an earlier key too: a node that made a new one goes on with the same ledger.
+    heads = [request.anchors[key] for key in {*ledger.keys(), home.key.public_hex} if key in request.anchors]
+    if not heads:
         return
-    ledger.require(seq=told.seq, sha256=told.sha256)
+    for head in heads:
+        ledger.require(seq=head.seq, sha256=head.sha256)
+    told = max(heads, key=lambda head: head.seq)
     if kept is None or told.seq > kept.seq:
         write_durably(_path(home), msgspec.json.encode(told))
 

@@ -11,7 +11,7 @@ from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
 from gemel.core.signing import SigningKey, fingerprint
 from gemel.core.software import software_versions
-from gemel.core.start_kit import JoinRequest, StartKit, read_kit, sign_join
+from gemel.core.start_kit import JoinRequest, StartKit, read_join, read_kit, sign_join
 
 KIT_NAME = "kit.json"
 JOIN_NAME = "join.json"
@@ -69,6 +69,14 @@ def write_join(home: NodeHome, *, previous: SigningKey | None = None) -> JoinReq
     )
     write_durably(home.folder / JOIN_NAME, sign_join(request, key, previous=previous).to_bytes())
     return request
+
+
+def read_own_join(home: NodeHome) -> JoinRequest:
+    """The request to join that stands in the home. Raises GEM407 when there is none, GEM410 for a damaged one."""
+    try:
+        return read_join((home.folder / JOIN_NAME).read_bytes())
+    except OSError as error:
+        raise GemelError("GEM407", f"{home.folder} holds no {JOIN_NAME}.") from error
 
 
 def _config(kit: StartKit, limits: Limits) -> NodeConfig:

@@ -8,6 +8,7 @@ from gemel.client_node.audit_log import EventKind
 from gemel.client_node.home import NodeHome
 from gemel.client_node.key_dates import read_dates
 from gemel.client_node.patients import VIRTUAL
+from gemel.client_node.rotation import is_unfinished
 from gemel.core.errors import GemelError
 from gemel.core.software import software_versions
 
@@ -25,6 +26,10 @@ def serve(home: NodeHome, *, metrics_port: int = 0) -> None:
         raise GemelError("GEM407", f"{home.folder} was not made from a start kit: it knows no coordinator.")
     if (home.folder / VIRTUAL).exists():
         raise GemelError("GEM407", f"{home.folder} is a simulation's: it joins no federation.")
+    if is_unfinished(home):
+        raise GemelError(
+            "GEM417", "A rotation of keys was interrupted.", hint="`gemel node rotate` finishes it."
+        )
     gate.admit_keys(read_dates(home.folder / "keys"))
     with home.open_ledger():  # a ledger that does not hold is said here, not at the first request
         pass

@@ -12,7 +12,7 @@ from gemel.client_node import approvals, patients, standing
 from gemel.client_node.approvals import Approval, Decision, Proposal
 from gemel.client_node.home import NodeHome
 from gemel.client_node.status import state_of
-from gemel.client_node.task_words import words_of
+from gemel.client_node.task_words import words_of, words_of_all
 from gemel.core.arrays import ArraySpec
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Charge
@@ -140,13 +140,14 @@ def _normal(home: NodeHome, proposal: Proposal) -> float:
 
 
 def _tasks(study: Study) -> list[dict[str, Any]]:
-    """One row for each kind of task: rounds that are alike are one row."""
+    """One row for each kind of task: rounds are alike, and are one row."""
     programme = find(study.programme, study.programme_version)
     rows: dict[str, dict[str, Any]] = {}
     for charge in study.charges():
         row = rows.get(_kind(charge))
         if row is not None:
             row["times"] += 1
+            row["words"] = words_of_all(charge, times=row["times"])
             continue
         leaves = declared_release(charge.task, programme, study=study)
         rows[_kind(charge)] = {

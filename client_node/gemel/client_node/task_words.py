@@ -32,6 +32,11 @@ _NUMBERED = {
     "validate": "Tables of how well the model predicts after round {}, with noise",
     "cross": "Tables of how well the model of {} predicts here, with noise",
 }
+_SEVERAL = {
+    "train": "An update of the model in each of {} rounds, with noise",
+    "validate": "Tables of how well the model predicts, {} times, with noise",
+    "cross": "Tables of how well the models of {} hospitals predict here, with noise",
+}
 
 
 def words_of(charge: Charge) -> dict[str, Any]:
@@ -42,6 +47,12 @@ def words_of(charge: Charge) -> dict[str, Any]:
         "whom": _SHARES[charge.share],
         "how": [_mechanism(mechanism) for mechanism in charge.mechanisms],
     }
+
+
+def words_of_all(charge: Charge, *, times: int) -> str:
+    """What several tasks of one kind release."""
+    kind = charge.task.partition("/")[0]
+    return _SEVERAL[kind].format(times)
 
 
 def _mechanism(mechanism: Mechanism) -> str:

@@ -8,6 +8,7 @@ from gemel.core.errors import GemelError
 from gemel.core.mechanism import Charge
 from gemel.privacy.ledger.decisions import read_decision
 from gemel.privacy.ledger.entries import EntryKind, LedgerEntry
+from gemel.privacy.ledger.succession import check_succession
 
 _Task = tuple[str, str]  # study, task
 
@@ -31,6 +32,8 @@ class Book:
             self._release(entry)
         elif entry.kind == EntryKind.EXPIRED:
             self._expire(entry)
+        elif entry.kind == EntryKind.SUCCEEDED:
+            check_succession(entry)
 
     def standing(self, study_sha256: str) -> tuple[Charge, ...]:
         """The charges of a study that were not given back; of a study without a reservation none."""

@@ -29,6 +29,7 @@ class EntryKind(StrEnum):
     BEGUN = "begun"  # one task, before it touches a patient
     RELEASED = "released"  # what left the node for it
     EXPIRED = "expired"  # tasks of a plan that never began, given back by a steward
+    SUCCEEDED = "succeeded"  # the node's key names the one that signs from the next entry on
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,7 +47,8 @@ class LedgerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         snapshot: Reserved and begun: the data set.
         follows: The hash of the reservation (begun, expired) or of the begun entry (released) that it belongs to.
         release_sha256: Released: what left the node.
-        decision: Expired: the steward's signed decision.
+        decision: Expired: the steward's signed decision. Succeeded: the statement of both keys
+            (`gemel.privacy.ledger.succession`).
         sha256: The entry's hash; `signature` is the node's over it (hex). Empty until `seal`ed.
     """
 
@@ -114,12 +116,19 @@ def verify_link(entry: LedgerEntry, before: LedgerEntry | None) -> None:
     written_at = written_time(entry)
     if before is None:
         return
-    if (entry.site, entry.public_key) != (before.site, before.public_key):
+    if (entry.site, entry.public_key) != (before.site, key_after(before)):
         raise GemelError("GEM105", f"The {where} is of another site or key.")
     if moved_back(written_at, written_time(before)):
         raise GemelError(
             "GEM310", f"The {where} is of {entry.written_at}, the one before of {before.written_at}."
         )
+
+
+def key_after(entry: LedgerEntry) -> str:
+    """The key that signs the next entry: the same, or the one that this entry names as its successor."""
+    if entry.kind != EntryKind.SUCCEEDED or entry.decision is None:
+        return entry.public_key
+    return str(entry.decision.payload.get("successor", ""))
 
 
 def moved_back(now: dt.datetime, before: dt.datetime) -> bool:

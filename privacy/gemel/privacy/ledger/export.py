@@ -22,6 +22,7 @@ from gemel.privacy.ledger.entries import (
     EntryKind,
     LedgerEntry,
     entry_body,
+    key_after,
     require_head,
     verify_link,
     verify_signature,
@@ -49,7 +50,7 @@ def ledger_payload(entries: Sequence[LedgerEntry], *, epsilon_cap: float, delta:
         _Payload(
             schema=SCHEMA,
             site=opened.site,
-            public_key=opened.public_key,
+            public_key=key_after(entries[-1]),
             epsilon_cap=epsilon_cap,
             delta=delta,
             epsilon_spent=entries[-1].epsilon_after,
@@ -66,7 +67,8 @@ def ledger_payload(entries: Sequence[LedgerEntry], *, epsilon_cap: float, delta:
 def verify_ledger_document(document: SignedDocument) -> tuple[LedgerEntry, ...]:
     """Verify an exported ledger with nothing but itself, and return its entries.
 
-    Checks the document's and every entry's signature by the one key that it names (GEM102), the chain (GEM105), its
+    Checks the document's signature by the key that it names, which is the newest entry's, every entry's by its own, that
+    each key named the next one (GEM102, GEM105), the chain (GEM105), its
     clock (GEM310), that what began was reserved, what left began and what was given back did not, and ε by
     recomputation (GEM302). Whether the key is the hospital's, whether the end of the chain is the newest, and whether
     each patient is under the cap, it cannot know: compare `public_key` with the study's and `head` with a run
@@ -82,7 +84,7 @@ def verify_ledger_document(document: SignedDocument) -> tuple[LedgerEntry, ...]:
         raise GemelError("GEM105", "The exported ledger does not end in the entry that it names as its head.")
     verify_chain(entries)
     opened = entries[0]
-    if (payload.site, payload.public_key) != (opened.site, opened.public_key):
+    if (payload.site, payload.public_key) != (opened.site, key_after(entries[-1])):
         raise GemelError("GEM302", "The exported ledger is of another site or key than its entries.")
     if not signed_by(document, payload.public_key):
         raise GemelError("GEM102", "The exported ledger is not signed by the key of its entries.")
@@ -140,12 +142,9 @@ def require_anchored(entries: Sequence[LedgerEntry], certificate: SignedDocument
     certificate says nothing of this ledger.
     """
     sites = certificate.payload.get("sites") if certificate.kind == "certificate" else None
+    keys = {entry.public_key for entry in entries}  # a certificate may be older than the newest key
     for told in sites.values() if isinstance(sites, dict) else ():
-        if (
-            isinstance(told, dict)
-            and told.get("public_key") == entries[0].public_key
-            and "ledger_seq" in told
-        ):
+        if isinstance(told, dict) and told.get("public_key") in keys and "ledger_seq" in told:
             seq, sha256 = told["ledger_seq"], told["ledger_head"]
             require_head(entries, seq=seq, sha256=sha256)
             return int(seq)

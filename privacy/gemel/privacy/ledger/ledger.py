@@ -31,6 +31,7 @@ from gemel.privacy.ledger.entries import (
     NOTHING_BEFORE,
     EntryKind,
     LedgerEntry,
+    key_after,
     link,
     moved_back,
     require_head,
@@ -43,6 +44,7 @@ from gemel.privacy.ledger.export import ledger_payload, verify_epsilon
 from gemel.privacy.ledger.exposure import Exposure
 from gemel.privacy.ledger.people import Register, Sealed, Touched, open_sealed, touched
 from gemel.privacy.ledger.store import LocalAnchor, Row, Store
+from gemel.privacy.ledger.succession import sign_succession
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,7 +102,16 @@ class Ledger:
     signed newest head, so that entries cut off the end are missed.
     """
 
-    def __init__(self, path: Path, *, key: SigningKey, site: str, epsilon_cap: float, delta: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        key: SigningKey,
+        site: str,
+        epsilon_cap: float,
+        delta: float,
+        successor: SigningKey | None = None,
+    ) -> None:
         self._path = path
         self._key = key
         self._public_key = key.public_hex
@@ -109,21 +120,32 @@ class Ledger:
         self._delta = delta
         self._lock = threading.RLock()
         self._view = _View(delta)
-        self._anchor = LocalAnchor(path, key=key, site=site)
+        self._successor = successor
+        self._anchor = LocalAnchor(path, key=key, site=site, successor=successor)
         self._store = Store(path)
 
     @classmethod
-    def open(cls, path: Path, *, key: SigningKey, site: str, epsilon_cap: float, delta: float) -> Ledger:
+    def open(
+        cls,
+        path: Path,
+        *,
+        key: SigningKey,
+        site: str,
+        epsilon_cap: float,
+        delta: float,
+        successor: SigningKey | None = None,
+    ) -> Ledger:
         """Open or create a ledger and check it: every hash, every set of people, the newest signature, the anchor.
 
         The newest signature stands for the whole chain; `verify` checks each.
 
         Args:
             path: The SQLite file. Its folder must exist.
-            key: The node's key; a ledger belongs to one key and one site.
+            key: The node's key, which signed the newest entry or was named by it; a ledger belongs to one site.
             site: The hospital's name.
             epsilon_cap: The lifetime limit of each patient, from the node's own configuration and nowhere else.
             delta: The δ at which the limit holds.
+            successor: For `succeed`: the key that the ledger is to go on under, or goes on under already.
 
         Raises:
             GemelError: GEM302 the file is damaged, or is another site's; GEM309 it is an older copy; GEM310 its
@@ -131,7 +153,7 @@ class Ledger:
         """
         if not (math.isfinite(epsilon_cap) and epsilon_cap > 0 and 0 < delta < 1):
             raise GemelError("GEM305", f"Not a limit: epsilon {epsilon_cap}, delta {delta}.")
-        ledger = cls(path, key=key, site=site, epsilon_cap=epsilon_cap, delta=delta)
+        ledger = cls(path, key=key, site=site, epsilon_cap=epsilon_cap, delta=delta, successor=successor)
         try:
             ledger._store.prepare()
             with ledger._transaction():
@@ -301,6 +323,24 @@ class Ledger:
         self._write_anchor()
         return written
 
+    def succeed(self) -> LedgerEntry:
+        """Let the successor sign from the next entry on; then open the ledger with that key.
+
+        Both keys say so, about this very chain. Idempotent: a rotation that was interrupted is taken up again.
+        """
+        if self._successor is None:
+            raise GemelError("GEM417", "The ledger was opened without a successor.")
+        with self._transaction():
+            newest = self._view.entries[-1]
+            if key_after(newest) != self._successor.public_hex:
+                statement = sign_succession(
+                    site=self._site, old=self._key, new=self._successor, follows=link(newest)
+                )
+                newest = self._append(self._next(EntryKind.SUCCEEDED, decision=statement))
+        # From here on only an anchor by the new key counts: whoever has the old one cannot roll the chain back.
+        LocalAnchor(self._path, key=self._successor, site=self._site).write(newest)
+        return newest
+
     # --- what is on record -----------------------------------------------------------------------
 
     def reserved(self, study_sha256: str) -> LedgerEntry | None:
@@ -327,6 +367,10 @@ class Ledger:
         """All entries, oldest first; the first says that the ledger was opened."""
         with self._transaction():
             return tuple(self._view.entries)
+
+    def keys(self) -> tuple[str, ...]:
+        """Every public key that signed entries here, oldest first."""
+        return tuple(dict.fromkeys(entry.public_key for entry in self.entries()))
 
     def epsilon_spent(self) -> float:
         """ε of a patient who were part of everything that stands reserved, at this ledger's δ.
@@ -420,12 +464,18 @@ class Ledger:
                 raise GemelError("GEM302", f"Entry {known.seq} was changed under the open ledger.")
         for row in rows:
             entry = _as_damage(_read_row, row)
-            if (entry.site, entry.public_key) != (self._site, self._public_key):
-                raise GemelError("GEM302", f"Entry {entry.seq} is of another site or another key.")
+            if entry.site != self._site:
+                raise GemelError("GEM302", f"Entry {entry.seq} is of another site.")
             _as_damage(verify_link, entry, view.entries[-1] if view.entries else None)
             view.take(entry, row.people)
         if rows:
-            _as_damage(verify_signature, view.entries[-1])
+            newest = view.entries[-1]
+            if key_after(newest) not in self._accepted():
+                raise GemelError("GEM302", f"Entry {newest.seq} is of another key.")
+            _as_damage(verify_signature, newest)
+
+    def _accepted(self) -> tuple[str, ...]:
+        return (self._public_key, *([] if self._successor is None else [self._successor.public_hex]))
 
     def _append(self, entry: LedgerEntry, people: Sequence[Sealed] = ()) -> LedgerEntry:
         written = seal(entry, self._key)
@@ -439,6 +489,8 @@ class Ledger:
     def _next(self, kind: EntryKind, **told: object) -> LedgerEntry:
         newest = self._view.entries[-1] if self._view.entries else None
         now = _now()
+        if newest is not None and key_after(newest) != self._public_key:
+            raise GemelError("GEM302", f"Entry {newest.seq} says that another key signs the next one.")
         if newest is not None and moved_back(now, written_time(newest)):
             raise GemelError(
                 "GEM310", f"It is {now.isoformat()}, and entry {newest.seq} is of {newest.written_at}."

@@ -139,9 +139,12 @@ class _Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LocalAnchor:
     """`<ledger>.anchor`: the signed newest head, so that entries cut off the end of the file are missed."""
 
-    def __init__(self, ledger: Path, *, key: SigningKey, site: str) -> None:
+    def __init__(
+        self, ledger: Path, *, key: SigningKey, site: str, successor: SigningKey | None = None
+    ) -> None:
         self._path = ledger.with_name(ledger.name + ".anchor")
         self._key = key
+        self._accepted = {k.public_hex for k in (key, successor) if k is not None}
         self._site = site
 
     def write(self, newest: LedgerEntry) -> None:
@@ -166,7 +169,7 @@ class LocalAnchor:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise GemelError("GEM302", f"{name} cannot be read.") from error
         content = self._signed(anchor.seq, anchor.sha256)
-        if not verify_bytes(self._key.public_hex, anchor.signature, content):
+        if not any(verify_bytes(public, anchor.signature, content) for public in self._accepted):
             raise GemelError("GEM302", f"The signature on {name} is wrong.")
         require_head(entries, seq=anchor.seq, sha256=anchor.sha256)
         return anchor.seq
