@@ -28,6 +28,7 @@ from gemel.server.service.parts import Service, open_service
 from gemel.server.service.passwords import Passwords
 from gemel.server.service.roles import Role
 from gemel.server.service.runs import Runs, RunState
+from gemel.server.service.serving import settings
 from gemel.server.service.tokens import TokenKind
 from gemel.server.service.watcher import Watcher
 
@@ -105,15 +106,7 @@ def running(folder: Path, engine: Engine, *, provider: Provider | None = None) -
     home = CoordinatorHome.create(folder) if not (folder / "keys").exists() else CoordinatorHome(folder)
     service = open_service(home, engine, passwords=QUICK, provider=provider)
     app = build(service)
-    config = uvicorn.Config(
-        Guard(app),
-        host="127.0.0.1",
-        port=0,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-    )
+    config = settings(Guard(app), host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -109,7 +109,7 @@ def _price(path: Path, against: Path | None, output: Format) -> None:
     from gemel.core.mechanism import mechanisms_by_patient
     from gemel.privacy.accounting import epsilon
 
-    study = _read_study(path)
+    study = read_study(path)
     charges, delta = study.charges(), study.privacy.delta
     by_share = {
         share.value: epsilon(paid, delta=delta) for share, paid in mechanisms_by_patient(charges).items()
@@ -129,7 +129,7 @@ def _price(path: Path, against: Path | None, output: Format) -> None:
     _refuse(refusals)
 
 
-def _read_study(path: Path) -> Study:
+def read_study(path: Path) -> Study:
     """A signed study, verified, or the plain document. Raises GEM106, GEM101 to GEM103."""
     from gemel.cli.verify import read_document
     from gemel.core.study import parse_study

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import typer.core
 
-from gemel.cli import audit, data, doctor, explain, federation, ledger, node, verify
+from gemel.cli import audit, data, doctor, explain, federation, ledger, node, study, verify
 from gemel.cli.output import Format, FormatOption, failures, report, say
 from gemel.core.errors import GemelError
 
@@ -79,6 +79,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(federation.app, name="federation")
+app.add_typer(study.app, name="study")
 app.add_typer(node.app, name="node")
 app.command("verify")(verify.verify)
 app.command("audit")(audit.audit)

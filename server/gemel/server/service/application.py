@@ -8,7 +8,6 @@ from fastapi import FastAPI
 
 from gemel.server.service import access, answers
 from gemel.server.service.doors import accounts, login, oidc_login, operations, studies
-from gemel.server.service.guard import Guard
 from gemel.server.service.parts import Service
 
 ALL_DOORS = (login.DOORS, oidc_login.DOORS, accounts.DOORS, studies.DOORS, operations.DOORS)
@@ -32,7 +31,3 @@ def build(service: Service) -> FastAPI:
     access.require_all_declared(app)
     return app
 
-
-def guarded(service: Service) -> Guard:
-    """What uvicorn serves."""
-    return Guard(build(service))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ import uvicorn
 from gemel.core.errors import GemelError
 from gemel.server.flower.superlink import SuperLink
 from gemel.server.home import CoordinatorHome
-from gemel.server.service.application import guarded
+from gemel.server.service.application import build
+from gemel.server.service.guard import Guard
 from gemel.server.service.oidc import provider_of
 from gemel.server.service.parts import open_service
 from gemel.server.service.runs import FlowerRuns
@@ -34,22 +36,29 @@ def serve(folder: Path, *, host: str, port: int, superlink: str = "") -> None:
         watcher = Watcher(service, FlowerRuns(_superlink(home, superlink)))
         watcher.start()
         try:
-            uvicorn.run(
-                guarded(service),
-                host=host,
-                port=port,
-                access_log=False,  # it would hold addresses with codes in them
-                server_header=False,
-                proxy_headers=True,
-                forwarded_allow_ips="127.0.0.1,::1",
-                timeout_keep_alive=30,
-                limit_concurrency=256,
-                log_config=None,
-                ws="none",
-            )
+            uvicorn.Server(settings(Guard(build(service)), host=host, port=port)).run()
         finally:
             watcher.stop()
             engine.dispose()
+
+
+def settings(application: Guard, *, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn serves it: no log of addresses, the client's address from nginx on loopback only."""
+    # uvicorn's own log would hold addresses with codes in them; the guard writes one line for each request.
+    logging.getLogger("uvicorn.access").disabled = True
+    return uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips="127.0.0.1,::1",
+        timeout_keep_alive=30,
+        limit_concurrency=256,
+        log_config=None,
+        ws="none",
+    )
 
 
 @contextmanager
