@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gemel.cli import federation_users
 from gemel.cli.output import Format, FormatOption, emit, failures, say, table
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from gemel.server.members import Members
 
 app = typer.Typer(help="The coordinator: set it up, run it, and say who takes part.", no_args_is_help=True)
+app.add_typer(federation_users.app, name="user")
 
 Home = Annotated[Path, typer.Argument(metavar="HOME", help="The coordinator's home.", show_default=False)]
 HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's home.", show_default=False)]
