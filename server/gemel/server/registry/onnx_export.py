@@ -39,9 +39,27 @@ def export_onnx(twin: HazardTwin) -> bytes:
     except Exception as error:  # whatever the exporter cannot say in ONNX
         raise GemelError("GEM533", f"The exporter failed: {type(error).__name__}.") from error
     model = onnx.load_model_from_string(content)
+    _forget_origin(model)
     onnx.checker.check_model(model)
+    content = model.SerializeToString(deterministic=True)
     _agree(onnxruntime, content, twin)
     return content
+
+
+def _forget_origin(model: Any) -> None:
+    """Remove the exporter's notes: stack traces with this machine's folders and lines of code."""
+    graph = model.graph
+    for part in (
+        model,
+        graph,
+        *graph.node,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+    ):
+        del part.metadata_props[:]
+        part.doc_string = ""
 
 
 def made_up_values(
