@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import typer.core
 
-from gemel.cli import audit, data, doctor, explain, federation, ledger, node, study, verify
+from gemel.cli import audit, data, doctor, explain, federation, ledger, model, node, study, verify
 from gemel.cli.output import Format, FormatOption, failures, report, say
 from gemel.core.errors import GemelError
 
@@ -81,6 +81,7 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(federation.app, name="federation")
 app.add_typer(study.app, name="study")
 app.add_typer(node.app, name="node")
+app.add_typer(model.app, name="model")
 app.command("verify")(verify.verify)
 app.command("audit")(audit.audit)
 app.command("explain")(explain.explain)

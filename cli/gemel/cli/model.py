@@ -131,6 +131,38 @@ def pull(
         say(f"Check the signature: gemel verify {out / 'model.json'}")
 
 
+@app.command()
+def track(
+    name: Name,
+    *,
+    url: Annotated[str, typer.Option(help="The MLflow server: https://…, or http on this machine.")],
+    home: Annotated[
+        Path, typer.Option("--home", metavar="HOME", help="The coordinator's home.", show_default=False)
+    ],
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", metavar="FILE", help="A file with MLflow's token.")
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Publish a twin to an MLflow tracking server: settings, scores, files, and a version of the programme's model.
+
+    The registry's signed record stays the truth; its hash is on the copy.
+    """
+    with failures(output):
+        from gemel.server.home import CoordinatorHome
+        from gemel.server.registry.mlflow_tracking import TrackingServer
+        from gemel.server.registry.registering import catch_up, open_models
+
+        opened = CoordinatorHome(home)
+        models = open_models(opened)
+        catch_up(opened, models)
+        token = "" if token_file is None else token_file.read_text().strip()
+        with TrackingServer(url, token=token) as server:
+            run = server.publish(models, models.find(name))
+        result = {"mlflow_run": run, "url": url}
+        emit(result, output, render=lambda console: console.print(f"MLflow run {run}", markup=False))
+
+
 def fetch(source: Source, name: str, out: Path) -> list[Path]:
     """Write a twin's files and its signed record into a folder.
 
