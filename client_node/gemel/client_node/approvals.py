@@ -143,23 +143,23 @@ def decide(
 
 
 def find(home: NodeHome, study_sha256: str) -> Approval | None:
-    """The newest decision on a study, or None while it waits. Raises GEM102 when it was not signed by its steward."""
-    path = _newest(home, study_sha256)
-    return _read(home, study_sha256, path.read_bytes()) if path.exists() else None
+    """The newest decision on a study, or None while it waits. Raises what `decisions` raises."""
+    found = decisions(home, study_sha256)
+    return found[-1] if found else None
 
 
 def decisions(home: NodeHome, study_sha256: str) -> tuple[Approval, ...]:
-    """Every decision on a study, oldest first; of those before the newest, only what stewards on record signed.
+    """Every decision on a study, oldest first; of those kept beside, only what stewards on record signed.
 
-    Raises GEM102 when the newest was not signed by its steward.
+    Raises GEM102 when the one in `STUDY.approval.json` was not signed by its steward.
     """
-    found: list[Approval] = []
+    found: set[Approval] = set()
     for path in _decisions(home, study_sha256).glob("*.json"):
         with contextlib.suppress(GemelError):  # of a steward who is none any more
-            found.append(_read(home, study_sha256, path.read_bytes()))
-    newest = find(home, study_sha256)
-    if newest is not None and newest not in found:
-        found.append(newest)
+            found.add(_read(home, study_sha256, path.read_bytes()))
+    path = _newest(home, study_sha256)
+    if path.exists():
+        found.add(_read(home, study_sha256, path.read_bytes()))
     return tuple(sorted(found, key=lambda approval: approval.decided_at))
 
 
