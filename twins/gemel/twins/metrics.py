@@ -100,22 +100,34 @@ def metrics_from_tables(
     errors come from 300 replicas (Poisson counts, with negative cells removed first, plus noise) by a fixed seed.
     Raises GEM403 when the tables are not the declared ones.
     """
-    check_arrays(dict(tables), metric_tables(twin.programme))
     scores: dict[str, ReleasedScores] = {}
+    for name, counts, replicas, expected in metric_replicas(twin, tables, noise_sigma=noise_sigma):
+        point, spread = _scores(counts, expected), _scores(replicas, expected)
+        scores[name] = ReleasedScores(
+            **{key: Score(float(point[key]), float(np.std(spread[key]))) for key in point}
+        )
+    return scores
+
+
+def metric_replicas(
+    twin: HazardTwin, tables: Mapping[str, NDArray[np.integer]], *, noise_sigma: float
+) -> list[tuple[str, Floats, Floats, Floats]]:
+    """By outcome: its table (bins, statuses), 300 replicas of it with noise, the twin's risk in each bin (bins, 2).
+
+    Raises GEM403 when the tables are not the declared ones.
+    """
+    check_arrays(dict(tables), metric_tables(twin.programme))
+    found: list[tuple[str, Floats, Floats, Floats]] = []
     # By the programme's order: a dictionary read from a file is in the order of its names.
     for j, name in enumerate(metric_tables(twin.programme)):
-        expected = _expected_risk(twin, j)
         # Nobody dies before death: what is in those cells is noise, and known to be.
         possible = np.array([j > 0 or not status.startswith("died_first") for status in STATUSES])
         counts = np.asarray(tables[name], dtype=np.float64) * possible
         random = np.random.default_rng(0)
         replicas = random.poisson(_without_negatives(counts), (_DRAWS, *counts.shape))
         noise = noise_sigma * random.standard_normal(replicas.shape)
-        point, spread = _scores(counts, expected), _scores(replicas + noise * possible, expected)
-        scores[name] = ReleasedScores(
-            **{key: Score(float(point[key]), float(np.std(spread[key]))) for key in point}
-        )
-    return scores
+        found.append((name, counts, replicas + noise * possible, _expected_risk(twin, j)))
+    return found
 
 
 def _status(dataset: Dataset, outcome: int) -> NDArray[np.int64]:
