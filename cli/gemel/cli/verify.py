@@ -42,7 +42,11 @@ def read_document(path: Path) -> SignedDocument:
 
 
 def examine(
-    document: SignedDocument, *, signer: str | None = None, anchor: SignedDocument | None = None
+    document: SignedDocument,
+    *,
+    signer: str | None = None,
+    anchor: SignedDocument | None = None,
+    run: Path | None = None,
 ) -> list[Finding]:
     """Check what the kind of the document promises beyond its signatures.
 
@@ -50,9 +54,11 @@ def examine(
         document: Already verified by `read_signed`.
         signer: A fingerprint or public key (hex) that must be among the signers.
         anchor: A run certificate that saw the ledger; a ledger without the entry that it saw was rolled back.
+        run: The folder of a certificate's run, whose releases, twins and results are then checked too.
 
     Raises:
-        GemelError: GEM102 not signed by `signer`; GEM309 rolled back; GEM101, GEM105 and others for a kind's own faults.
+        GemelError: GEM102 not signed by `signer`; GEM309 rolled back; GEM512 or GEM513 a certificate that does not
+            hold; GEM101, GEM105, GEM415, GEM912 and others for a kind's own faults.
     """
     from gemel.core.signing import fingerprint
     from gemel.core.study import parse_study
@@ -70,11 +76,41 @@ def examine(
     if document.kind == "study":
         study = parse_study(document.payload)
         findings.append(Finding("study", f"{study.study_id}: well formed, {len(study.sites)} sites"))
+    if document.kind == "certificate":
+        findings += _certificate(document, run)
+    elif run is not None:
+        raise GemelError("GEM106", f"A run's folder is for a certificate, and this is a {document.kind}.")
+    if document.kind in ("audit", "audit-log"):
+        findings.append(_log_chain(document))
     if document.kind == "ledger":
         findings += _ledger_chain(document, anchor)
     elif anchor is not None:
         raise GemelError("GEM106", f"An anchor is for a ledger, and this is a {document.kind}.")
     return findings
+
+
+def _certificate(document: SignedDocument, run: Path | None) -> list[Finding]:
+    from gemel.core.certificate import check_certificate
+
+    found = check_certificate(document)
+    if run is not None:
+        from gemel.server.run_check import check_run
+
+        found += check_run(document, run)
+    return [Finding(check, detail) for check, detail in found]
+
+
+def _log_chain(document: SignedDocument) -> Finding:
+    """The audit log of a coordinator's service, or of a node."""
+    if document.kind == "audit":
+        from gemel.server.service.audit_chain import verify_audit_document
+
+        entries = len(verify_audit_document(document))
+    else:
+        from gemel.client_node.audit_log import verify_audit_log_document
+
+        entries = len(verify_audit_log_document(document))
+    return Finding("chain", f"{entries} entries, each follows the one before")
 
 
 def _ledger_chain(document: SignedDocument, anchor: SignedDocument | None) -> list[Finding]:
@@ -98,6 +134,12 @@ AnchorOption = Annotated[
 ]
 
 
+RunOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="The certificate's run: check each release, twin and result in it."),
+]
+
+
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed document.", show_default=False)],
     *,
@@ -106,11 +148,13 @@ def verify(
         typer.Option(metavar="KEY", help="Fingerprint or public key that must have signed it."),
     ] = None,
     anchor: AnchorOption = None,
+    run: RunOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Verify a signed document offline.
 
-    Its hash, every signature, and for a ledger its chain and sums.
+    Its hash, every signature, and for a ledger its chain and sums; for a run's certificate every claim that follows from others,
+    and with --run each release, twin and result of the run.
     With --anchor a ledger that was rolled back to an older copy is found too.
     A good signature says that the holder of that key signed; whose key it is, compare by its fingerprint.
     """
@@ -119,7 +163,7 @@ def verify(
     with failures(output):
         document = read_document(file)
         seen = read_document(anchor) if anchor is not None else None
-        findings = examine(document, signer=signer, anchor=seen)
+        findings = examine(document, signer=signer, anchor=seen, run=run)
         result: dict[str, Any] = {
             "ok": True,
             "kind": document.kind,

@@ -11,8 +11,9 @@ import msgspec
 from gemel.core.canonical import canonical_bytes, document_hash, sha256_hex
 from gemel.core.error_catalogue import CATALOGUE
 from gemel.core.errors import GemelError
-from gemel.core.messages import Request
-from gemel.core.signing import SignedDocument, read_signed
+from gemel.core.messages import Reply, Request, Status
+from gemel.core.signing import SCHEMA as SIGNED
+from gemel.core.signing import Signature, SignedDocument, read_signed
 from gemel.core.strategy_plan import Algorithm
 from gemel.core.study import Masking, Study, parse_study
 
@@ -20,14 +21,22 @@ SCHEMA = "gemel/certificate/2"
 _NOTHING_SHA256 = sha256_hex(b"")
 
 
-class Contribution(msgspec.Struct, frozen=True, kw_only=True):
-    """A release that counted: what was asked, what came."""
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """What a site signed: `signature` is over the whole reply, which follows from this, the study and the task."""
 
     site: str
     request_sha256: str
-    inputs_sha256: str
     payload_sha256: str
     epsilon_spent: float
+    ledger_seq: int
+    ledger_head: str
+    signature: str
+
+
+class Contribution(Release, frozen=True, kw_only=True):
+    """A release that counted, with the hash of what its site was sent."""
+
+    inputs_sha256: str
     seconds: float = 0.0
 
 
@@ -78,19 +87,19 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     from_model_sha256: str = ""
     model_sha256: str = ""
     strategy_sha256: str = ""
+    loss: float | None = None
+    sum_sha256: str = ""
+    statistics_sha256: str = ""
+    matrix_sha256: str = ""
     # Of the last of the tasks that each hospital did at its own pace.
     versions: tuple[Version, ...] | None = None
     unused: tuple[Part, ...] = ()
 
 
-class Late(msgspec.Struct, frozen=True, kw_only=True):
+class Late(Release, frozen=True, kw_only=True):
     """A release that came after its task was closed."""
 
-    site: str
     task: str
-    request_sha256: str
-    payload_sha256: str
-    epsilon_spent: float
 
 
 class EarlyStop(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +151,8 @@ def read_certificate(document: SignedDocument) -> tuple[Certificate, Study]:
         _untrue(f"it is malformed: {error}")
     if document.kind != "certificate" or certificate.schema != SCHEMA:
         _untrue(f"expected {SCHEMA}, got {document.kind} {certificate.schema}")
+    if [signature.role for signature in document.signatures] != ["coordinator"]:
+        _untrue("it is not signed by one coordinator")
     signed = read_signed(canonical_bytes(certificate.study), kind="study")
     study = parse_study(signed.payload)
     _same("the study's hash", certificate.study_sha256, study.sha256)
@@ -160,7 +171,7 @@ def check_certificate(document: SignedDocument) -> list[tuple[str, str]]:
     for task in certificate.tasks:
         _check_task(task, certificate, study)
     _check_models(certificate, study)
-    _check_late(certificate)
+    _check_late(certificate, study)
     counted = sum(len(task.contributions) for task in certificate.tasks)
     found = [
         (
@@ -170,7 +181,7 @@ def check_certificate(document: SignedDocument) -> list[tuple[str, str]]:
         ("status", _status(certificate, study)),
         (
             "tasks",
-            f"{len(certificate.tasks)} of {len(study.tasks)}, {counted} releases, each for the request that follows from the study",
+            f"{len(certificate.tasks)} of {len(study.tasks)}, {counted} releases, each signed by its site, for the request that follows from the study",
         ),
         (
             "models",
@@ -250,13 +261,34 @@ def _check_contribution(
     )
     where = f"{task.task}, {contribution.site}"
     _same(f"{where}: the request", contribution.request_sha256, document_hash(msgspec.to_builtins(request)))
-    if not (_is_hash(contribution.payload_sha256) and 0 <= contribution.epsilon_spent < math.inf):
-        _untrue(f"{where}: the release is malformed")
+    _check_signature(contribution, task.task, study)
     if certificate.sites[contribution.site].epsilon_spent is None:
         _untrue(f"{where}: nothing says what it spent")
     expected = _inputs(task, certificate, study)
     if expected is not None and not masked:
         _same(f"{where}: the inputs", contribution.inputs_sha256, expected)
+
+
+def _check_signature(release: Release, task: str, study: Study) -> None:
+    """The site's key signed that it released this for that request."""
+    reply = Reply(
+        site=release.site,
+        study_sha256=study.sha256,
+        task=task,
+        request_sha256=release.request_sha256,
+        status=Status.RELEASED,
+        code="",
+        payload_sha256=release.payload_sha256,
+        epsilon_spent=release.epsilon_spent,
+        ledger_seq=release.ledger_seq,
+        ledger_head=release.ledger_head,
+    )
+    payload = msgspec.to_builtins(reply)
+    signature = Signature("node", study.sites[release.site], release.signature)
+    try:
+        read_signed(SignedDocument(SIGNED, "reply", payload, document_hash(payload), (signature,)).to_bytes())
+    except GemelError:
+        _untrue(f"{task}: {release.site} did not sign the release that it names")
 
 
 def _inputs(task: Task, certificate: Certificate, study: Study) -> str | None:
@@ -317,7 +349,7 @@ def _check_versions(certificate: Certificate, study: Study) -> None:
         _untrue("the updates in the versions are not those that came, each once")
 
 
-def _check_late(certificate: Certificate) -> None:
+def _check_late(certificate: Certificate, study: Study) -> None:
     tasks = {task.task: task for task in certificate.tasks}
     seen = set()
     for late in certificate.late:
@@ -325,6 +357,7 @@ def _check_late(certificate: Certificate) -> None:
         missed = {(m.site, m.request_sha256) for m in task.missing} if task else set()
         if (late.site, late.request_sha256) not in missed or (late.site, late.request_sha256) in seen:
             _untrue(f"the late release of {late.site} in {late.task} was not missed, or is there twice")
+        _check_signature(late, late.task, study)
         seen.add((late.site, late.request_sha256))
 
 
@@ -352,10 +385,6 @@ def _status(certificate: Certificate, study: Study) -> str:
         early = certificate.early_stop
         return "complete" if early is None else f"complete; training ended early after {early.after}"
     return f"stopped with {certificate.code} after {len(certificate.tasks)} tasks"
-
-
-def _is_hash(text: str) -> bool:
-    return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
 def _same(what: str, told: object, expected: object) -> None:

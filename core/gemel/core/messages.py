@@ -123,6 +123,11 @@ def read_reply(content: bytes) -> tuple[Reply, SignedDocument]:
     return reply, document
 
 
+def signature_in(content: bytes) -> str:
+    """The signature in a document of one signer that was verified before."""
+    return msgspec.json.decode(content, type=SignedDocument).signatures[0].value
+
+
 def require_protocol(document: SignedDocument) -> None:
     """Refuse (GEM409) a message that says another protocol than ours, before its fields are read: they may be others.
 

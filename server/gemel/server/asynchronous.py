@@ -12,7 +12,7 @@ from typing import Any
 from gemel.core.arrays import unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
-from gemel.core.messages import Reply
+from gemel.core.messages import Reply, signature_in
 from gemel.core.programme import Programme
 from gemel.core.study import Study
 from gemel.server.collecting import released
@@ -20,7 +20,7 @@ from gemel.server.directory import Directory
 from gemel.server.global_twin import GlobalTwin
 from gemel.server.home import RunFolder
 from gemel.server.outcomes import Outcomes
-from gemel.server.run_state import Absence, RunState, missing_entries
+from gemel.server.run_state import Absence, RunState, as_signed, missing_entries
 from gemel.server.strategy import Update
 from gemel.server.wire import Arrival, Pause, Wire
 from gemel.synthetic.releases import declared_release
@@ -176,10 +176,8 @@ class OwnPace:
         return {
             "site": arrival.site,
             "task": asked["task"],
-            "request_sha256": reply.request_sha256,
             "inputs_sha256": asked["inputs_sha256"],
-            "payload_sha256": reply.payload_sha256,
-            "epsilon_spent": reply.epsilon_spent,
+            **as_signed(reply, signature_in(arrival.envelope.document)),
             "seconds": round(arrival.seconds, 3),
         }
 

@@ -9,14 +9,14 @@ from typing import Any
 from gemel.core.arrays import Arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
-from gemel.core.messages import Envelope, Reply, Status
+from gemel.core.messages import Envelope, Reply, Status, signature_in
 from gemel.core.programme import Programme
 from gemel.core.study import Study
 from gemel.privacy.secure_aggregation import plan
 from gemel.server.directory import Directory
 from gemel.server.home import RunFolder
 from gemel.server.masked import MaskedTask
-from gemel.server.run_state import Absence, RunState, missing_entries
+from gemel.server.run_state import Absence, RunState, as_signed, missing_entries
 from gemel.server.wire import Arrival, Pause, Wire
 from gemel.synthetic.releases import declared_release
 
@@ -27,6 +27,7 @@ class Collected:
 
     task: str
     replies: dict[str, Reply] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
     inputs_sha256: dict[str, str] = field(default_factory=dict)
     missing: dict[str, Absence] = field(default_factory=dict)
     seconds_of: dict[str, float] = field(default_factory=dict)
@@ -42,10 +43,8 @@ class Collected:
             "contributions": [
                 {
                     "site": site,
-                    "request_sha256": reply.request_sha256,
                     "inputs_sha256": self.inputs_sha256[site],
-                    "payload_sha256": reply.payload_sha256,
-                    "epsilon_spent": reply.epsilon_spent,
+                    **as_signed(reply, self.signatures[site]),
                     "seconds": round(self.seconds_of.get(site, self.seconds), 3),
                 }
                 for site, reply in sorted(self.replies.items())
@@ -119,6 +118,7 @@ class Collector:
             unpack_arrays(got.payload, declared)  # checked here, read again when all are there
             self._run.save_release(task, reply.site, got)
             result.replies[reply.site] = reply
+            result.signatures[reply.site] = signature_in(got.document)
             result.inputs_sha256[reply.site] = hashes[reply.site]
             result.seconds_of[reply.site] = arrival.seconds
             size = len(got.payload) + len(got.document)
@@ -159,6 +159,7 @@ class Collector:
         return Collected(
             task,
             replies=total.replies,
+            signatures=total.signatures,
             inputs_sha256=total.inputs_sha256,
             missing=dict(total.missing),
             total=total.arrays,

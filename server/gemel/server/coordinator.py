@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
-from gemel.core.messages import Envelope, LedgerHead, Reply, Status
+from gemel.core.messages import Envelope, LedgerHead, Reply, Status, signature_in
 from gemel.core.study import Study, parse_study
 from gemel.server.anchors import Anchors
 from gemel.server.approval import Hello
@@ -149,11 +149,16 @@ class Coordinator:
     def _do(self, task: str, collector: Collector, outcomes: Outcomes, twin: GlobalTwin) -> None:
         self._at = task
         self._run.event("task", task=task)
-        collected = collector.collect(task, self._inputs(task, twin))
-        self._still_ours()
-        self._require_quorum(collected)
-        entry = {**collected.entry(), **outcomes.of(collected, twin)}
+        inputs = self._inputs(task, outcomes, twin)
+        if inputs is None:
+            entry = {**Collected(task).entry(), "skipped": "GEM515"}
+        else:
+            collected = collector.collect(task, inputs)
+            self._still_ours()
+            self._require_quorum(collected)
+            entry = {**collected.entry(), **outcomes.of(collected, twin)}
         self._state.close(entry)
+        outcomes.after(task)
         self._save()
         twin.forget(before=twin.version)
         self._run.event("task_done", **entry, epsilon=self._state.epsilons())
@@ -195,12 +200,18 @@ class Coordinator:
             )
         raise GemelError("GEM501", f"{collected.task}: {here} of {needed} sites needed.")
 
-    def _inputs(self, task: str, twin: GlobalTwin) -> Mapping[str, bytes]:
-        """What each site is sent for a task."""
+    def _inputs(self, task: str, outcomes: Outcomes, twin: GlobalTwin) -> Mapping[str, bytes] | None:
+        """What each site is sent for a task; None when there is nothing to send."""
         if not declared_inputs(task, self._programme, study=self._study):
             return dict.fromkeys(self._study.sites, b"")
         if task.startswith("train/"):
             return {site: twin.packed_for(site) for site in self._study.sites}
+        if task.startswith("cross/"):
+            owner = task.removeprefix("cross/")
+            update = outcomes.last_update(owner)
+            if update is None:
+                return None
+            return dict.fromkeys(self._study.sites, self._run.load_envelope(update, owner).payload)
         return dict.fromkeys(self._study.sites, twin.packed())
 
     # --- what the wire tells ---------------------------------------------------------------------
@@ -220,7 +231,7 @@ class Coordinator:
             return task is not None
         if sha256_hex(got.payload) != reply.payload_sha256:
             return False
-        self._state.note_late(reply, task=task)
+        self._state.note_late(reply, signature_in(got.document), task=task)
         self._run.save_late(task, reply.site, got.document)
         self._save()
         self._run.event("late", task=task, site=reply.site, epsilon=reply.epsilon_spent)

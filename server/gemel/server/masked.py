@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gemel.core.arrays import Arrays, ArraySpec
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
-from gemel.core.messages import Envelope, Reply, read_reply
+from gemel.core.messages import Envelope, Reply, read_reply, signature_in
 from gemel.core.study import Study
 from gemel.privacy.secure_aggregation import Collector, encoding, plan
 from gemel.privacy.secure_aggregation.collector import Step
@@ -35,6 +35,7 @@ class MaskedSum:
 
     arrays: Arrays = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
     inputs_sha256: dict[str, str] = field(default_factory=dict)
     missing: dict[str, Absence] = field(default_factory=dict)
     attempt: int = 0
@@ -187,6 +188,7 @@ def _note(result: MaskedSum, step: Step, site: str, reply: Reply, got: Envelope)
     result.bytes += len(got.payload) + len(got.document)
     if step is Step.MASK:
         result.replies[site] = reply
+        result.signatures[site] = signature_in(got.document)
 
 
 def _name(step: Step) -> str:

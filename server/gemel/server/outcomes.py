@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -9,8 +10,11 @@ import msgspec
 from gemel.core.canonical import sha256_hex
 from gemel.core.programme import Programme
 from gemel.core.study import Study
+from gemel.privacy.secure_aggregation import plan
 from gemel.privacy.statistics import estimates, sum_tables
 from gemel.server.collecting import Collected
+from gemel.server.cross_site import matrix
+from gemel.server.early_stopping import stops, validated_loss
 from gemel.server.global_twin import GlobalTwin
 from gemel.server.home import RunFolder
 from gemel.server.masked import mean_of
@@ -34,7 +38,28 @@ class Outcomes:
             facts["sum_sha256"] = sha256_hex(self._run.save_sum(task, collected.total))
         if task == "describe":
             facts["statistics_sha256"] = sha256_hex(self._run.save_statistics(self._described(collected)))
+        if task.startswith("validate/"):
+            facts |= self._validated(collected, twin)
         return facts
+
+    def after(self, task: str) -> None:
+        """What follows from a task once its entry is there: that training ends, or whose update is good for whom."""
+        if task.startswith("validate/"):
+            losses = [entry["loss"] for entry in self._state.tasks if "loss" in entry]
+            rest = [t for t in self._state.remaining() if t.startswith(("train/", "validate/"))]
+            if rest and stops(losses, self._study.pace):
+                self._state.data["early_stop"] = {"after": task, "skipped": rest}
+        crossed = [t for t in self._study.tasks if t.startswith("cross/")]
+        if crossed and task == crossed[-1]:
+            content = self._run.save_result("cross_site", {"rows": self._cross_site()})
+            self._state.tasks[-1]["matrix_sha256"] = sha256_hex(content)
+
+    def last_update(self, site: str) -> str | None:
+        """The round of a site's last update that counted."""
+        for entry in reversed(self._state.tasks):
+            if entry["task"].startswith("train/") and site in _sites(entry):
+                return str(entry["task"])
+        return None
 
     def weight(self, site: str) -> float:
         """A site's weight: its released count, at least the study's floor."""
@@ -54,6 +79,31 @@ class Outcomes:
         ]
         return twin.move(updates)
 
+    def _validated(self, collected: Collected, twin: GlobalTwin) -> dict[str, Any]:
+        """The loss that the held-out patients of all hospitals that answered saw, with the error of its noise."""
+        if collected.total is not None:
+            tables = [collected.total]
+        else:
+            tables = [self._run.map_release(collected.task, site) for site in sorted(collected.replies)]
+        sigma = self._noise_of_metrics() * math.sqrt(len(collected.replies))
+        score = validated_loss(tables, self._programme, twin.model, noise_sigma=sigma)
+        return {"loss": score.value, "loss_error": score.standard_error}
+
+    def _cross_site(self) -> list[dict[str, Any]]:
+        """Each hospital's last update at every hospital."""
+        tables, models = {}, {}
+        for entry in self._state.tasks:
+            owner = entry["task"].removeprefix("cross/")
+            if owner == entry["task"] or entry.get("skipped"):
+                continue
+            tables[owner] = {site: self._run.map_release(entry["task"], site) for site in _sites(entry)}
+            models[owner] = self._run.map_release(str(self.last_update(owner)), owner)
+        return matrix(tables, models, self._programme, noise_sigma=self._noise_of_metrics())
+
+    def _noise_of_metrics(self) -> float:
+        """The standard deviation of the noise that one hospital adds to a cell."""
+        return plan.as_added(self._study).privacy.metrics_noise_multiplier
+
     def _described(self, collected: Collected) -> list[dict[str, Any]]:
         """The study's statistics over all hospitals that answered, with error bars that hold their noise."""
         requests = self._study.statistics
@@ -64,3 +114,7 @@ class Outcomes:
         results = estimates(requests, sum_tables(requests, tables), hospitals=len(collected.replies))
         told: list[dict[str, Any]] = msgspec.to_builtins(results)
         return told
+
+
+def _sites(entry: dict[str, Any]) -> list[str]:
+    return [contribution["site"] for contribution in entry["contributions"]]

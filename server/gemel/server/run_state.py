@@ -107,23 +107,9 @@ class RunState:
         if reply.protocol:
             site.update(protocol=reply.protocol, software=dict(reply.software))
 
-    def note_late(self, reply: Reply, *, task: str) -> bool:
-        """Record a release that came too late for its task; False when it is there already."""
-        if any(late["request_sha256"] == reply.request_sha256 for late in self._late_of(reply.site)):
-            return False
-        self.data["late"].append(
-            {
-                "site": reply.site,
-                "task": task,
-                "request_sha256": reply.request_sha256,
-                "payload_sha256": reply.payload_sha256,
-                "epsilon_spent": reply.epsilon_spent,
-            }
-        )
-        return True
-
-    def _late_of(self, site: str) -> list[dict[str, Any]]:
-        return [late for late in self.data["late"] if late["site"] == site]
+    def note_late(self, reply: Reply, signature: str, *, task: str) -> None:
+        """Record a release that came too late for its task."""
+        self.data["late"].append({"site": reply.site, "task": task, **as_signed(reply, signature)})
 
     def missed(self, site: str, request_sha256: str) -> str | None:
         """The closed task that a site was asked for with this request, and was missing from."""
@@ -145,6 +131,18 @@ class RunState:
     def epsilons(self) -> dict[str, float]:
         """Site -> what one who were part of everything had spent there, as far as it told."""
         return {s: f["epsilon_spent"] for s, f in self.data["sites"].items() if "epsilon_spent" in f}
+
+
+def as_signed(reply: Reply, signature: str) -> dict[str, Any]:
+    """What a site signed of its release: with its name, the study and the task it is the whole reply again."""
+    return {
+        "request_sha256": reply.request_sha256,
+        "payload_sha256": reply.payload_sha256,
+        "epsilon_spent": reply.epsilon_spent,
+        "ledger_seq": reply.ledger_seq,
+        "ledger_head": reply.ledger_head,
+        "signature": signature,
+    }
 
 
 def missing_entries(missing: Mapping[str, Absence]) -> list[dict[str, Any]]:

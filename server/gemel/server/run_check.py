@@ -1,0 +1,170 @@
+"""A certificate against the run's folder: every release signed by its site, every hash, every twin made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gemel.core.arrays import Arrays, pack_arrays
+from gemel.core.canonical import sha256_hex
+from gemel.core.certificate import Certificate, Contribution, Task, read_certificate
+from gemel.core.errors import GemelError
+from gemel.core.messages import Reply, Status, read_reply
+from gemel.core.signing import SignedDocument, signed_by
+from gemel.core.study import Masking, Study
+from gemel.server.early_stopping import stops
+from gemel.server.home import RunFolder, model_name
+from gemel.server.mapped import map_arrays
+from gemel.server.strategy import Update
+from gemel.synthetic.releases import starting_model
+from gemel.twins.installed import find
+
+
+def check_run(document: SignedDocument, folder: Path) -> list[tuple[str, str]]:
+    """Check what a certificate says against what the run kept; returns what holds, as (what, detail).
+
+    Args:
+        document: A certificate that `check_certificate` found true of itself.
+        folder: The run's folder, or a copy.
+
+    Raises:
+        GemelError: GEM513 naming the file that is missing, differs, or is not signed by its site.
+    """
+    certificate, study = read_certificate(document)
+    run = RunFolder(folder)
+    try:
+        _same("study.json", run.study.payload_sha256, certificate.study_sha256)
+        releases = sum(_check_task(task, study, run) for task in certificate.tasks)
+        for late in certificate.late:
+            content = (folder / "late" / late.task / f"{late.site}.json").read_bytes()
+            reply = _signed(content, study, late.site, late.task)
+            _same(f"late {late.task} of {late.site}", reply.request_sha256, late.request_sha256)
+            _same(f"late {late.task} of {late.site}", reply.payload_sha256, late.payload_sha256)
+        _check_early_stop(certificate, study)
+        twins = _check_twins(certificate, study, run)
+    except (OSError, GemelError) as error:
+        if isinstance(error, GemelError):
+            raise error if error.code == "GEM513" else _differs(str(error)) from error
+        raise _differs(f"{error.filename}: {error.strerror}") from error
+    return [
+        ("releases", f"{releases} in the folder, each signed by its site's key and of its hash"),
+        ("late", f"{len(certificate.late)} signed by their sites"),
+        *twins,
+    ]
+
+
+def _check_task(task: Task, study: Study, run: RunFolder) -> int:
+    results = {
+        f"releases/{task.task}.sum.safetensors": task.sum_sha256,
+        "statistics.json": task.statistics_sha256,
+        "cross_site.json": task.matrix_sha256,
+    }
+    for file, told in results.items():
+        if told:
+            _same(file, sha256_hex((run.folder / file).read_bytes()), told)
+    for contribution in task.contributions:
+        _check_release(task, contribution, study, run)
+    return len(task.contributions)
+
+
+def _check_early_stop(certificate: Certificate, study: Study) -> None:
+    """Training went on while the losses on record let it, and no longer."""
+    losses: list[float] = []
+    for task in certificate.tasks:
+        if task.loss is None:
+            continue
+        losses.append(task.loss)
+        ended = certificate.early_stop is not None and certificate.early_stop.after == task.task
+        last = task.task == [t for t in study.tasks if t.startswith("validate/")][-1]
+        if not last or ended:
+            _same(f"{task.task}: that training ends", ended, stops(losses, study.pace))
+
+
+def _check_release(task: Task, told: Contribution, study: Study, run: RunFolder) -> None:
+    masked = study.aggregation.masking is Masking.SECURE
+    kept = f"{task.task}/attempt-{task.masked_attempt}/mask" if masked else task.task
+    got = run.load_envelope(kept, told.site)
+    reply = _signed(got.document, study, told.site, task.task)
+    where = f"{kept} of {told.site}"
+    _same(where, reply.status, Status.RELEASED)
+    _same(where, reply.request_sha256, told.request_sha256)
+    _same(where, reply.payload_sha256, told.payload_sha256)
+    _same(where, reply.epsilon_spent, told.epsilon_spent)
+    _same(where, sha256_hex(got.payload), told.payload_sha256)
+
+
+def _signed(content: bytes, study: Study, site: str, task: str) -> Reply:
+    reply, document = read_reply(content)
+    if not signed_by(document, study.sites[site]):
+        raise _differs(f"the reply of {site} for {task} is not signed with its key")
+    _same(f"the reply of {site}", (reply.site, reply.task, reply.study_sha256), (site, task, study.sha256))
+    return reply
+
+
+def _check_twins(certificate: Certificate, study: Study, run: RunFolder) -> list[tuple[str, str]]:
+    """Each twin's file has the hash on record, and follows from the releases by the study's strategy."""
+    if not certificate.start_model_sha256:
+        return []
+    hashes = {0: certificate.start_model_sha256}
+    for task in certificate.tasks:
+        if task.version is not None:
+            hashes[task.version] = task.model_sha256
+        hashes |= {version.version: version.model_sha256 for version in task.versions or ()}
+    for version, sha256 in hashes.items():
+        file = run.folder / f"{model_name(version)}.safetensors"
+        _same(file.name, sha256_hex(file.read_bytes()), sha256)
+    files = ("twins", f"{len(hashes)} files, each of its hash")
+    if study.aggregation.masking is Masking.SECURE:
+        return [files, ("made again", "not for masked releases: the sum is known to the run alone")]
+    made = _make_again(certificate, study, run)
+    return [files, ("made again", f"{made} twins from the kept releases, bit for bit")]
+
+
+def _make_again(certificate: Certificate, study: Study, run: RunFolder) -> int:
+    from gemel.server.flower.strategies import strategy_of  # brings Flower
+
+    programme = find(study.programme, study.programme_version)
+    strategy = strategy_of(study)
+    model: Arrays = starting_model(study, programme)
+    memory, made = strategy.start(model), 0
+    _same("the start", sha256_hex(pack_arrays(model)), certificate.start_model_sha256)
+    for sha256, updates in _rounds(certificate, study, run):
+        model, memory = strategy.aggregate(model, updates, memory)
+        made += 1
+        _same(f"the twin of move {made}", sha256_hex(pack_arrays(model)), sha256)
+    return made
+
+
+def _rounds(certificate: Certificate, study: Study, run: RunFolder) -> Iterator[tuple[str, list[Update]]]:
+    """For each move: the hash of the twin that it made, and the updates that went in."""
+    floor = float(study.minimum_patients)
+    counted = {c.site for t in certificate.tasks if t.task == "count" for c in t.contributions}
+
+    def update(label: str, site: str, task: str, started_from: int, staleness: int) -> Update:
+        weight = floor
+        if site in counted:
+            weight = max(floor, float(run.map_release("count", site)["patients"][0]))
+        start = map_arrays(run.folder / f"{model_name(started_from)}.safetensors")
+        return Update(label, run.map_release(task, site), weight, start, staleness)
+
+    for task in certificate.tasks:
+        if task.version is not None:
+            sites = sorted(c.site for c in task.contributions)
+            yield task.model_sha256, [update(s, s, task.task, task.version - 1, 0) for s in sites]
+        for version in task.versions or ():
+            yield (
+                version.model_sha256,
+                [
+                    update(f"{p.site}/{p.task}", p.site, p.task, p.started_from, p.staleness)
+                    for p in version.contributions
+                ],
+            )
+
+
+def _same(where: str, found: object, told: object) -> None:
+    if found != told:
+        raise _differs(f"{where}: found {found}, the certificate says {told}")
+
+
+def _differs(what: str) -> GemelError:
+    return GemelError("GEM513", f"The run's folder differs from its certificate: {what}.")
