@@ -118,6 +118,8 @@ def entries(home: NodeHome) -> tuple[AuditEntry, ...]:
     with _locked(home):
         found = [_decode(line) for path in _segments(home) for line in _lines(path)[0]]
         _verify(found)
+        if found and found[0].seq != 1:
+            raise GemelError("GEM415", f"The audit log begins with line {found[0].seq}.")
         newest = found[-1] if found else None
         _check_end(home, newest, (home.key,))
     return tuple(found)
