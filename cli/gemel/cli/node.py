@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gemel.cli import node_study
+from gemel.cli import node_backup, node_study
 from gemel.cli.output import Format, FormatOption, emit, failures, say, table
 from gemel.core.errors import GemelError
 
@@ -245,6 +245,8 @@ def rotate(
         emit(result, output, render=lambda console: console.print(text, markup=False))
 
 
+app.command("backup")(node_backup.backup)
+app.command("restore")(node_backup.restore)
 app.command("studies")(node_study.studies)
 app.command("show")(node_study.show)
 app.command("approve")(node_study.approve)
