@@ -70,7 +70,7 @@ def test_the_calls_that_pass_are_those_that_flower_has_for_nodes():
     from flwr.superlink.routers.fleet.router import router
 
     flower = {route.path.removeprefix("/v1/fleet/") for route in router.routes}
-    assert set(nginx.FLEET_CALLS) == flower - {"register-node", "unregister-node"}
+    assert {*nginx.FLEET_CALLS, *nginx.NOT_CALLED} == flower
 
 
 def _supernode(coordinator, keys, folder):
@@ -139,11 +139,21 @@ def test_no_call_of_the_control_and_runtime_apis_passes(coordinator):
     paths = _flower_paths()
     assert len(paths) > 20
     assert {path.split("/")[2] for path in paths} == {"control", "runtime"}
-    others = ["/", "/docs", "/openapi.json", "/health", "/v1/fleet/", "/v1/fleet", "/v1/fleet/register-node"]
-    others += ["/v1/fleet/unregister-node", "/v1/responses", "/metrics"]
+    others = ["/", "/docs", "/openapi.json", "/health", "/v1/fleet/", "/v1/fleet", "/v1/responses"]
+    others += [f"/v1/fleet/{call}" for call in nginx.NOT_CALLED]
     for path in paths + others:
         for method in ("POST", "GET"):
             assert _status(_raw(coordinator, _request(path, method=method))) == 404, path
+
+
+# What the SuperLink says when somebody calls its Control API.
+REACHED = "ControlServicer"
+
+
+def test_a_call_of_the_control_api_that_does_arrive_is_seen_in_the_log(coordinator):
+    before = coordinator.log("superlink")
+    coordinator.superlink.nodes()
+    assert REACHED in coordinator.log("superlink")[len(before) :]
 
 
 TRICKS = [
@@ -182,7 +192,7 @@ def test_no_way_of_writing_a_path_reaches_another_api(coordinator, path):
     assert _status(answer) in (400, 404), answer[:200]
     # Flower answers in protobuf; nginx in HTML.
     assert b"protobuf" not in answer
-    assert "/v1/control" not in coordinator.log("superlink")[len(before) :]
+    assert REACHED not in coordinator.log("superlink")[len(before) :]
 
 
 def test_a_call_of_a_node_does_reach_flower(coordinator):
@@ -218,7 +228,7 @@ def test_no_second_request_is_smuggled_inside_a_first(coordinator, content):
     # Whatever nginx takes for a second request is judged by nginx as one.
     assert [int(code) for code in re.findall(rb"HTTP/1\.1 (\d+)", answer)] != []
     assert b"HTTP/1.1 200" not in answer
-    assert "/v1/control" not in coordinator.log("superlink")[len(before) :]
+    assert REACHED not in coordinator.log("superlink")[len(before) :]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "169.254.169.254", "127.0.0.1.evil.example", ""])

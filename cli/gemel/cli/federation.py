@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gemel.cli import federation_users
+from gemel.cli import federation_backup, federation_users
 from gemel.cli.output import Format, FormatOption, emit, failures, say, table
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gemel.server.members import Members
 
 app = typer.Typer(help="The coordinator: set it up, run it, and say who takes part.", no_args_is_help=True)
+app.command("backup")(federation_backup.backup)
+app.command("restore")(federation_backup.restore)
 app.add_typer(federation_users.app, name="user")
 
 Home = Annotated[Path, typer.Argument(metavar="HOME", help="The coordinator's home.", show_default=False)]

@@ -182,5 +182,13 @@ class Members:
 
 
 def _member(row: dict[str, str]) -> Member:
-    node = row["flower_node"]
-    return Member(**{**row, "state": MemberState(row["state"]), "flower_node": int(node) if node else None})
+    return Member(
+        site=row["site"],
+        public_key=row["public_key"],
+        transport_key=row["transport_key"],
+        flower_node=int(row["flower_node"]) if row["flower_node"] else None,
+        state=MemberState(row["state"]),
+        admitted_at=row["admitted_at"],
+        expires_at=row["expires_at"],
+        ended_at=row["ended_at"],
+    )

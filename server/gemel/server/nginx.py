@@ -12,14 +12,13 @@ from pathlib import Path
 from gemel.core.files import write_durably
 from gemel.server.federation_config import FederationConfig, bracketed
 
-# What a SuperNode of Flower 1.41 calls (a contract test compares them with Flower's routes); it is registered by the
-# coordinator, so `register-node` and `unregister-node` are not among them.
+# What our nodes call, of Flower 1.41's Fleet API (a contract test compares them with Flower's routes). Nodes are registered
+# by the coordinator, and fetch no bundle of code.
+NOT_CALLED = ("get-fab", "get-run", "register-node", "unregister-node")
 FLEET_CALLS = (
     "activate-node",
     "confirm-message-received",
     "deactivate-node",
-    "get-fab",
-    "get-run",
     "pull-messages",
     "pull-object",
     "push-messages",
