@@ -4,16 +4,18 @@ import math
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share, mechanisms_by_patient
+from gemel.core.strategy_plan import Pace, Personalisation, StrategyPlan
 from gemel.core.study import Clipping, Study, TrainingPlan, parse_study
 from gemel.privacy.accounting import epsilon as epsilon_of
 from gemel.privacy.accounting import price
-from gemel.privacy.planning import NoisePlan, Shares, delta_for, order_of, plan, solve_noise
+from gemel.privacy.planning import NoisePlan, Shares, delta_for, order_of, plan, planned_study, solve_noise
 
 
 def study_of(
@@ -271,3 +273,60 @@ def test_an_impossible_cohort_is_refused(cohort: int) -> None:
 def test_a_batch_larger_than_the_cohort_s_order_is_refused(batch: int) -> None:
     with pytest.raises(GemelError, match="GEM305"):
         solve_noise(epsilon=2, rounds=4, local_steps=5, cohort=740, batch=batch)
+
+
+DITTO = StrategyPlan(personalisation=Personalisation.DITTO, ditto_lambda=0.5)
+
+
+@pytest.mark.parametrize(
+    ("ditto", "validate_every", "cross", "clipping"),
+    [
+        (False, 0, False, Clipping.FLAT),
+        (True, 0, False, Clipping.FLAT),
+        (False, 1, False, Clipping.ADAPTIVE),
+        (False, 4, True, Clipping.FLAT),
+        (True, 4, True, Clipping.ADAPTIVE),
+    ],
+)
+def test_a_study_with_validations_personal_twins_and_a_matrix_costs_what_it_states(
+    ditto: bool, validate_every: int, cross: bool, clipping: Clipping
+) -> None:
+    any_noise = NoisePlan(training=9.0, metrics=9.0, marginals=9.0, count=9.0, epsilon=1.0, quantile=9.0)
+    if clipping is Clipping.FLAT:
+        any_noise = msgspec.structs.replace(any_noise, quantile=0.0)
+    draft = msgspec.structs.replace(
+        study_of(any_noise, epsilon=2.0, delta=1e-5, rounds=8, steps=3, q=0.5, clipping=clipping),
+        strategy=DITTO if ditto else StrategyPlan(),
+        pace=Pace(validate_every=validate_every),
+        cross_site_validation=cross,
+    )
+    study = parse_study(planned_study(draft, shares=Shares()).to_payload())
+    assert 2.0 - 1e-3 <= price(study.charges(), delta=1e-5) <= 2.0
+    # The held-out patients' share is spent too, whatever the number of evaluations.
+    paid = mechanisms_by_patient(study.charges())
+    assert epsilon_of(paid[Share.HELD_OUT], delta=1e-5) >= 2.0 - 1e-3
+    assert epsilon_of(paid[Share.TRAINING], delta=1e-5) >= 2.0 - 1e-3
+
+
+def test_more_evaluations_and_a_second_twin_need_more_noise() -> None:
+    numbers: dict[str, Any] = {
+        "epsilon": 1.0,
+        "delta": 1e-5,
+        "rounds": 5,
+        "local_steps": 2,
+        "metrics_tables": 2,
+        "marginal_tables": 3,
+        "shares": Shares(),
+    }
+    one, many, two = (plan(**numbers, **more) for more in ({}, {"evaluations": 4}, {"twins": 2}))
+    assert many.metrics == pytest.approx(2 * one.metrics, rel=1e-2)
+    assert two.training == pytest.approx(math.sqrt(2) * one.training, rel=1e-2)
+    assert (many.training, two.metrics) == pytest.approx((one.training, one.metrics), rel=1e-2)
+
+
+@pytest.mark.parametrize("wrong", [{"evaluations": 0}, {"twins": 0}])
+def test_no_evaluation_and_no_twin_are_no_plan(wrong: dict[str, int]) -> None:
+    with pytest.raises(GemelError) as caught:
+        plan(epsilon=1.0, delta=1e-5, rounds=1, local_steps=1, metrics_tables=1, marginal_tables=1,
+             shares=Shares(), **wrong)  # fmt: skip
+    assert caught.value.code == "GEM305"

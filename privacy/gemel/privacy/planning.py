@@ -12,12 +12,14 @@ from gemel.core.mechanism import (
     Charge,
     Share,
     charge_for,
+    is_evaluation,
     joint_noise_multiplier,
     mechanisms_by_patient,
     noisy_steps,
     noisy_tables,
 )
-from gemel.core.study import Clipping, PrivacyPlan
+from gemel.core.strategy_plan import Personalisation
+from gemel.core.study import Clipping, PrivacyPlan, Study
 from gemel.privacy.accounting import epsilon as epsilon_of
 
 TOLERANCE = 1e-3
@@ -83,14 +85,21 @@ def plan(
     sample_rate: float = 1.0,
     clipping: Clipping = Clipping.FLAT,
     fixed: Sequence[Charge] = (),
+    evaluations: int = 1,
+    twins: int = 1,
 ) -> NoisePlan:
     """Solve for the noise that makes the whole study cost at most `epsilon`, and at least `epsilon` - 1e-3.
 
     One factor scales all shares; multipliers are rounded up to six decimals, and what is returned was accounted
     after that rounding: `accounting.price(study.charges(), delta=delta) <= epsilon`. Metrics without a share of their
     own get what is left of `epsilon` for a held-out patient. `fixed` charges (of statistics, whose noise is their own) are
-    part of the price. Raises GEM305 when the request is out of range or no noise in the allowed range meets it.
+    part of the price. `evaluations` is how many tasks release metrics (the last one, validations, personal twins, the
+    cross-site matrix), each all of `metrics_tables`; `twins` is 2 where a personal twin takes steps of its own: `planned_study`
+    reads both from a study. Raises GEM305 when the request is out of range or no noise in the allowed range meets it.
     """
+    if min(evaluations, twins) < 1:
+        raise GemelError("GEM305", f"Out of range: {evaluations=}, {twins=}.")
+    metrics_tables, local_steps = metrics_tables * evaluations, local_steps * twins
     counts = (rounds, local_steps, metrics_tables, marginal_tables)
     if not (0 < epsilon <= 100 and 0 < delta <= _MOST_DELTA and 0 < sample_rate <= 1 and min(counts) >= 1):
         raise GemelError("GEM305", f"Out of range: {epsilon=}, {delta=}, {sample_rate=}, {counts=}.")
@@ -122,6 +131,36 @@ def plan(
     except GemelError as error:
         message = f"No noise meets epsilon={epsilon} at delta={delta}: {error.message}"
         raise GemelError("GEM305", message) from error
+
+
+def planned_study(study: Study, *, shares: Shares) -> Study:
+    """The study with the noise at which all of its tasks together cost its ε, whatever its noise was.
+
+    Every task is in: statistics at their own noise, each validation, personal twins, the cross-site matrix. Raises GEM305
+    as `plan` does.
+    """
+    training, privacy = study.training, study.privacy
+    noise = plan(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        rounds=training.rounds,
+        local_steps=training.local_steps,
+        metrics_tables=study.metrics_tables,
+        marginal_tables=study.marginal_tables,
+        shares=shares,
+        sample_rate=training.sample_rate,
+        clipping=training.clipping,
+        fixed=tuple(study.charge(task) for task in study.tasks if task == "describe"),
+        evaluations=sum(map(is_evaluation, study.tasks)),
+        twins=2 if study.strategy.personalisation is Personalisation.DITTO else 1,
+    )
+    return msgspec.structs.replace(
+        study,
+        training=msgspec.structs.replace(
+            training, noise_multiplier=noise.training, quantile_noise_multiplier=noise.quantile
+        ),
+        privacy=noise.privacy_plan(epsilon=privacy.epsilon, delta=privacy.delta),
+    )
 
 
 def _divide(
@@ -168,6 +207,8 @@ def solve_noise(
     marginal_tables: int = 1,
     shares: Shares | None = None,
     clipping: Clipping = Clipping.FLAT,
+    evaluations: int = 1,
+    twins: int = 1,
 ) -> Answer:
     """The noise for a budget, before there is a study: δ and the sample rate follow from the cohort's order of magnitude.
 
@@ -192,6 +233,8 @@ def solve_noise(
         shares=Shares() if shares is None else shares,
         sample_rate=sample_rate,
         clipping=clipping,
+        evaluations=evaluations,
+        twins=twins,
     )
     return Answer(noise=noise, delta=delta, sample_rate=sample_rate, cohort_order=order)
 
