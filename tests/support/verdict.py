@@ -1,0 +1,86 @@
+"""What must hold after any fault: a true certificate, nothing counted twice, ledgers that cover what left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from consortium import DELTA, Consortium
+
+from gemel.core.canonical import sha256_hex
+from gemel.core.messages import Status, read_reply
+from gemel.core.signing import signed_by
+from gemel.core.study import Study
+from gemel.privacy.accounting import price
+from gemel.server.home import RunFolder
+
+Tasks = dict[str, dict[str, Any]]
+
+
+def judge(consortium: Consortium, study: Study, run: RunFolder, *, complete: bool = True) -> Tasks:
+    """Assert all that must hold of a run that ended; returns the certificate's tasks by name."""
+    document = run.certificate
+    assert document is not None, "a run ends with a certificate"
+    assert signed_by(document, consortium.home.key.public_hex)
+    claims = document.payload
+    assert claims["study_sha256"] == study.sha256
+    assert (claims["status"] == "complete") == complete, (claims["status"], claims["code"])
+    assert bool(claims["code"]) != complete
+    tasks = {entry["task"]: entry for entry in claims["tasks"]}
+    if complete:
+        assert list(tasks) == list(study.tasks)
+    _nothing_is_counted_twice(tasks)
+    for task, entry in tasks.items():
+        _contributions_are_kept(study, run, task, entry)
+        assert len(entry["contributions"]) >= study.quorum
+    for site in consortium.sites:
+        _ledger_covers(consortium, study, site, claims)
+    return tasks
+
+
+def _nothing_is_counted_twice(tasks: Tasks) -> None:
+    payloads: set[str] = set()
+    for task, entry in tasks.items():
+        sites = [c["site"] for c in entry["contributions"]]
+        missing = [m["site"] for m in entry["missing"]]
+        assert len(sites) == len(set(sites)), f"{task} counts a hospital twice"
+        assert not set(sites) & set(missing), f"{task} counts who is missing"
+        for contribution in entry["contributions"]:
+            assert contribution["payload_sha256"] not in payloads, f"{task} counts an update twice"
+            payloads.add(contribution["payload_sha256"])
+
+
+def _contributions_are_kept(study: Study, run: RunFolder, task: str, entry: Mapping[str, Any]) -> None:
+    """Each is what its hospital signed, in answer to the request that it names."""
+    for contribution in entry["contributions"]:
+        site = contribution["site"]
+        envelope = run.load_envelope(task, site)
+        reply, document = read_reply(envelope.document)
+        assert signed_by(document, study.sites[site])
+        assert (reply.site, reply.task, reply.status) == (site, task, Status.RELEASED)
+        assert reply.request_sha256 == contribution["request_sha256"]
+        assert reply.payload_sha256 == contribution["payload_sha256"] == sha256_hex(envelope.payload)
+
+
+def _ledger_covers(consortium: Consortium, study: Study, site: str, claims: Mapping[str, Any]) -> None:
+    """What was released is charged, once, with the hash that left; the chain holds; the certificate does not say less."""
+    entries = [*claims["tasks"], *([claims["stopped_in"]] if claims.get("stopped_in") else [])]
+    counted = {
+        entry["task"]: contribution["payload_sha256"]
+        for entry in entries
+        for contribution in entry["contributions"]
+        if contribution["site"] == site
+    }
+    home = consortium.nodes[site]
+    with home.open_ledger() as ledger:
+        ledger.verify()
+        begun = [e.task for e in ledger.entries() if e.kind == "begun" and e.study_sha256 == study.sha256]
+        assert len(begun) == len(set(begun)), f"{site} was charged twice for a task"
+        assert set(counted) <= set(begun), f"{site} let out what was not charged"
+        for task, payload_sha256 in counted.items():
+            released = ledger.released(study.sha256, task)
+            assert released is not None, f"{site}: {task} left and is not on record as released"
+            assert released.release_sha256 == payload_sha256, f"{site} drew noise twice for {task}"
+        if begun:
+            assert ledger.reserved(study.sha256) is not None
+            assert ledger.epsilon_spent() >= price(study.charges(), delta=DELTA)
