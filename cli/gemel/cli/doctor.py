@@ -13,11 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gemel.cli.output import Format, FormatOption, emit, table
+from gemel.cli.output import Format, FormatOption, emit, failures, table
 from gemel.core.error_catalogue import ExitCode
 
 if TYPE_CHECKING:
@@ -179,15 +179,35 @@ def examine() -> Iterator[Check]:
         yield _package(module, distribution, exact, purpose, required=False)
 
 
-def doctor(*, output: FormatOption = Format.TABLE) -> None:
-    """Check this machine: ok, or why not and what to do."""
-    checks = list(examine())
+def _examine_node(home: Path) -> Iterator[Check]:
+    from gemel.client_node.home import NodeHome
+    from gemel.client_node.node_doctor import examine as examine_node
+
+    for finding in examine_node(NodeHome.open(home)):
+        yield Check(**asdict(finding))
+
+
+def doctor(
+    *,
+    node: Annotated[
+        Path | None,
+        typer.Option(metavar="HOME", help="Check a hospital's node instead: its home, and its coordinator."),
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Check this machine, or a node: ok, or why not and what to do."""
+    with failures(output):
+        checks = list(examine() if node is None else _examine_node(node))
     healthy = all(check.ok for check in checks if check.required)
 
     def render(console: Console) -> None:
         made = table("Check", "State", "Found", "What to do")
         for check in checks:
-            state = "ok" if check.ok else ("failed" if check.required else "missing")
+            state = (
+                "ok"
+                if check.ok
+                else ("failed" if check.required else ("missing" if node is None else "warning"))
+            )
             made.add_row(check.name, state, check.detail, "" if check.ok else check.remedy)
         console.print(made)
 
