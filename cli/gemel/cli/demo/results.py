@@ -58,7 +58,7 @@ def datasets(federation: Federation, programme: Programme) -> dict[str, Dataset]
 def final_twin(run: RunFolder, study: Study, programme: Programme) -> HazardTwin:
     """The global twin after the last round."""
     twin = HazardTwin(programme)
-    twin.load_arrays(run.load_model(f"model-{study.training.rounds:04d}", twin.array_specs()))
+    twin.load_arrays(run.load_model(run.last_model_name(), twin.array_specs()))
     return twin
 
 
