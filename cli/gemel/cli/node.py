@@ -134,6 +134,7 @@ def allow(
             for name in config.programmes:
                 made.add_row(name, config.code.get(name, "")[:16])
             console.print(made)
+            say("A node that is running goes on with the code that it started with: start it again.")
 
         emit(result, output, render=render)
 

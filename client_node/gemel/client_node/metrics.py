@@ -112,6 +112,13 @@ class NodeCollector(Collector):
             pass
         else:
             yield _gauge("gemel_node_key_days_left", "Days until the node's keys expire.", left)
+        replaced = _replaced(self._home.folder)
+        if replaced is not None:
+            yield CounterMetricFamily(
+                "gemel_node_workers_replaced",
+                "Workers that ended by themselves, or had to be.",
+                value=replaced,
+            )
         connection = read_connection(self._home.folder)
         if connection is None:
             return
@@ -147,6 +154,14 @@ class _Answers:
                     self._counted[str(facts["status"]), str(facts.get("code", ""))] += 1
             self._read[path.name] = at + len(whole) + len(end)
         return self._counted
+
+
+def _replaced(folder: Path) -> int | None:
+    """What the node's process wrote of its workers; None when it wrote nothing."""
+    try:
+        return int(json.loads((folder / "worker.json").read_bytes())["replaced"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:

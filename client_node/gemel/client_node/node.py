@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -29,6 +30,7 @@ from gemel.core.arrays import Arrays, pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
+from gemel.core.files import takes_no_writes
 from gemel.core.messages import (
     HELLO,
     PROTOCOL,
@@ -109,9 +111,9 @@ def _answer(home: NodeHome, ledger: Ledger, envelope: Envelope, compute: Compute
     except GemelError as error:
         logger.warning("%s refused: %s", request.task, error)
         status, code, payload = Status.REFUSED, error.code, b""
-    except Exception:
+    except Exception as error:
         logger.exception("task %s failed", request.task)
-        status, code, payload = Status.FAILED, "GEM406", b""
+        status, code, payload = Status.FAILED, "GEM424" if takes_no_writes(error) else "GEM406", b""
     return _reply(home, ledger, request, request_sha256, status=status, code=code, payload=payload)
 
 
@@ -123,16 +125,22 @@ def _verify(
     gate.admit_keys(read_dates(home.folder / "keys"))
     if not signed_by(document, config.coordinator_public_key):
         raise GemelError("GEM102", "The request is not signed by this node's coordinator.")
-    study_document = read_signed(envelope.study, kind="study")
+    study_document, study = _read_study(envelope.study)
     if study_document.payload_sha256 != request.study_sha256:
         raise GemelError("GEM103", "The request names another study than the one it brings.")
-    study = parse_study(study_document.payload)
     gate.admit_study(study, config, node_public_key=home.key.public_hex)
     if sha256_hex(envelope.payload) != request.inputs_sha256:
         raise GemelError("GEM103", "The inputs differ from the hash in the request.")
     programme = find(study.programme, study.programme_version)
     gate.admit_statistics(study, programme)
     return Work(request, document.payload_sha256, study, study_document, programme, compute)
+
+
+@lru_cache(maxsize=8)
+def _read_study(content: bytes) -> tuple[SignedDocument, Study]:
+    """A verified study. Every request of a study brings the same bytes: with many sites they take milliseconds to read."""
+    document = read_signed(content, kind="study")
+    return document, parse_study(document.payload)
 
 
 def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:

@@ -85,7 +85,7 @@ ENTRIES: dict[str, CatalogueEntry] = {
     "GEM414": CatalogueEntry(
         "The installed code is not the code that was allowed",
         "The hospital allowed a programme as it was installed then. The code has changed since, as by an upgrade.",
-        "Read what changed, then allow it again: `gemel node allow PROGRAMME@VERSION HOME`.",
+        "Read what changed, allow it again (`gemel node allow PROGRAMME@VERSION HOME`), and start the node again.",
         ExitCode.REFUSED,
     ),
     "GEM415": CatalogueEntry(
@@ -103,12 +103,6 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "A key of the node cannot be used",
         "It is missing, readable by others, expired, or it is not the one that documents name.",
         "`gemel doctor --node HOME` says which; `gemel node rotate HOME` makes new ones.",
-        ExitCode.REFUSED,
-    ),
-    "GEM418": CatalogueEntry(
-        "A study was refused here, and stays refused",
-        "A steward of this hospital refused the study. Only a newer decision of a steward changes that.",
-        "Ask the hospital's steward.",
         ExitCode.REFUSED,
     ),
     "GEM419": CatalogueEntry(
