@@ -213,6 +213,21 @@ def test_a_run_that_is_asked_to_stop_ends_with_a_certificate_and_can_be_resumed(
     assert certificate(run)["run"] != payload["run"], "another start by people"
 
 
+def test_others_see_whether_a_run_has_a_living_process(tmp_path: Path) -> None:
+    federation = light_federation(tmp_path)
+    coordinator, run, _ = federation.start()
+    seen: list[bool] = [run.is_running]
+
+    def look(_site: str, _request: Request, reply: Envelope) -> Sequence[Delivery]:
+        seen.append(run.is_running)
+        return [(0.01, reply)]
+
+    coordinator, run, _ = federation.start(look)
+    coordinator.run()
+    seen.append(run.is_running)
+    assert (seen[0], set(seen[1:-1]), seen[-1]) == (False, {True}, False)
+
+
 # --- versions ------------------------------------------------------------------------------------
 
 

@@ -82,6 +82,10 @@ class Coordinator:
         Raises GEM501 below quorum, GEM510 when somebody asked it to stop, and others, after certifying that; GEM504 when
         the study was started anew meanwhile.
         """
+        with self._run.running():
+            self._go()
+
+    def _go(self) -> None:
         self._token = self._run.take_over()
         self._state.data.update(self._run.load_state())
         self._begin()

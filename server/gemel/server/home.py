@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,6 +207,26 @@ class RunFolder:
     def still_run_by(self, token: str) -> bool:
         """False once another has taken over."""
         return (self.folder / "runner").read_bytes() == token.encode()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold a lock that the kernel drops with the process: `is_running` is how others see that a runner was killed."""
+        with (self.folder / "running").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    @property
+    def is_running(self) -> bool:
+        """True while some process on this machine runs the study."""
+        path = self.folder / "running"
+        if not path.exists():
+            return False
+        with path.open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def event(self, kind: str, **facts: object) -> None:
         """Append one line to `events.ndjson`, for whoever watches the run."""
