@@ -68,10 +68,13 @@ class Running:
     app: FastAPI
     engine: DrivenRuns
     watcher: Watcher
+    clients: list[httpx.Client] = field(default_factory=list)
 
     def client(self, secret: str = "") -> httpx.Client:
+        """A client for a token's user; closed when the service ends, if not before."""
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False)
+        self.clients.append(httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False))
+        return self.clients[-1]
 
     def user(self, name: str, role: Role, *, password: bool = False) -> tuple[users.User, str]:
         """A user on record, with a session's token."""
@@ -114,8 +117,11 @@ def running(folder: Path, engine: Engine, *, provider: Provider | None = None) -
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     runs = DrivenRuns()
+    it = Running(f"http://127.0.0.1:{port}", service, app, runs, Watcher(service, runs))
     try:
-        yield Running(f"http://127.0.0.1:{port}", service, app, runs, Watcher(service, runs))
+        yield it
     finally:
+        for client in it.clients:
+            client.close()
         server.should_exit = True
         thread.join(timeout=10)

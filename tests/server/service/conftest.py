@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgresql import postgresql
 from running_service import Running, running
 
 from gemel.server.store import open_store
@@ -17,3 +18,10 @@ def service(tmp_path: Path) -> Iterator[Running]:
     with running(tmp_path / "home", engine) as it:
         yield it
     engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def postgresql_url() -> Iterator[str]:
+    """A PostgreSQL of the tests' own."""
+    with postgresql() as url:
+        yield url

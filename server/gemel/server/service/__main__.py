@@ -16,7 +16,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--superlink", default="", metavar="HOST:PORT", help="else of HOME/federation.json")
-    parser.add_argument("--public-url", default="", metavar="URL", help="where people reach it, through nginx")
+    parser.add_argument(
+        "--public-url", default="", metavar="URL", help="where people reach it, through nginx"
+    )
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     serve(given.home, host=given.host, port=given.port, superlink=given.superlink)

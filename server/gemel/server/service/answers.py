@@ -79,6 +79,10 @@ def install(app: FastAPI) -> None:
             return answer(GemelError("GEM906", "There is no such address here."))
         return answer(GemelError("GEM907", "The request cannot be read."))
 
+    @app.exception_handler(Exception)
+    async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+        return fault()
+
 
 def _first(errors: Any) -> str:
     """Where the first fault is and what it is; never the value, which may be a password."""

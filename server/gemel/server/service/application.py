@@ -7,10 +7,10 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from gemel.server.service import access, answers
-from gemel.server.service.doors import accounts, login, oidc_login, operations, studies
+from gemel.server.service.doors import accounts, login, models, oidc_login, operations, studies
 from gemel.server.service.parts import Service
 
-ALL_DOORS = (login.DOORS, oidc_login.DOORS, accounts.DOORS, studies.DOORS, operations.DOORS)
+ALL_DOORS = (login.DOORS, oidc_login.DOORS, accounts.DOORS, studies.DOORS, models.DOORS, operations.DOORS)
 
 
 def build(service: Service) -> FastAPI:
@@ -30,4 +30,3 @@ def build(service: Service) -> FastAPI:
     answers.install(app)
     access.require_all_declared(app)
     return app
-

@@ -58,16 +58,18 @@ class _Request:
         began = time.monotonic()
         try:
             await self._admit()
-            await self._app(self._scope, self._limited, self._answer)
+            await self._app(self._scope, self._limited, self._unless_too_large)
         except GemelError as error:
             await self._refuse(error)
-        except _TooLarge:
-            await self._refuse(GemelError("GEM908", f"A request has at most {MOST_BODY} bytes."))
         except Exception:  # whatever it is, no stack trace leaves
-            if self._status == 0:
+            if self._read > MOST_BODY:
+                LOG.debug("too large", exc_info=True)
+            elif self._status == 0:
                 await answers.fault()(self._scope, self._receive, self._answer)
             else:  # answered by the handler of faults, which has logged it
                 LOG.debug("passed on", exc_info=True)
+        if self._read > MOST_BODY:
+            await self._refuse(GemelError("GEM908", f"A request has at most {MOST_BODY} bytes."))
         self._note(time.monotonic() - began)
 
     async def _admit(self) -> None:
@@ -95,6 +97,11 @@ class _Request:
             if self._read > MOST_BODY:
                 raise _TooLarge
         return message
+
+    async def _unless_too_large(self, message: Message) -> None:
+        """What the application answers; not its own words when the body went over the limit while it read it."""
+        if self._read <= MOST_BODY or self._status:
+            await self._answer(message)
 
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":

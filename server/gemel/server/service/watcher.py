@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from gemel.core.certificate import check_certificate
 from gemel.core.errors import GemelError
 from gemel.core.messages import Status
 from gemel.core.signing import SignedDocument, signed_by
@@ -178,12 +179,13 @@ class Watcher:
 def verified_certificate(
     service: Service, record: StudyRecord, run: RunFolder, expected_sha256: str
 ) -> SignedDocument:
-    """The run's certificate: whole, signed by this coordinator, of this study. Raises GEM918, GEM102, GEM103."""
+    """The run's certificate: every claim of it, signed by this coordinator, of this study. Raises GEM918, GEM512, GEM102, GEM103."""
     document = run.certificate
     if document is None or document.payload_sha256 != expected_sha256:
         raise GemelError("GEM918", "The run's certificate is not the one that it announced.")
     if not signed_by(document, service.home.key.public_hex):
         raise GemelError("GEM918", "The run's certificate is signed by another coordinator.")
+    check_certificate(document)
     if document.payload.get("study_sha256") != record.study_sha256:
         raise GemelError("GEM918", "The run's certificate is of another study.")
     return document
