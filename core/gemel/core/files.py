@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 from pathlib import Path
 
 
@@ -32,3 +34,20 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def takes_no_writes(error: BaseException) -> bool:
+    """Whether an error says that the disk is full, read-only or broken, by itself or through what caused it.
+
+    SQLite tells it as a text of its own.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            return True
+        if isinstance(seen, sqlite3.OperationalError) and any(
+            words in str(seen) for words in ("disk is full", "disk I/O error", "readonly database")
+        ):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
