@@ -187,6 +187,18 @@ class Consortium:
         engine.dispose()
         return self.home.run(study.sha256)
 
+    def resume(self, study: Study, *, patience_s: float = 600.0) -> None:
+        """Propose a stopped or failed study again, as an operator does."""
+        run = self.home.run(study.sha256)
+        engine = open_store(store_url(self.home.folder))
+        with engine.begin() as connection:
+            record = next(r for r in studies.every(connection) if r.study_sha256 == study.sha256)
+            offset = max((end for end, _ in run.events()), default=0)
+            studies.propose(
+                connection, record.id, actor="a test", approval_timeout_s=patience_s, events_offset=offset
+            )
+        engine.dispose()
+
     def run(self, study: Study, *, watch: Watch | None = None, timeout_s: float) -> RunFolder:
         """Submit a study and follow it to the state that it ends in; see `follow`."""
         return self.follow(study, self.submit(study), watch=watch, timeout_s=timeout_s)
