@@ -28,6 +28,12 @@ from gemel.server.run_check import check_run
 Spoil = Callable[[LightFederation, str, Request, Envelope], Sequence[Delivery]]
 
 
+@pytest.fixture(autouse=True)
+def _no_power_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes die here, machines do not: what was written is there without waiting for the disk."""
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+
+
 class Killed(BaseException):
     """The coordinator's process ends here."""
 
@@ -214,7 +220,11 @@ def _try_together(spoils: list[str], kills: list[int], strategy: StrategyPlan, e
         assert _twins(run) == _twins(quiet)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(spoils, kills, strategies, st.sampled_from([0, 2]))
 def test_a_disturbed_run_makes_the_twin_of_a_quiet_one_with_the_same_contributions(
     spoils: list[str], kills: list[int], strategy: StrategyPlan, enough: int
@@ -223,7 +233,12 @@ def test_a_disturbed_run_makes_the_twin_of_a_quiet_one_with_the_same_contributio
 
 
 @pytest.mark.heavy
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.timeout(1800)
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(spoils, kills, strategies, st.sampled_from([0, 2]))
 def test_many_disturbed_runs_make_the_twins_of_quiet_ones(
     spoils: list[str], kills: list[int], strategy: StrategyPlan, enough: int
@@ -238,7 +253,11 @@ def _try_own_pace(spoils: list[str], kills: list[int], buffer: int) -> None:
         _check_truth(federation, run)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(spoils, kills, st.integers(1, 3))
 def test_hospitals_at_their_own_pace_are_each_counted_once_whatever_happens(
     spoils: list[str], kills: list[int], buffer: int
@@ -247,7 +266,12 @@ def test_hospitals_at_their_own_pace_are_each_counted_once_whatever_happens(
 
 
 @pytest.mark.heavy
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.timeout(1800)
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(spoils, kills, st.integers(1, 3))
 def test_many_runs_at_hospitals_own_pace(spoils: list[str], kills: list[int], buffer: int) -> None:
     _try_own_pace(spoils, kills, buffer)
