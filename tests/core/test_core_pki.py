@@ -1,3 +1,4 @@
+import datetime as dt
 import socket
 import ssl
 import stat
@@ -7,7 +8,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gemel.core.pki import create_tls, create_transport_key
+from gemel.core.errors import GemelError
+from gemel.core.pki import create_tls, create_transport_key, issue_certificate, read_certificate
 
 
 def _served(folder, *, hostname):
@@ -83,3 +85,62 @@ def test_a_transport_key_has_the_forms_that_flower_takes(tmp_path):
     assert isinstance(public, ec.EllipticCurvePublicKey)
     assert public.curve.name == "secp384r1"
     assert private.public_key() == public
+
+
+def _issued(folder, name="public", **changes):
+    arguments = {"hosts": ["localhost", "10.0.0.1"], "ca_key": folder.parent / "ca.key", **changes}
+    issue_certificate(folder, name, **arguments)
+    return read_certificate(folder / f"{name}.crt")
+
+
+@pytest.fixture
+def authority(tmp_path):
+    """A folder with a CA whose key is kept apart."""
+    create_tls(tmp_path / "tls", hosts=["localhost"], ca_key=tmp_path / "ca.key")
+    return tmp_path / "tls"
+
+
+def test_the_ca_key_is_kept_apart_and_only_its_owner_reads_it(authority):
+    assert not (authority / "ca.key").exists()
+    assert stat.S_IMODE((authority.parent / "ca.key").stat().st_mode) == 0o600
+
+
+def test_a_renewed_certificate_is_another_one_under_the_same_ca(authority):
+    first = _issued(authority)
+    key = (authority / "public.key").read_bytes()
+    second = _issued(authority)
+    assert first.serial != second.serial
+    assert (authority / "public.key").read_bytes() != key
+    assert (authority / "public.key.old").read_bytes() == key
+    for name in ("public.key", "public.key.old"):
+        assert stat.S_IMODE((authority / name).stat().st_mode) == 0o600
+    assert second.names == ("localhost", "10.0.0.1")
+    assert second.issuer == read_certificate(authority / "ca.crt").subject
+    for name in ("crt", "key"):
+        (authority / f"server.{name}").write_bytes((authority / f"public.{name}").read_bytes())
+    assert _served(authority, hostname="localhost") is None
+
+
+def test_days_left_are_whole_days_and_negative_when_over(authority):
+    made = _issued(authority, days=10)
+    assert made.days_left() == 9
+    assert made.days_left(made.not_after - dt.timedelta(hours=1)) == 0
+    assert made.days_left(made.not_after + dt.timedelta(hours=1)) == -1
+
+
+@pytest.mark.parametrize("wrong", ["another key", "no key", "longer than the CA", "no CA"])
+def test_no_certificate_is_issued_without_the_ca_that_kits_name(authority, tmp_path, wrong):
+    arguments = {}
+    if wrong == "another key":
+        create_tls(tmp_path / "other", hosts=["localhost"])
+        arguments["ca_key"] = tmp_path / "other" / "ca.key"
+    if wrong == "no key":
+        (authority.parent / "ca.key").unlink()
+    if wrong == "longer than the CA":
+        arguments["days"] = 4000
+    if wrong == "no CA":
+        (authority / "ca.crt").unlink()
+    with pytest.raises(GemelError) as caught:
+        _issued(authority, **arguments)
+    assert caught.value.code == "GEM525"
+    assert not (authority / "public.key").exists()

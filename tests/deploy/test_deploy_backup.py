@@ -13,7 +13,9 @@ import time
 
 import pytest
 from ledgers import OTHER, reserve
+from postgresql import postgresql
 from running_coordinator import make_coordinator
+from sqlalchemy import create_engine, make_url, text
 
 from gemel.client_node import backup as node_backup
 from gemel.client_node.home import NodeHome
@@ -24,6 +26,8 @@ from gemel.privacy.sealed_files import CHUNK, SealedReader, SealedWriter, read_p
 from gemel.server import administration
 from gemel.server import backup as coordinator_backup
 from gemel.server.home import CoordinatorHome
+from gemel.server.members import Members
+from gemel.server.store import open_store, store_url
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -324,3 +328,32 @@ def test_the_commands_make_and_restore_a_backup(coordinator, tmp_path):
         "federation", "restore", str(tmp_path / "b"), str(tmp_path / "restored"), *words, code=1
     )
     shutil.rmtree(tmp_path / "restored")
+
+
+def test_a_store_in_postgresql_is_in_the_backup_and_comes_back_into_an_empty_database(tmp_path):
+    with postgresql() as url:
+        made = make_coordinator(tmp_path / "home", database=url)
+        home = CoordinatorHome(made.folder)
+        assert not (made.folder / "coordinator.sqlite").exists()
+        with made.members() as members:
+            administration.invite(
+                members, made.config, home.key, site="alpha", ca_certificate=made.ca.read_text()
+            )
+        coordinator_backup.backup(made.folder, tmp_path / "b", PASSPHRASE)
+        with pytest.raises(GemelError, match="empty database"):
+            coordinator_backup.restore(tmp_path / "b", tmp_path / "restored", PASSPHRASE)
+        other = make_url(url).set(database="other").render_as_string(hide_password=False)
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text("create database other"))
+        engine.dispose()
+        coordinator_backup.restore(tmp_path / "b", tmp_path / "restored", PASSPHRASE, database=other)
+        assert store_url(tmp_path / "restored") == other
+        assert not (tmp_path / "restored" / "store.dump").exists()
+        engine = open_store(other)
+        assert [invitation.site for invitation in Members(engine).invitations()] == ["alpha"]
+        engine.dispose()
+        # Into a database that holds a store already: nothing is mixed, and nothing is left.
+        with pytest.raises(GemelError, match="pg_restore failed"):
+            coordinator_backup.restore(tmp_path / "b", tmp_path / "again", PASSPHRASE, database=other)
+        assert not (tmp_path / "again").exists()

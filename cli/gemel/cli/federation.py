@@ -222,7 +222,7 @@ def revoke(
 
 @app.command()
 def status(home: Home, *, output: FormatOption = Format.TABLE) -> None:
-    """What runs, which nodes are connected, and what ends soon; exit code 4 when the SuperLink does not run."""
+    """What runs, which nodes are connected, and what ends soon; exit code 4 when a part does not run."""
     with failures(output):
         from gemel.core.errors import GemelError
         from gemel.server.supervisor import running_pid
@@ -245,9 +245,11 @@ def status(home: Home, *, output: FormatOption = Format.TABLE) -> None:
             "members": rows,
         }
     emit(result, output, render=lambda console: _show_status(console, result))
-    if unreachable is not None:
-        with failures(Format.TABLE):
+    with failures(Format.TABLE):
+        if unreachable is not None:
             raise unreachable
+        if not result["service"]:
+            raise GemelError("GEM505", f"The service does not run; its log is {home / 'logs' / 'service.log'}.")
 
 
 @app.command("rotate-tls")
