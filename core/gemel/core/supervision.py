@@ -17,7 +17,7 @@ from pathlib import Path
 from gemel.core.errors import GemelError
 
 RESTART_S = 3.0
-STEADY_S = 60.0  # who ran for so long did not fail at its start
+STEADY_S = 10.0  # who ran for so long did not fail at its start
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,7 +37,7 @@ class Process:
         environment: Added to this process' environment.
         log: Where stdout and stderr go, appended.
         restart: Start it again when it dies (as systemd would for a hospital's node).
-        longest_wait_s: How long it may wait before that: each death in less than a minute doubles the wait.
+        longest_wait_s: How long it may wait before that: each death within ten seconds of its start doubles the wait.
         watch: Told of each start ("started") and each end ("ended", with the exit status), for a log.
     """
 
