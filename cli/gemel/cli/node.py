@@ -170,7 +170,9 @@ def status(home: Home, *, output: FormatOption = Format.TABLE) -> None:
             made = table("", "")
             for name, value in result.items():
                 shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
-                made.add_row(name.replace("_", " "), str(shown))
+                made.add_row(
+                    name.replace("_", " "), _connection(value) if name == "connection" else str(shown)
+                )
             console.print(made)
 
         emit(result, output, render=render)
@@ -253,6 +255,16 @@ app.command("show")(node_study.show)
 app.command("approve")(node_study.approve)
 app.command("refuse")(node_study.refuse)
 app.command("budget")(node_study.budget)
+
+
+def _connection(told: dict[str, Any]) -> str:
+    import datetime as dt
+
+    if not told:
+        return "the node has never run"
+    since = dt.datetime.fromtimestamp(told["since"], dt.UTC).isoformat(" ", timespec="seconds")
+    code = f" ({told['code']})" if told["code"] else ""
+    return f"{told['standing']}{code} since {since}"
 
 
 def _short(value: str | int) -> str:
