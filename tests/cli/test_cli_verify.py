@@ -61,42 +61,51 @@ def exported(home, tmp_path):
 
 
 @pytest.fixture
-def certificate(tmp_path):
-    path = tmp_path / "certificate.json"
-    path.write_bytes(sign_document("certificate", {"rounds": 5}, KEY, role="coordinator").to_bytes())
+def minutes(tmp_path):
+    """A document of a kind that promises nothing beyond its signature."""
+    path = tmp_path / "minutes.json"
+    path.write_bytes(sign_document("minutes", {"rounds": 5}, KEY, role="coordinator").to_bytes())
     return path
 
 
-def test_verify_says_who_signed(certificate):
-    result = _run("verify", certificate)
+def test_verify_says_who_signed(minutes):
+    result = _run("verify", minutes)
     assert result.exit_code == 0
-    assert "certificate" in result.stdout
+    assert "minutes" in result.stdout
     assert "coordinator" in result.stdout
     assert fingerprint(KEY.public_hex) in result.stdout
 
 
-def test_verify_as_json_is_one_object(certificate):
-    answer = json.loads(_run("verify", certificate, "--format", "json").stdout)
-    assert (answer["ok"], answer["kind"]) == (True, "certificate")
+def test_verify_as_json_is_one_object(minutes):
+    answer = json.loads(_run("verify", minutes, "--format", "json").stdout)
+    assert (answer["ok"], answer["kind"]) == (True, "minutes")
     assert answer["signatures"][0]["public_key"] == KEY.public_hex
 
 
 @pytest.mark.parametrize("key", [KEY.public_hex, fingerprint(KEY.public_hex)], ids=["key", "fingerprint"])
-def test_the_wanted_signer_is_found_by_key_or_fingerprint(certificate, key):
-    assert _run("verify", certificate, "--signer", key).exit_code == 0
+def test_the_wanted_signer_is_found_by_key_or_fingerprint(minutes, key):
+    assert _run("verify", minutes, "--signer", key).exit_code == 0
 
 
-def test_a_document_of_somebody_else_is_refused_although_it_verifies(certificate):
-    result = _run("verify", certificate, "--signer", SigningKey.generate().public_hex)
+def test_a_document_of_somebody_else_is_refused_although_it_verifies(minutes):
+    result = _run("verify", minutes, "--signer", SigningKey.generate().public_hex)
     assert result.exit_code == 3
     assert "GEM102" in result.stderr
 
 
-def test_a_changed_document_exits_with_three(certificate):
-    certificate.write_bytes(certificate.read_bytes().replace(b'"rounds":5', b'"rounds":9'))
-    result = _run("verify", certificate, "--format", "json")
+def test_a_changed_document_exits_with_three(minutes):
+    minutes.write_bytes(minutes.read_bytes().replace(b'"rounds":5', b'"rounds":9'))
+    result = _run("verify", minutes, "--format", "json")
     assert result.exit_code == 3
     assert json.loads(result.stdout)["error"]["code"] == "GEM103"
+
+
+def test_a_certificate_that_claims_nothing_is_no_certificate(tmp_path):
+    path = tmp_path / "certificate.json"
+    path.write_bytes(sign_document("certificate", {"rounds": 5}, KEY, role="coordinator").to_bytes())
+    result = _run("verify", path)
+    assert result.exit_code == 3
+    assert result.stderr.startswith("GEM512")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x00\xff", b"# Readme"])
@@ -200,8 +209,8 @@ def test_a_home_without_its_ledger_is_not_shown_as_nothing_spent(home, tmp_path)
     assert not (tmp_path / "ledger.sqlite").exists()
 
 
-def test_a_document_of_another_kind_is_no_ledger(certificate):
-    result = _run("ledger", "show", certificate)
+def test_a_document_of_another_kind_is_no_ledger(minutes):
+    result = _run("ledger", "show", minutes)
     assert result.exit_code == 2
     assert "GEM106" in result.stderr
 
@@ -241,10 +250,10 @@ def test_a_ledger_rolled_back_with_its_own_anchor_is_named_by_a_certificate(home
         assert result.stderr.startswith("GEM309")
 
 
-def test_an_anchor_that_is_no_certificate_or_of_no_ledger_is_refused(exported, certificate, home, tmp_path):
+def test_an_anchor_that_is_no_certificate_or_of_no_ledger_is_refused(exported, minutes, home, tmp_path):
     assert _run("verify", exported, "--anchor", exported).exit_code == 2
-    assert _run("verify", exported, "--anchor", certificate).exit_code == 2
-    assert _run("verify", certificate, "--anchor", _certified(home, tmp_path)).exit_code == 2
+    assert _run("verify", exported, "--anchor", minutes).exit_code == 2
+    assert _run("verify", minutes, "--anchor", _certified(home, tmp_path)).exit_code == 2
 
 
 @pytest.mark.parametrize(
