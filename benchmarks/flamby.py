@@ -30,6 +30,8 @@ from gemel.core.study import AggregationRule
 
 FOLDS = 3
 EPSILON = 1.0
+# Noise makes private runs differ more than seeds do others: so many draws for each seed.
+DRAWS = 4
 # Means of clients that FLamby publishes (its csv files, 5 seeds; heart with ε: FedAvg with Opacus, δ = 1e-4).
 PUBLISHED = {
     ("heart", "pooled"): 0.735,
@@ -84,23 +86,31 @@ def candidates(task: str) -> list[Candidate]:
     }
     heads = [StrategyPlan(personalisation=Personalisation.LOCAL_PARAMETERS, local_parameters=HEADS[task])]
     ditto = [StrategyPlan(personalisation=Personalisation.DITTO, ditto_lambda=x) for x in (0.1, 1.0)]
-    private = tuple(
-        Side(f"fedavg, ε = {EPSILON:g}", rounds=t, local_steps=k, learning_rate=rate, max_grad_norm=c,
-             sample_rate=1.0, epsilon=EPSILON)
-        for t, k, rate, c in ((30, 1, 0.5, 1.0), (30, 1, 1.0, 0.5), (15, 4, 0.2, 1.0))
-    )  # fmt: skip
+
+    def private(name: str, strategy: StrategyPlan) -> Candidate:
+        settings = ((30, 1, 0.5, 1.0), (30, 1, 1.0, 0.5), (15, 4, 0.2, 1.0))
+        made = [
+            Side(f"{name}, ε = {EPSILON:g}", strategy, rounds=t, local_steps=k, learning_rate=rate,
+                 max_grad_norm=c, sample_rate=1.0, epsilon=EPSILON)
+            for t, k, rate, c in settings
+        ]  # fmt: skip
+        return Candidate(run, tuple(made))
+
+    scaffold = StrategyPlan(algorithm=Algorithm.SCAFFOLD)
     return [
         grid("local", plain, local),
         grid("pooled", plain, pooled),
         grid("fedavg", plain),
         grid("fedprox", prox),
-        grid("scaffold", [StrategyPlan(algorithm=Algorithm.SCAFFOLD)]),
+        grid("scaffold", [scaffold]),
         grid("fedadam", adaptive[Algorithm.FEDADAM]),
         grid("fedyogi", adaptive[Algorithm.FEDYOGI]),
         grid("median", plain, rule=AggregationRule.MEDIAN),
         grid("local heads", heads),
         grid("ditto", ditto),
-        Candidate(run, private),
+        private("fedavg", plain[0]),
+        private("scaffold", scaffold),
+        private("local heads", heads[0]),
     ]
 
 
@@ -126,8 +136,9 @@ def measure_task(task: str, *, seeds: int, folds: int) -> list[dict[str, Any]]:
     rows = []
     for candidate in candidates(task):
         side, inner = chosen(task, candidate, hospitals, folds=folds)
+        repeats = seeds * (DRAWS if side.epsilon else 1)
         got = np.array(
-            [scores(candidate.runner(task, side, hospitals, seed=s), hospitals) for s in range(seeds)]
+            [scores(candidate.runner(task, side, hospitals, seed=s), hospitals) for s in range(repeats)]
         )
         means = got.mean(axis=1)
         rows.append(
@@ -136,7 +147,8 @@ def measure_task(task: str, *, seeds: int, folds: int) -> list[dict[str, Any]]:
                 "side": candidate.name,
                 "value": round(float(means.mean()), 4),
                 "unit": "accuracy" if task == "heart" else "C-index",
-                "sd": round(float(means.std(ddof=1)), 4) if seeds > 1 else 0.0,
+                "sd": round(float(means.std(ddof=1)), 4) if repeats > 1 else 0.0,
+                "repeats": repeats,
                 "clients": [round(float(value), 3) for value in got.mean(axis=0)],
                 "on_training_patients": round(inner, 4),
                 "published": PUBLISHED.get((task, candidate.name)),
