@@ -24,7 +24,7 @@ from gemel.twins.metrics import metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 SITES, PATIENTS, DELTA = ("alpha", "beta", "gamma"), 120, 1e-5
-WIDE = Path(__file__).parent / "_rounds_wide"
+WIDE = Path(__file__).parent / "_rounds_wide" / "sitecustomize.py"
 
 
 @dataclass
@@ -41,7 +41,9 @@ def federation(folder: Path, *, values: int) -> Iterator[Federation]:
     """Three small hospitals and a coordinator; `values` 0: the programme's own twin, else one of so many numbers."""
     exports = {site: _export(folder / "exports" / site, seed) for seed, site in enumerate(SITES)}
     if values:
-        os.environ.update(GEMEL_ROUNDS_VALUES=str(values), PYTHONPATH=str(WIDE))
+        wide = WIDE.read_text(encoding="utf-8").replace("VALUES = 0", f"VALUES = {values}")
+        (folder / "sitecustomize.py").write_text(wide, encoding="utf-8")
+        os.environ["PYTHONPATH"] = str(folder)
     try:
         homes = create(
             folder / "federation", exports, PROGRAMME, epsilon_cap=1e3, delta=DELTA, minimum_patients=20
@@ -49,7 +51,6 @@ def federation(folder: Path, *, values: int) -> Iterator[Federation]:
         with running(homes) as live:
             yield live
     finally:
-        os.environ.pop("GEMEL_ROUNDS_VALUES", None)
         os.environ.pop("PYTHONPATH", None)
 
 

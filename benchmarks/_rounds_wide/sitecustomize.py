@@ -1,13 +1,12 @@
-"""Put first on PYTHONPATH by `rounds.py`: a twin of `GEMEL_ROUNDS_VALUES` numbers whose training changes nothing.
+"""Put first on PYTHONPATH by `rounds.py`, with a number in VALUES: a twin of so many, whose training changes nothing.
 
 Only what travels becomes wider; signatures, gate, ledger, outbox, coordinator and certificate are the product's own.
 """
 
 import importlib.util
-import os
 import sys
 
-VALUES = int(os.environ.get("GEMEL_ROUNDS_VALUES", "0"))
+VALUES = 0
 ARRAYS = 4
 
 

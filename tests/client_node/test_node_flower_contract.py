@@ -14,7 +14,6 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.superlink import extensions
 from flwr.superlink.grid import HttpGrid
 from flwr.superlink.routers.fleet.router import router
 from flwr.superlink.servicer.fleet import fleet_handlers
@@ -128,14 +127,37 @@ def test_the_serverapp_process_reports_its_run_itself() -> None:
     assert "PushTaskOutput" in source
 
 
-def test_the_superlink_asks_the_hook_through_which_pulls_are_held() -> None:
-    from flwr.superlink import main
-
-    assert "*extensions.get_middleware()," in inspect.getsource(main._get_middleware)
-    assert callable(extensions.get_middleware)
+def test_the_superlink_takes_its_middleware_from_where_we_put_ours() -> None:
+    main = server_internals.superlink_main
+    assert "middleware=_get_middleware()" in inspect.getsource(main.create_app)
+    names = [each.cls.__name__ for each in main._get_middleware()]
+    assert set(server_internals.KIND_OF) <= set(names)
+    assert set(names) - set(server_internals.KIND_OF) == {
+        "BaseHTTPMiddleware",
+        "ProtobufTranslationMiddleware",
+    }, "a new one: say which requests it looks at"
     source = inspect.getsource(server_internals.superlink_module._run_superlink_http_api)
     assert "uvicorn.run(" in source
     assert "workers=1" in source, "news is told in one process only"
+
+
+@pytest.mark.parametrize("name", server_internals.KIND_OF)
+def test_middleware_that_is_gone_around_does_nothing_with_other_requests(name: str) -> None:
+    module = inspect.getmodule(
+        next(m.cls for m in server_internals.superlink_main._get_middleware() if m.cls.__name__ == name)
+    )
+    assert module is not None
+    source = inspect.getsource(getattr(module, name))
+    condition = {
+        "ControlSensitiveResponseMiddleware": "if _is_control_sensitive_route(request):",
+        "ControlAuthenticationMiddleware": "if not _is_control_path(request.url.path) or",
+        "ControlLicenseMiddleware": "or not _is_control_path(request.url.path):",
+        "ControlEventLogMiddleware": "if not _is_control_path(request.url.path) or",
+        "FleetEventLogMiddleware": 'if not request.url.path.startswith("/v1/fleet/"):',
+        "NodeAuthMiddleware": 'if request.url.path.startswith("/v1/fleet/") and isinstance(',
+        "RuntimeTracingMiddleware": 'if os.getenv("FLWR_TRACING_ENABLED") != "1" or',
+    }[name]
+    assert condition in source
 
 
 def test_what_is_held_and_what_is_news_are_paths_of_the_superlink() -> None:

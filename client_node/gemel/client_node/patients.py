@@ -25,7 +25,7 @@ VIRTUAL = "VIRTUAL"
 def load(home: NodeHome, programme: Programme) -> Dataset:
     """The hospital's patients for a programme. Raises what `gemel.data_adapters.dataset.build.build` raises."""
     stem = f"{programme.name}-{programme.version}"
-    path = home.folder / "data" / f"{stem}.safetensors"
+    path = kept_at(home.folder, programme)
     mark = home.folder / "data" / f"{stem}.export"
     today = datetime.now(UTC).date()
     state = _state(home, programme, today)
@@ -49,6 +49,11 @@ def load(home: NodeHome, programme: Programme) -> Dataset:
     write_durably(home.folder / "data" / f"{stem}.card.json", msgspec.json.encode(card))
     write_durably(mark, state)
     return dataset
+
+
+def kept_at(folder: Path, programme: Programme) -> Path:
+    """Where the data set that `load` gives lies, in a node's home."""
+    return folder / "data" / f"{programme.name}-{programme.version}.safetensors"
 
 
 def lend(home: NodeHome, programme: Programme, dataset: Dataset) -> None:

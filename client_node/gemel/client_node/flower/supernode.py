@@ -74,13 +74,22 @@ def run(folder: Path, *, superlink: str, ca_certificate: Path, port: int | None 
         from gemel.client_node.allow_list import installed_code
         from gemel.client_node.flower.client_app import client_app
         from gemel.client_node.flower.internals import Fleet
+        from gemel.client_node.worker.limits import load_limits
+        from gemel.client_node.worker.sandbox import hide_memory
+        from gemel.client_node.worker.workers import Workers
 
+        workers = Workers(folder, load_limits(folder))
+        workers.start()
+        hide_memory()  # the keys are in it
         installed_code()  # read once, before there is work
         fleet = Fleet(superlink, ca_certificate=ca_certificate, key=folder / "keys" / "transport.key")
-        node = Node(folder, fleet, client_app())
+        node = Node(folder, fleet, client_app(workers.compute))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: node.stop())
-        node.serve()
+        try:
+            node.serve()
+        finally:
+            workers.close()
 
 
 class _Stopped(BaseException):

@@ -11,36 +11,43 @@ What is changed, and why:
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import uvicorn
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable import inflatable_utils
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.superlink import extensions
 from flwr.superlink.cli import flwr_serverapp
 from starlette.middleware import Middleware
 
-from gemel.server.flower.waiting import SEEN_HEADER, WAIT_HEADER, HoldUntilNews
+from gemel.server.flower.waiting import SEEN_HEADER, WAIT_HEADER, HoldUntilNews, OnlyFor
 
 # The packages hold functions of the same names, which hide the modules from `import`.
 runtime: Any = importlib.import_module("flwr.superlink.runtime.run_serverapp")
 superlink_module: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
+superlink_main: Any = importlib.import_module("flwr.superlink.main")
 
 FLWR_VERSION = "1.41.0"
 BUNDLE_ID, BUNDLE_VERSION = "gemel/federation", "0.1.0"
 ANSWERS_HELD_S = 0.5
-TASKS_HELD_S = 10.0
+TASKS_HELD_S = 2.0
 
 
 class Waits:
@@ -67,14 +74,44 @@ class Waits:
         return response
 
 
+# Flower's middleware that looks at one kind of paths only, and costs every request a good part of a millisecond.
+KIND_OF = {
+    "ControlSensitiveResponseMiddleware": "/v1/control/",
+    "ControlAuthenticationMiddleware": "/v1/control/",
+    "ControlLicenseMiddleware": "/v1/control/",
+    "ControlEventLogMiddleware": "/v1/control/",
+    "FleetEventLogMiddleware": "/v1/fleet/",
+    "NodeAuthMiddleware": "/v1/fleet/",
+    "RuntimeTracingMiddleware": "/v1/runtime/",
+}
+# These two do nothing at all unless Flower's closed extensions, or its tracing, are switched on.
+IDLE = frozenset({"FleetEventLogMiddleware", "RuntimeTracingMiddleware"})
+
+
+def middleware_of_superlink(theirs: list[Any]) -> list[Middleware]:
+    """Flower's middleware in its order, each for the requests that it looks at, and before all ours."""
+    made = [Middleware(HoldUntilNews)]
+    for each in theirs:
+        name = getattr(each.cls, "__name__", "")
+        if name in IDLE and os.environ.get("FLWR_TRACING_ENABLED") != "1":
+            continue
+        prefix = KIND_OF.get(name)
+        if prefix is None:
+            made.append(each)
+        else:
+            inner = partial(each.cls, *each.args, **each.kwargs)
+            made.append(Middleware(OnlyFor, middleware=inner, prefix=prefix))
+    return made
+
+
 def run_superlink(arguments: list[str]) -> None:
     """Be `flower-superlink`, which holds pulls, and leaves lines for each request to the proxy before it."""
-    get_middleware = extensions.get_middleware
-    patched: Any = extensions
-    patched.get_middleware = lambda: (Middleware(HoldUntilNews), *get_middleware())
+    theirs = superlink_main._get_middleware
+    superlink_main._get_middleware = lambda: middleware_of_superlink(theirs())
 
     def run(**options: Any) -> None:
-        uvicorn.run(**{**options, "access_log": False})
+        # What is held then is asked again: nobody waits for it.
+        uvicorn.run(**{**options, "access_log": False, "timeout_graceful_shutdown": 1})
 
     superlink_module.uvicorn = SimpleNamespace(run=run)
     sys.argv = ["flower-superlink", *arguments]
@@ -117,6 +154,23 @@ def tokens_of_runs(address: str, *, ca_certificate: Path, secret: Path) -> Itera
             yield answer.token if answer.HasField("task") else ""
     finally:
         client.close()
+
+
+def report_death(address: str, token: str, *, ca_certificate: Path, status: int) -> None:
+    """Tell the SuperLink that a ServerApp's process died: by its missing heartbeats it would learn it after a minute."""
+    client = RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=False,
+        root_certificates=ca_certificate.read_bytes(),
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            RuntimeTokenHttpInterceptor(token),
+        ],
+    )
+    with client:
+        client.PushTaskOutput(
+            PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=f"process ended with {status}")
+        )
 
 
 def prepare_server_app(app: ServerApp) -> None:

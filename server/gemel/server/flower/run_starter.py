@@ -6,6 +6,7 @@ pulls its input, sends its heartbeats and reports how it ended. Runs go on when 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -39,20 +40,22 @@ def serve(address: str, *, ca_certificate: Path, secret: Path, log: Path) -> Non
     torch.set_num_threads(1)  # no thread pool to carry over a fork
     internals.prepare_server_app(app)
     pause_s = FIRST_PAUSE_S
+    tokens: dict[int, str] = {}
     while True:
         try:
             for token in internals.tokens_of_runs(address, ca_certificate=ca_certificate, secret=secret):
                 pause_s = FIRST_PAUSE_S
-                _reap()
+                _reap(tokens, address, ca_certificate)
                 if not token:
                     continue
                 child = os.fork()
                 if child == 0:
                     os._exit(_child(address, token, ca_certificate=ca_certificate, log=log))
+                tokens[child] = token
                 logger.info("a run is started by process %d", child)
         except httpx.HTTPError as error:
             logger.warning("the SuperLink does not answer: %s", type(error).__name__)
-        _reap()
+        _reap(tokens, address, ca_certificate)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -78,16 +81,20 @@ def _child(address: str, token: str, *, ca_certificate: Path, log: Path) -> int:
     return 0
 
 
-def _reap() -> None:
-    """Take note of children that ended; how a run ended is on record at the SuperLink and in the certificate."""
-    while True:
-        try:
-            child, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if child == 0:
-            return
-        logger.info("process %d ended with %d", child, os.waitstatus_to_exitcode(status))
+def _reap(tokens: dict[int, str], address: str, ca_certificate: Path) -> None:
+    """Take note of children that ended, and say so of one that could not say it itself."""
+    from gemel.server.flower import internals
+
+    for child, token in list(tokens.items()):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            continue
+        del tokens[child]
+        code = os.waitstatus_to_exitcode(status)
+        logger.info("process %d ended with %d", child, code)
+        if code < 0:
+            with contextlib.suppress(httpx.HTTPError):  # its heartbeats are missed in a minute
+                internals.report_death(address, token, ca_certificate=ca_certificate, status=code)
 
 
 if __name__ == "__main__":
