@@ -82,6 +82,7 @@ def test_with_too_few_hospitals_left_a_run_stops_and_says_so_and_goes_on_when_th
     assert live.state(study) == "failed"
     for site in ("gamma", "delta"):
         live.network[site].heal()
+    live.wait_until_online()
     live.resume(study)
     tasks = judge(live, study, live.follow(study, run, timeout_s=120))
     assert len(tasks["train/2"]["contributions"]) >= 3

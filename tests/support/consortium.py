@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 from hosts import Host, HostProcess, hosts
+from sqlalchemy import Engine
 
 from gemel.client_node import approvals, permissions
 from gemel.client_node.approvals import Decision
@@ -36,7 +37,7 @@ from gemel.server import administration, federation_config, federation_setup, st
 from gemel.server.federation_config import FederationConfig
 from gemel.server.home import CoordinatorHome, RunFolder
 from gemel.server.members import Members
-from gemel.server.store import open_store, store_url
+from gemel.server.store import FILE, open_store
 from gemel.server.supervisor import superlink_of
 from gemel.synthetic.marginals import marginal_specs
 from gemel.twins.metrics import metric_tables
@@ -83,6 +84,10 @@ class Consortium:
     def sites(self) -> tuple[str, ...]:
         return tuple(self.nodes)
 
+    def store(self) -> Engine:
+        """The coordinator's store, also where its home is on a disk of the host's own."""
+        return open_store(f"sqlite:///{self.home.folder / FILE}")
+
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
 
@@ -116,7 +121,7 @@ class Consortium:
     def make_node(self, site: str, export: Path) -> None:
         """Invite a hospital, make its node, put a steward on record and allow the programme."""
         config, kit = federation_config.load(self.home.folder), self.folder / f"{site}.kit.json"
-        engine = open_store(store_url(self.home.folder))
+        engine = self.store()
         ca = (self.home.folder / "tls" / "ca.crt").read_text()
         document = administration.invite(Members(engine), config, self.home.key, site=site, ca_certificate=ca)
         engine.dispose()
@@ -135,7 +140,7 @@ class Consortium:
         config = federation_config.load(self.home.folder)
 
         def admit() -> None:
-            engine = open_store(store_url(self.home.folder))
+            engine = self.store()
             try:
                 administration.admit(
                     Members(engine),
@@ -160,6 +165,20 @@ class Consortium:
                     raise
                 time.sleep(0.2)
 
+    def online(self) -> set[str]:
+        """The sites that the SuperLink takes for connected now."""
+        link = superlink_of(self.home.folder, federation_config.load(self.home.folder))
+        keys = {node.transport_key for node in self.control(link.nodes) if node.status == "online"}
+        of = {site: (home.folder / "keys" / "transport.pub").read_text() for site, home in self.nodes.items()}
+        return {site for site, key in of.items() if key in keys}
+
+    def wait_until_online(self, *, timeout_s: float = 120.0) -> None:
+        """Wait for every hospital to be connected. Raises AssertionError with who is not."""
+        deadline = time.monotonic() + timeout_s
+        while (away := set(self.sites) - self.online()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert not away, f"not connected: {away}"
+
     def approve(self, site: str, study_sha256: str) -> None:
         """Approve a proposed study as the site's steward; once is enough."""
         home = self.nodes[site]
@@ -177,7 +196,7 @@ class Consortium:
     def submit(self, study: Study, *, patience_s: float = 600.0) -> RunFolder:
         """Draft, sign and propose a study, as the service does for a scientist; the service runs it."""
         document = sign_document("study", study.to_payload(), PROPOSER, role="proposer")
-        engine = open_store(store_url(self.home.folder))
+        engine = self.store()
         with engine.begin() as connection:
             record = studies.draft(connection, owner="0" * 32, payload=document.payload)
             studies.sign(connection, record.id, document, actor="a test")
@@ -190,7 +209,7 @@ class Consortium:
     def resume(self, study: Study, *, patience_s: float = 600.0) -> None:
         """Propose a stopped or failed study again, as an operator does."""
         run = self.home.run(study.sha256)
-        engine = open_store(store_url(self.home.folder))
+        engine = self.store()
         with engine.begin() as connection:
             record = next(r for r in studies.every(connection) if r.study_sha256 == study.sha256)
             offset = max((end for end, _ in run.events()), default=0)
@@ -199,16 +218,29 @@ class Consortium:
             )
         engine.dispose()
 
-    def run(self, study: Study, *, watch: Watch | None = None, timeout_s: float) -> RunFolder:
+    def run(
+        self,
+        study: Study,
+        *,
+        watch: Watch | None = None,
+        tick: Callable[[], object] | None = None,
+        timeout_s: float,
+    ) -> RunFolder:
         """Submit a study and follow it to the state that it ends in; see `follow`."""
-        return self.follow(study, self.submit(study), watch=watch, timeout_s=timeout_s)
+        return self.follow(study, self.submit(study), watch=watch, tick=tick, timeout_s=timeout_s)
 
     def follow(
-        self, study: Study, run: RunFolder, *, watch: Watch | None = None, timeout_s: float
+        self,
+        study: Study,
+        run: RunFolder,
+        *,
+        watch: Watch | None = None,
+        tick: Callable[[], object] | None = None,
+        timeout_s: float,
     ) -> RunFolder:
         """Watch a study's events, approving where it waits for a steward, until the store says that it has ended.
 
-        Raises GEM504 when time is up.
+        `watch` is told of each event, `tick` is called all the time. Raises GEM504 when time is up.
         """
         deadline, offset, approved = time.monotonic() + timeout_s, 0, set[str]()
         while time.monotonic() < deadline:
@@ -220,6 +252,8 @@ class Consortium:
                     if event["site"] not in approved:
                         self.approve(event["site"], study.sha256)
                     approved.add(event["site"])
+            if tick is not None:
+                tick()
             if self.state(study) not in studies.ACTIVE:
                 return run
             time.sleep(0.1)
@@ -227,7 +261,7 @@ class Consortium:
 
     def state(self, study: Study) -> studies.StudyState:
         """Where a study stands in the coordinator's store."""
-        engine = open_store(store_url(self.home.folder))
+        engine = self.store()
         try:
             with engine.connect() as connection:
                 return next(r.state for r in studies.every(connection) if r.study_sha256 == study.sha256)

@@ -24,10 +24,19 @@ from gemel.twins.installed import find
 Tasks = dict[str, dict[str, Any]]
 
 
-def judge(consortium: Consortium, study: Study, run: RunFolder, *, complete: bool = True) -> Tasks:
+def judge(
+    consortium: Consortium,
+    study: Study,
+    run: RunFolder,
+    *,
+    complete: bool = True,
+    liars: tuple[str, ...] = (),
+) -> Tasks:
     """Assert all that must hold of a run that ended; returns the certificate's tasks by name.
 
-    `complete`: whether the study was to be done; else it must have stopped with a code.
+    Args:
+        complete: Whether the study was to be done; else it must have stopped with a code.
+        liars: Sites whose late releases are not what their own ledgers say, because they were spoiled on the way out.
     """
     document = run.certificate
     assert document is not None, "a run ends with a certificate"
@@ -47,7 +56,7 @@ def judge(consortium: Consortium, study: Study, run: RunFolder, *, complete: boo
         assert len(entry["contributions"]) >= study.quorum
     _twins_follow(study, run, tasks)
     for site in consortium.sites:
-        _ledger_covers(consortium, study, site, claims)
+        _ledger_covers(consortium, study, site, claims, lies=site in liars)
         audit_log.check(consortium.nodes[site])
     return tasks
 
@@ -110,7 +119,9 @@ def _twins_follow(study: Study, run: RunFolder, tasks: Tasks) -> None:
         assert sha256_hex(pack_arrays(mean)) == entry["model_sha256"], f"the twin after {task} is another"
 
 
-def _ledger_covers(consortium: Consortium, study: Study, site: str, claims: Mapping[str, Any]) -> None:
+def _ledger_covers(
+    consortium: Consortium, study: Study, site: str, claims: Mapping[str, Any], *, lies: bool
+) -> None:
     """What was released is charged, once, with the hash that left; the chain holds; the certificate does not say less."""
     entries = [*claims["tasks"], *([claims["stopped_in"]] if claims.get("stopped_in") else [])]
     left = {
@@ -119,7 +130,8 @@ def _ledger_covers(consortium: Consortium, study: Study, site: str, claims: Mapp
         for contribution in entry["contributions"]
         if contribution["site"] == site
     }
-    left |= {late["task"]: late["payload_sha256"] for late in claims.get("late", []) if late["site"] == site}
+    late = {entry["task"]: entry["payload_sha256"] for entry in claims["late"] if entry["site"] == site}
+    left |= {} if lies else late
     with consortium.nodes[site].open_ledger() as ledger:
         ledger.verify()
         begun = [e.task for e in ledger.entries() if e.kind == "begun" and e.study_sha256 == study.sha256]
