@@ -117,4 +117,4 @@ def test_status_says_what_does_not_run_and_list_who_was_invited(tmp_path):
     assert [(row["site"], row["state"]) for row in listed["members"]] == [("alpha", "invited")]
     made.gemel("federation", "revoke", "beta", "--home", home, code=3)
     made.gemel("federation", "list", str(tmp_path), code=1)
-    made.gemel("federation", "invite", "no good name", "--home", home, "-o", str(tmp_path / "k"), code=3)
+    made.gemel("federation", "invite", "no good name", "--home", home, "-o", str(tmp_path / "k"), code=2)
