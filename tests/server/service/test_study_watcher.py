@@ -28,7 +28,7 @@ MakeStudy = Callable[..., Study]
 
 
 class Clock:
-    now = 1_000_000.0
+    now = 4e9  # after whatever was written down with the true time
 
     def __call__(self) -> float:
         return self.now
@@ -114,17 +114,17 @@ def test_a_run_that_ended_without_a_certificate_is_begun_again_for_ever_with_a_b
     served, client, study_id, _ = submitted
     clock, waits = Clock(), []
     served.watcher._clock = clock
-    for again in range(1, 15):
+    for again in range(1, 12):
         served.engine.states[str(again)] = RunState.ENDED
         clock.now += 10
         served.watcher.look()  # sees the end
         began = clock.now
-        while len(served.engine.started) == again:
+        while len(served.engine.started) == again and clock.now < began + 2 * LONGEST_BACK_OFF_S:
             served.watcher.look()
-            clock.now += 1
+            clock.now += 7
         waits.append(clock.now - began)
-    assert waits[0] <= 3
-    assert max(waits) <= LONGEST_BACK_OFF_S + 3
+    assert waits[0] <= 14
+    assert max(waits) <= LONGEST_BACK_OFF_S + 14
     assert waits == sorted(waits)
     assert detail(client, study_id)["study"]["state"] == "proposed"
 
@@ -161,7 +161,6 @@ def test_a_service_that_died_goes_on_with_what_was_running(submitted: Any) -> No
     served.engine.states["1"] = RunState.ENDED  # the whole machine died
     clock = Clock()
     reborn = Watcher(served.service, served.engine, clock=clock)
-    clock.now = 2e9
     reborn.look()
     clock.now += 10
     reborn.look()
@@ -258,6 +257,7 @@ def _until_state(client: httpx.Client, study_id: str, *wanted: StudyState, secon
     until(lambda: detail(client, study_id)["study"]["state"] in wanted, seconds=seconds)
 
 
+@pytest.mark.heavy
 def test_two_studies_run_at_once_and_a_refused_hospital_stays_out(
     real: tuple[Running, CoordinatorRuns], make_study: MakeStudy
 ) -> None:

@@ -33,6 +33,9 @@ _STATUS = {
     "GEM915": 500,
     "GEM920": 409,
     "GEM921": 409,
+    "GEM531": 404,
+    "GEM533": 409,
+    "GEM534": 503,
 }
 _BY_EXIT = {ExitCode.REFUSED: 403, ExitCode.USAGE: 422, ExitCode.UNREACHABLE: 503}
 
