@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from gemel.core.arrays import Arrays, ArraySpec, pack_arrays, unpack_arrays
-from gemel.core.canonical import canonical_bytes
+from gemel.core.canonical import canonical_bytes, sha256_hex
 from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
 from gemel.core.messages import Envelope
@@ -35,6 +35,7 @@ class CoordinatorHome:
     def create(cls, folder: Path) -> CoordinatorHome:
         """Make a home with a fresh signing key."""
         (folder / "keys").mkdir(parents=True)
+        folder.chmod(0o700)  # single hospitals' releases are here too
         (folder / "keys").chmod(0o700)
         (folder / "runs").mkdir()
         SigningKey.generate().save(folder / "keys" / "coordinator.key")
@@ -107,6 +108,15 @@ class RunFolder:
         """Read one global twin, checked."""
         return unpack_arrays((self.folder / f"{name}.safetensors").read_bytes(), declared)
 
+    def map_model(self, name: str) -> Arrays:
+        """One global twin, as views of its file."""
+        return map_arrays(self.folder / f"{name}.safetensors")
+
+    def sha256_of_model(self, name: str) -> str:
+        """The hash of a global twin's file; "" when there is none."""
+        path = self.folder / f"{name}.safetensors"
+        return sha256_hex(path.read_bytes()) if path.exists() else ""
+
     def last_model_name(self) -> str:
         """The newest global twin that a completed task made; "" before the first."""
         for entry in reversed(self.load_state().get("tasks", [])):
@@ -162,12 +172,6 @@ class RunFolder:
         folder = self.folder / "late" / task
         folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / f"{site}.json", document)
-
-    def weight_of(self, site: str, *, floor: float) -> float:
-        """A site's released, noisy count of patients, at least the study's floor, and the floor for one without."""
-        if site not in self.contributors("count"):
-            return floor
-        return max(floor, float(self.map_release("count", site)["patients"][0]))
 
     def load_envelope(self, task: str, site: str) -> Envelope:
         """A kept answer of a site, as it came."""
