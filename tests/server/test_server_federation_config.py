@@ -118,3 +118,22 @@ def test_status_says_what_does_not_run_and_list_who_was_invited(tmp_path):
     made.gemel("federation", "revoke", "beta", "--home", home, code=3)
     made.gemel("federation", "list", str(tmp_path), code=1)
     made.gemel("federation", "invite", "no good name", "--home", home, "-o", str(tmp_path / "k"), code=2)
+
+
+def test_a_password_is_not_taken_as_an_argument_nor_from_a_file_that_others_can_read(tmp_path):
+    made = make_coordinator(tmp_path / "other")
+    url = "postgresql+psycopg://gemel:secret@localhost:1/gemel"
+    words = ["federation", "init", str(tmp_path / "home"), "--host", "localhost"]
+    done = made.gemel(*words, "--database", url, code=1)
+    assert "GEM524" in done.stderr
+    assert "secret" not in done.stderr
+    (tmp_path / "url").write_text(url)
+    (tmp_path / "url").chmod(0o644)
+    done = made.gemel(*words, "--database-file", str(tmp_path / "url"), code=1)
+    assert "GEM524" in done.stderr
+    assert not (tmp_path / "home").exists()
+    (tmp_path / "url").chmod(0o600)
+    # Read now; nothing listens there, which is told without the password.
+    done = made.gemel(*words, "--database-file", str(tmp_path / "url"), code=4)
+    assert "GEM520" in done.stderr
+    assert "secret" not in done.stderr + done.stdout

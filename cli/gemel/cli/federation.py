@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gemel.cli import federation_backup, federation_users
+from gemel.cli.federation_backup import Database, DatabaseFile, database_url
 from gemel.cli.output import Format, FormatOption, emit, failures, say, table
 
 if TYPE_CHECKING:
@@ -44,9 +45,8 @@ def init(
         int, typer.Option(min=1, max=65535, help="Of the SuperLink, on loopback.")
     ] = 9400,
     service_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the service, on loopback.")] = 9401,
-    database: Annotated[
-        str, typer.Option(help="PostgreSQL's URL, postgresql+psycopg://…; SQLite in the home when not given.")
-    ] = "",
+    database: Database = "",
+    database_file: DatabaseFile = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Make a coordinator's home: keys, CA, certificates, store, nginx's configuration; prints the first admin's token."""
@@ -66,7 +66,7 @@ def init(
             service_port=service_port,
             listen=listen,
         )
-        made = federation_setup.create(home, config, database=database)
+        made = federation_setup.create(home, config, database=database_url(database, database_file))
         key = made.key.public_hex
         result = {
             "federation": name,
@@ -249,7 +249,9 @@ def status(home: Home, *, output: FormatOption = Format.TABLE) -> None:
         if unreachable is not None:
             raise unreachable
         if not result["service"]:
-            raise GemelError("GEM505", f"The service does not run; its log is {home / 'logs' / 'service.log'}.")
+            raise GemelError(
+                "GEM505", f"The service does not run; its log is {home / 'logs' / 'service.log'}."
+            )
 
 
 @app.command("rotate-tls")

@@ -10,6 +10,43 @@ import typer
 from gemel.cli.node_backup import BackupFile, PassphraseFile
 from gemel.cli.output import Format, FormatOption, emit, failures, say
 
+Database = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        help="PostgreSQL's URL, postgresql+psycopg://USER@HOST/NAME, without a password; SQLite in the home when not given.",
+    ),
+]
+DatabaseFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Instead of --database: a file (chmod 600) with the URL, password and all."
+    ),
+]
+
+
+def database_url(given: str, file: Path | None) -> str:
+    """The store's URL from either option. Raises GEM524 for a password among the arguments, or a file that others can read."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from gemel.core.errors import GemelError
+
+    if file is not None:
+        if file.stat().st_mode & 0o077:
+            raise GemelError("GEM524", f"{file} can be read by others: chmod 600.")
+        given = file.read_text().strip()
+    try:
+        password = make_url(given).password if given else None
+    except ArgumentError as error:
+        raise GemelError("GEM524", "The database's URL is none.") from error
+    if file is None and password:
+        raise GemelError(
+            "GEM524",
+            "A password among the arguments can be read by other users: use --database-file, or ~/.pgpass.",
+        )
+    return given
+
 
 def backup(
     home: Annotated[Path, typer.Argument(metavar="HOME", help="The coordinator's home.", show_default=False)],
@@ -39,17 +76,20 @@ def restore(
     home: Annotated[Path, typer.Argument(metavar="HOME", help="The folder to make.", show_default=False)],
     *,
     passphrase_file: PassphraseFile,
-    database: Annotated[
-        str, typer.Option(metavar="URL", help="An empty PostgreSQL database, where the store was one.")
-    ] = "",
+    database: Database = "",
+    database_file: DatabaseFile = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Make a coordinator's home from a backup, in a new folder; nothing runs yet."""
+    """Make a coordinator's home from a backup, in a new folder; nothing runs yet.
+
+    A store that was in PostgreSQL goes into the empty database that --database or --database-file names.
+    """
     with failures(output):
         from gemel.privacy.sealed_files import read_passphrase
         from gemel.server import backup as backups
 
-        manifest = backups.restore(source, home, read_passphrase(passphrase_file), database=database)
+        url = database_url(database, database_file)
+        manifest = backups.restore(source, home, read_passphrase(passphrase_file), database=url)
         result = {"federation": manifest.of, "home": str(home), "made_at": manifest.made_at}
     emit(
         result,

@@ -34,6 +34,8 @@ def create(folder: Path, config: FederationConfig, *, database: str = "") -> Coo
         GemelError: GEM524 when the settings are not sound or there is a coordinator already; GEM520 when the store does not open.
     """
     federation_config.checked(config)
+    if database:
+        open_store(database).dispose()  # before anything is made
     if (folder / "keys").exists() or (folder / federation_config.FILE).exists():
         raise GemelError("GEM524", f"{folder} already holds a coordinator; nothing was changed.")
     folder.mkdir(parents=True, exist_ok=True)
