@@ -39,18 +39,22 @@ class Anchors:
         """
         known = self.all()
         newer = {key: head for key, head in heads.items() if key not in known or head.seq > known[key].seq}
-        for key, head in newer.items():
-            self._note(key, head)
-
-    def _note(self, public_key: str, head: LedgerHead) -> None:
-        told = {"seq": head.seq, "sha256": head.sha256}
-        raise_it = (
-            update(_heads).where(_heads.c.public_key == public_key, _heads.c.seq < head.seq).values(told)
-        )
+        if not newer:
+            return
         try:
-            with self.engine.begin() as connection:
-                if connection.execute(raise_it).rowcount == 0:
-                    connection.execute(insert(_heads).values(public_key=public_key, **told))
-        except IntegrityError:  # it is there by now, written by another run
-            with self.engine.begin() as connection:
-                connection.execute(raise_it)
+            self._write(newer)
+        except IntegrityError:  # a first head was written by another run in between: now all are there
+            self._write(newer)
+
+    def _write(self, heads: Mapping[str, LedgerHead]) -> None:
+        with self.engine.begin() as connection:
+            for key, head in sorted(
+                heads.items()
+            ):  # one order, so that two runs never wait for each other in a circle
+                told = {"seq": head.seq, "sha256": head.sha256}
+                mine = _heads.c.public_key == key
+                older = update(_heads).where(mine, _heads.c.seq < head.seq).values(told)
+                if connection.execute(older).rowcount:
+                    continue
+                if connection.execute(select(_heads.c.seq).where(mine)).first() is None:
+                    connection.execute(insert(_heads).values(public_key=key, **told))

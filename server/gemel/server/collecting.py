@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemel.core.arrays import Arrays, unpack_arrays
+from gemel.core.arrays import Arrays, ArraySpec, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope, Reply, Status, signature_in
@@ -81,6 +81,7 @@ class Collector:
         self._study, self._programme, self._run, self._wire = study, programme, run, wire
         self._state, self._directory, self._check, self._save = state, directory, check, save
         self._clock, self._sleep = clock, sleep
+        self._specs: dict[str, dict[str, ArraySpec]] = {}
 
     def collect(self, task: str, inputs: Mapping[str, bytes]) -> Collected:
         """Ask the sites that take part and have inputs, until all answered, it is enough, or time is up."""
@@ -101,6 +102,13 @@ class Collector:
             self._run.event("missing", task=task, **line)
         return collected
 
+    def _declared(self, task: str) -> dict[str, ArraySpec]:
+        """What a site may release for a task; the same for all of its kind."""
+        kind = task.partition("/")[0]
+        if kind not in self._specs:
+            self._specs[kind] = declared_release(task, self._programme, study=self._study)
+        return self._specs[kind]
+
     def enough(self, task: str) -> int:
         """With how many releases a task closes before all sites answered."""
         enough = self._study.pace.enough
@@ -108,7 +116,7 @@ class Collector:
 
     def _plain(self, task: str, inputs: Mapping[str, bytes]) -> Collected:
         result = Collected(task)
-        declared = declared_release(task, self._programme, study=self._study)
+        declared = self._declared(task)
         made = {content: self._wire.envelope(task, content) for content in set(inputs.values())}
         asked = {site: made[content] for site, content in inputs.items()}
         hashes = {site: sha256_hex(content) for site, content in inputs.items()}
@@ -137,7 +145,7 @@ class Collector:
             self._run,
             self._study,
             task,
-            declared_release(task, self._programme, study=self._study),
+            self._declared(task),
             inputs=next(iter(inputs.values()), b""),
             enough=self.enough(task),
             state=self._state.data,

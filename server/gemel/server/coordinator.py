@@ -206,10 +206,10 @@ class Coordinator:
 
     def _inputs(self, task: str, outcomes: Outcomes, twin: GlobalTwin) -> Mapping[str, bytes] | None:
         """What each site is sent for a task; None when there is nothing to send."""
-        if not declared_inputs(task, self._programme, study=self._study):
-            return dict.fromkeys(self._study.sites, b"")
         if task.startswith("train/"):
             return {site: twin.packed_for(site) for site in self._study.sites}
+        if not declared_inputs(task, self._programme, study=self._study):
+            return dict.fromkeys(self._study.sites, b"")
         if task.startswith("cross/"):
             owner = task.removeprefix("cross/")
             update = outcomes.last_update(owner)

@@ -43,16 +43,19 @@ class GlobalTwin:
         if (moved := state.moved) is not None:
             self.version, self.sha256 = moved["version"], moved["model_sha256"]
             self._memory_sha256 = moved["strategy_sha256"]
-        self._model = self.load(self.version, sha256=self.sha256)
+        self._model = self._newest()
         self._memory = self._load_memory(self.version, sha256=self._memory_sha256)
         self._packed: bytes | None = None
 
-    def load(self, version: int, *, sha256: str = "") -> Arrays:
-        """A version of the twin. Raises GEM513 when its file is not the one that the state names."""
-        arrays = self._run.load_model(model_name(version), self._specs)
-        if sha256 and sha256_hex(pack_arrays(arrays)) != sha256:
-            raise GemelError("GEM513", f"{model_name(version)} is not the model that the run made.")
-        return arrays
+    def load(self, version: int) -> Arrays:
+        """A version of the twin, as views of its file."""
+        return self._model if version == self.version else self._run.map_model(model_name(version))
+
+    def _newest(self) -> Arrays:
+        """The version that the state names. Raises GEM513 when its file is another."""
+        if self._run.sha256_of_model(model_name(self.version)) != self.sha256:
+            raise GemelError("GEM513", f"{model_name(self.version)} is not the model that the run made.")
+        return self._run.load_model(model_name(self.version), self._specs)
 
     @property
     def model(self) -> Arrays:

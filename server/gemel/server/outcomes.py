@@ -27,6 +27,7 @@ class Outcomes:
 
     def __init__(self, study: Study, programme: Programme, run: RunFolder, state: RunState) -> None:
         self._study, self._programme, self._run, self._state = study, programme, run, state
+        self._weights: dict[str, float] = {}
 
     def of(self, collected: Collected, twin: GlobalTwin) -> dict[str, Any]:
         """What else the entry of a task says, after its results are on disk."""
@@ -62,8 +63,13 @@ class Outcomes:
         return None
 
     def weight(self, site: str) -> float:
-        """A site's weight: its released count, at least the study's floor."""
-        return self._run.weight_of(site, floor=float(self._study.minimum_patients))
+        """A site's weight: its released, noisy count of patients, at least the study's floor, and that without a count."""
+        if site not in self._weights:
+            floor, count = float(self._study.minimum_patients), self._state.entry("count")
+            self._weights[site] = floor
+            if count is not None and site in _sites(count):
+                self._weights[site] = max(floor, float(self._run.map_release("count", site)["patients"][0]))
+        return self._weights[site]
 
     def _moved(self, collected: Collected, twin: GlobalTwin) -> dict[str, Any]:
         if collected.total is not None:
