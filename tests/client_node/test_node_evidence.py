@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -180,6 +181,7 @@ def test_a_study_whose_document_is_gone_is_listed_by_its_hash(ran: tuple[NodeHom
     home, study, _ = ran
     for name in ("proposal", "approval"):
         (home.folder / "studies" / f"{study.sha256}.{name}.json").unlink()
+    shutil.rmtree(home.folder / "studies" / f"{study.sha256}.decisions")
     (told,) = _gathered(home)["studies"]
     assert (told["document"], told["approved"], told["study_sha256"]) == (None, None, study.sha256)
     msgspec.json.encode(told)

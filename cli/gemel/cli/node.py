@@ -56,7 +56,6 @@ def init(
             approvals_needed=approvals,
         )
         node, request = make_node(home, _read(kit), limits, coordinator_fingerprint=fingerprint)
-        coordinator = of_key(node.config.coordinator_public_key)
         result = {
             "ok": True,
             "home": str(home),
@@ -66,21 +65,9 @@ def init(
             "join": str(home / "join.json"),
             "fingerprint": request.fingerprint,
             "transport_fingerprint": transport_fingerprint(request.transport_public_key),
-            "coordinator_fingerprint": coordinator,
+            "coordinator_fingerprint": of_key(node.config.coordinator_public_key),
         }
-
-        def render(console: Console) -> None:
-            console.print(
-                f"{node.config.site} of {node.config.federation}: {home} holds its node. Next:\n"
-                f"1. Send {home / 'join.json'} to the coordinator; it holds no secret.\n"
-                f"2. Call them. Read out   {request.fingerprint}\n"
-                f"   and let them read out {coordinator}\n"
-                f"3. gemel node steward NAME {home} -o steward.key; gemel node allow PROGRAMME@VERSION {home};\n"
-                f"   gemel doctor --node {home}; gemel node start {home}",
-                markup=False,
-            )
-
-        emit(result, output, render=render)
+        emit(result, output, render=lambda console: console.print(_next_steps(result), markup=False))
 
 
 @app.command()
@@ -255,6 +242,18 @@ app.command("show")(node_study.show)
 app.command("approve")(node_study.approve)
 app.command("refuse")(node_study.refuse)
 app.command("budget")(node_study.budget)
+
+
+def _next_steps(made: dict[str, Any]) -> str:
+    home = made["home"]
+    return (
+        f"{made['site']} of {made['federation']}: {home} holds its node. Next:\n"
+        f"1. Send {made['join']} to the coordinator; it holds no secret.\n"
+        f"2. Call them. Read out   {made['fingerprint']}\n"
+        f"   and let them read out {made['coordinator_fingerprint']}\n"
+        f"3. gemel node steward NAME {home} -o steward.key; gemel node allow PROGRAMME@VERSION {home};\n"
+        f"   gemel doctor --node {home}; gemel node start {home}"
+    )
 
 
 def _connection(told: dict[str, Any]) -> str:

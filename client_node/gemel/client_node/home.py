@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -161,7 +162,7 @@ def check_config(config: NodeConfig) -> None:
     wrong = [
         name
         for name, holds in {
-            "epsilon_cap": 0 < config.epsilon_cap <= 1000,
+            "epsilon_cap": 0 < config.epsilon_cap < math.inf,
             "delta": 0 < config.delta <= 1e-3,
             "minimum_patients": config.minimum_patients >= 1,
             "approvals_needed": 1 <= config.approvals_needed <= 10,
