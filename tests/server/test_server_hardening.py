@@ -387,6 +387,33 @@ def test_a_message_that_flower_did_not_take_counts_as_a_node_that_is_away() -> N
 
 
 @pytest.mark.usefixtures("any_message")
+def test_an_answer_to_an_earlier_message_is_heard_and_its_failure_is_not() -> None:
+    envelope = Envelope(document=b"x")
+    content = RecordDict({server_app.RECORD: server_app.to_record(envelope)})
+
+    def message(to: str, *, failed: bool) -> SimpleNamespace:
+        return SimpleNamespace(
+            content=content, metadata=SimpleNamespace(reply_to_message_id=to), has_error=lambda: failed
+        )
+
+    names, came = iter("abcd"), list[SimpleNamespace]()
+    grid = SimpleNamespace(
+        push_messages=lambda messages: [next(names) for _ in messages],
+        pull_messages=lambda ids: [m for m in came if m.metadata.reply_to_message_id in ids],
+    )
+    transport = GridTransport(grid)  # type: ignore[arg-type]
+    for _ in range(4):
+        transport.send({1: envelope})
+    came[:] = [message("a", failed=False)]
+    assert transport.receive() == [Answer(1, envelope)]
+    assert transport.receive() == [], "each once"
+    came[:] = [message("b", failed=True)]
+    assert transport.receive() == [], "the node has been asked again since"
+    came[:] = [message("d", failed=True), message("c", failed=False)]
+    assert transport.receive() == [Answer(1, None), Answer(1, envelope)]
+
+
+@pytest.mark.usefixtures("any_message")
 @pytest.mark.parametrize("content", [RecordDict(), RecordDict({"gemel": ConfigRecord({"document": 1})})])
 def test_a_message_without_an_envelope_is_no_answer(content: RecordDict) -> None:
     metadata = SimpleNamespace(reply_to_message_id="id")

@@ -17,11 +17,13 @@ from gemel.client_node.node import answer
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope, Request, Status, read_reply, read_request, sign_request
+from gemel.core.strategy_plan import Pace
 from gemel.core.study import AggregationPlan, AggregationRule, Masking, Study, TrainingPlan
 from gemel.privacy.secure_aggregation.collector import Step
 from gemel.server.coordinator import Coordinator
 from gemel.server.home import RunFolder
 from gemel.server.masked import MOST_ATTEMPTS
+from gemel.server.run_check import check_run
 from gemel.server.transport import Answer
 from gemel.synthetic.releases import declared_release
 from gemel.twins.programmes.fatty_liver import PROGRAMME
@@ -372,3 +374,35 @@ def test_a_robust_rule_keeps_a_poisoned_hospital_from_the_model(
         stacked = np.stack([update[name] for update in honest])
         assert (values >= stacked.min(axis=0)).all()
         assert (values <= stacked.max(axis=0)).all()
+
+
+def test_a_masked_round_closes_with_enough_and_a_late_vector_is_charged_and_in_no_sum(
+    federation: Federation, make_study: MakeStudy, computed: Any
+) -> None:
+    class Slow(Masked):
+        """Gamma's vector of the round comes when the sum is long closed."""
+
+        held: list[Answer] = []  # noqa: RUF012
+
+        def send(self, envelopes: Mapping[int, Envelope]) -> None:
+            super().send(envelopes)
+            request = read_request(next(iter(envelopes.values())).document)[0]
+            if (request.task, request.phase) == ("train/1", "mask"):
+                Slow.held = [answer for answer in self.answers if self.sites[answer.node_id] == "gamma"]
+                self.answers = [answer for answer in self.answers if answer not in Slow.held]
+            if request.task == "evaluate":
+                self.answers += Slow.held
+                Slow.held = []
+
+    study = make_study(training=ONE_ROUND, aggregation=TWO_OF_THREE, pace=Pace(enough=2))
+    coordinator, run = _start(federation, study, Slow(federation))
+    coordinator.run()
+    done = {task["task"]: task for task in certificate(run)["tasks"]}
+    assert missing(done["train/1"]) == {"gamma": "GEM511"}
+    assert [(late["site"], late["task"]) for late in certificate(run)["late"]] == [("gamma", "train/1")]
+    for name, values in _model(run).items():
+        assert np.abs(values - _mean(computed, "train/1", ["alpha", "beta"], name)).max() < 1e-5
+    assert missing(done["evaluate"]) == {}
+    document = run.certificate
+    assert document is not None
+    check_run(document, run.folder)

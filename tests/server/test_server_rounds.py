@@ -213,6 +213,22 @@ def test_a_run_that_is_asked_to_stop_ends_with_a_certificate_and_can_be_resumed(
     assert certificate(run)["run"] != payload["run"], "another start by people"
 
 
+def test_a_run_that_is_complete_stays_so_though_no_node_is_there_any_more(tmp_path: Path) -> None:
+    federation = light_federation(tmp_path)
+    federation.start()[0].run()
+    coordinator, run, network = federation.start()
+    document = run.certificate
+    network.connected.clear()
+    coordinator.run()
+    assert run.certificate == document
+    (run.folder / "certificate.json").unlink()  # as if it had died before it wrote it
+    coordinator, _, network = federation.start()
+    network.connected.clear()
+    coordinator.run()
+    assert certificate(run)["status"] == "complete"
+    assert network.asked == []
+
+
 def test_others_see_whether_a_run_has_a_living_process(tmp_path: Path) -> None:
     federation = light_federation(tmp_path)
     coordinator, run, _ = federation.start()

@@ -6,6 +6,7 @@ meanwhile. Each hospital still does each of its rounds at most once, so it pays 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,7 @@ class OwnPace:
         self._ended: dict[str, Absence] = state.absent()  # who takes no further part, and why
         fresh = {"asked": {}, "arrived": [], "buffer": [], "versions": [], "unused": [], "bytes": 0}
         self._data: dict[str, Any] = state.data.setdefault(_KEY, fresh)
+        self._done = Counter(line["site"] for line in self._data["arrived"])
 
     def run(self) -> list[dict[str, Any]]:
         """Train until every site did its rounds or was given up; returns the entries of the rounds.
@@ -92,7 +94,7 @@ class OwnPace:
         return entries
 
     def _next_round(self, site: str) -> int:
-        return 1 + sum(1 for line in self._data["arrived"] if line["site"] == site)
+        return 1 + self._done[site]
 
     def _over(self) -> bool:
         """True when nobody is left who could still answer in time."""
@@ -129,6 +131,7 @@ class OwnPace:
             return
         self._run.save_release(asked["task"], site, arrival.envelope)
         self._data["arrived"].append(self._line(arrival, reply, asked))
+        self._done[site] += 1
         self._data["buffer"].append({"site": site, "task": asked["task"], "started_from": asked["version"]})
         size = len(arrival.envelope.payload) + len(arrival.envelope.document)
         self._data["bytes"] += size

@@ -88,7 +88,8 @@ class Coordinator:
     def _go(self) -> None:
         self._token = self._run.take_over()
         self._state.data.update(self._run.load_state())
-        self._begin()
+        if not self._begin():
+            return
         tasks = self._state.tasks
         self._at = tasks[-1]["task"] if tasks else ""
         self._run.event("started", study=self._study.sha256, tasks=len(self._study.tasks))
@@ -113,18 +114,27 @@ class Coordinator:
             raise
         self._finish(hello, code=code)
 
-    def _begin(self) -> None:
-        """Name this start of the study: the same when it goes on after a crash, another after a certificate."""
+    def _begin(self) -> bool:
+        """Name this start of the study: the same when it goes on after a crash, another after a certificate.
+
+        False when all is done and certified already.
+        """
+        ended = self._run.certificate
+        if ended is not None and ended.payload.get("status") == "complete":
+            self._run.event("finished", code="", certificate=ended.payload_sha256)
+            return False
         self._state.data.pop("stopped_in", None)
-        ended = self._run.certificate is not None
-        if ended or "run" not in self._state.data:
+        if ended is not None or "run" not in self._state.data:
             self._state.data["run"] = secrets.token_hex(8)
             self._save()
-        if ended:
+        if ended is not None:
             self._run.set_certificate_aside()
+        return True
 
     def _do_all(self, hello: Hello) -> None:
         self._check()
+        if not self._state.remaining():
+            return  # only the certificate is missing
         resumed = bool(self._state.tasks)
         patience_s = self._study.round_timeout_s if resumed else self._approval_timeout_s
         hello.wait_for_approval(timeout_s=min(patience_s, self._approval_timeout_s), resumed=resumed)
