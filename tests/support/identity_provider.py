@@ -30,7 +30,7 @@ class IdentityProvider:
 
     issuer: str = ""
     user: str = "subject-1"
-    key: RSAKey = KEY
+    key: RSAKey = field(default_factory=lambda: KEY)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     claims: dict[str, Any] = field(default_factory=dict)  # in place of the true ones; None leaves one out
     header: dict[str, Any] = field(default_factory=dict)

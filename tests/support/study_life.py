@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ class Told:
         self.home, self.run = home, home.run(study_sha256)
         self.study: Study = parse_study(self.run.study.payload)
         self.state = StateOfRun(self.study)
+        self.process = ExitStack()
+        self.process.enter_context(self.run.running())
         self.run.event("started", study=study_sha256, tasks=len(self.study.tasks))
 
     def says(self, status: str, *sites: str, code: str = "") -> Told:
@@ -46,11 +49,16 @@ class Told:
         self.run.event("task", task=task)
         return self
 
+    def dies(self) -> None:
+        """Its process is killed."""
+        self.process.close()
+
     def ends(self, code: str) -> Told:
         """The run stops with a code, and with a true certificate of that."""
         document = certify(self.study, self.run.study, self.state, self.home.key, code=code)
         self.run.save_certificate(document)
         self.run.event("finished", code=code, certificate=document.payload_sha256)
+        self.process.close()
         return self
 
 

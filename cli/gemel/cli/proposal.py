@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import charge_for, is_evaluation
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, SigningKey, sign_document
-from gemel.core.study import SCHEMA, Study, TrainingPlan, parse_study
+from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan, parse_study
 from gemel.privacy.accounting import price
-from gemel.privacy.planning import Shares, plan
+from gemel.privacy.planning import Shares, planned_study
 from gemel.synthetic.marginals import marginal_specs
+from gemel.synthetic.releases import check_strategy
 from gemel.twins.metrics import metric_tables
 
-_PLACEHOLDER_NOISE = 1e4
+_ANY_NOISE = 1e4  # until it is solved for
 
 
 def propose(
@@ -42,7 +42,7 @@ def propose(
     `training` gives everything but the noise, which is solved for. `options` are further fields of a study: aggregation,
     statistics, strategy, pace, cross_site_validation; what they cost is part of the price.
 
-    Raises GEM101 for what cannot go together, GEM305 when no noise meets the budget.
+    Raises GEM101 and GEM340 for what cannot go together, GEM305 when no noise meets the budget.
     """
     metrics_tables, marginal_tables = len(metric_tables(programme)), len(marginal_specs(programme))
     fields: dict[str, Any] = {
@@ -60,62 +60,22 @@ def propose(
         "sites": sites,
         **(options or {}),
     }
-    evaluations, step_factor = _multiples(fields, training)
-    noise = plan(
-        epsilon=epsilon,
-        delta=delta,
-        rounds=training.rounds,
-        local_steps=training.local_steps * step_factor,
-        metrics_tables=metrics_tables * evaluations,
-        marginal_tables=marginal_tables,
-        shares=shares,
-        sample_rate=training.sample_rate,
-        clipping=training.clipping,
-        fixed=_fixed(fields),
-    )
-    study = Study(
+    draft = Study(
         **fields,
-        training=msgspec.structs.replace(
-            training, noise_multiplier=noise.training, quantile_noise_multiplier=noise.quantile
+        training=msgspec.structs.replace(training, noise_multiplier=_ANY_NOISE),
+        privacy=PrivacyPlan(
+            epsilon=epsilon,
+            delta=delta,
+            count_noise_multiplier=_ANY_NOISE,
+            metrics_noise_multiplier=_ANY_NOISE,
+            marginals_noise_multiplier=_ANY_NOISE,
         ),
-        privacy=noise.privacy_plan(epsilon=epsilon, delta=delta),
     )
-    checked = parse_study(study.to_payload())
-    if (cost := price(checked.charges(), delta=delta)) > epsilon:
+    check_strategy(programme, draft.strategy)
+    study = parse_study(planned_study(draft, shares=shares).to_payload())
+    if (cost := price(study.charges(), delta=delta)) > epsilon:
         raise GemelError("GEM305", f"The study would cost epsilon {cost}, more than {epsilon}.")
-    return checked
-
-
-def _multiples(fields: dict[str, Any], training: TrainingPlan) -> tuple[int, int]:
-    """(evaluations, noisy steps for each local step) of a study with these fields, as the study itself says."""
-    probe = Study(
-        **fields,
-        training=msgspec.structs.replace(training, noise_multiplier=_PLACEHOLDER_NOISE),
-        privacy=_probe_privacy(),
-    )
-    evaluations = sum(is_evaluation(task) for task in probe.tasks)
-    steps = next(charge for charge in probe.charges() if charge.task == "train/1")
-    return evaluations, sum(m.count for m in steps.mechanisms) // training.local_steps
-
-
-def _fixed(fields: dict[str, Any]) -> tuple[Any, ...]:
-    """The charge of the statistics, whose noise is their own."""
-    statistics = fields.get("statistics", ())
-    mechanisms = [mechanism for request in statistics for mechanism in request.mechanisms()]
-    return (charge_for("describe", *mechanisms),) if mechanisms else ()
-
-
-def _probe_privacy() -> Any:
-    from gemel.core.study import PrivacyPlan
-
-    noise = _PLACEHOLDER_NOISE
-    return PrivacyPlan(
-        epsilon=1.0,
-        delta=1e-5,
-        count_noise_multiplier=noise,
-        metrics_noise_multiplier=noise,
-        marginals_noise_multiplier=noise,
-    )
+    return study
 
 
 def usual_training(programme: Programme, **changes: Any) -> tuple[TrainingPlan, Shares]:

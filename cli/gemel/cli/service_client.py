@@ -150,6 +150,8 @@ def _refusal(answer: httpx.Response) -> GemelError:
         said = answer.json()["error"]
         code, message, hint = str(said["code"]), str(said["message"]), str(said["hint"])
     except (ValueError, KeyError, TypeError):
+        if answer.status_code == 429:  # nginx's own limit
+            return GemelError("GEM903", "Too many requests from this address; wait a minute.")
         return GemelError("GEM916", f"The answer was {answer.status_code}: is that a Gemel service?")
     if code not in CATALOGUE:
         return GemelError("GEM916", f"The service answered {code}, which this version does not know.")

@@ -69,13 +69,15 @@ def states(client: httpx.Client, study_id: str) -> list[str]:
 
 
 @pytest.fixture
-def submitted(served: Running, make_study: MakeStudy) -> tuple[Running, httpx.Client, str, Told]:
+def submitted(served: Running, make_study: MakeStudy) -> Iterator[tuple[Running, httpx.Client, str, Told]]:
     """A study that was submitted, whose run has begun."""
     _, client, key = served.scientist("ada")
     study_id = submit(client, key, make_study())
     served.watcher.look()
     assert len(served.engine.started) == 1
-    return served, client, study_id, Told(served.service.home, make_study().sha256)
+    told = Told(served.service.home, make_study().sha256)
+    yield served, client, study_id, told
+    told.dies()
 
 
 def _look(served: Running, clock: Clock | None = None) -> None:
@@ -127,6 +129,23 @@ def test_a_run_that_ended_without_a_certificate_is_begun_again_for_ever_with_a_b
     assert max(waits) <= LONGEST_BACK_OFF_S + 14
     assert waits == sorted(waits)
     assert detail(client, study_id)["study"]["state"] == "proposed"
+
+
+def test_a_run_that_was_killed_is_missed_before_the_engine_notices(submitted: Any) -> None:
+    served, _, _, run = submitted
+    clock = Clock()
+    served.watcher._clock = clock
+    run.says("approved", "alpha", "beta").begins("count")
+    for _ in range(3):
+        served.watcher.look()
+        clock.now += 0.5
+    assert len(served.engine.started) == 1
+    run.dies()
+    for _ in range(6):
+        served.watcher.look()
+        clock.now += 0.5
+    assert served.engine.states["1"] is RunState.GOING  # what the engine still says
+    assert len(served.engine.started) == 2
 
 
 def test_a_completed_task_makes_the_wait_short_again(submitted: Any) -> None:
@@ -237,6 +256,8 @@ def test_what_goes_wrong_with_one_study_does_not_keep_the_others_waiting(
     for run in told.values():
         run.says("approved", "alpha", "beta").begins("count")
     served.watcher.look()
+    for run in told.values():
+        run.dies()
     assert detail(client, second)["study"]["state"] == "running"
     assert detail(client, first)["study"]["state"] == "proposed"
 

@@ -40,6 +40,7 @@ class Watcher:
     def __init__(self, service: Service, runs: Runs, *, clock: Callable[[], float] = time.time) -> None:
         self._service, self._runs, self._clock = service, runs, clock
         self._asked: dict[str, float] = {}  # when the engine was asked for a study's run
+        self._alive: dict[str, str] = {}  # the run of a study that was seen with a process
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow_all, name="study watcher", daemon=True)
 
@@ -81,6 +82,8 @@ class Watcher:
             return
         if not record.run_id:
             self._start(record, run)
+        elif self._was_killed(record, run):
+            self._ended_without_certificate(record, run)
         elif self._clock() - self._asked.get(record.id, 0.0) >= ASK_ENGINE_S:
             self._asked[record.id] = self._clock()
             if self._runs.state(record.run_id) is RunState.ENDED:
@@ -101,6 +104,13 @@ class Watcher:
             studies.keep(act.connection, record.id, run_id=run_id)
         self._asked[record.id] = self._clock()
         self._service.metrics.runs_started.labels("again" if record.restarts else "first").inc()
+
+    def _was_killed(self, record: StudyRecord, run: RunFolder) -> bool:
+        """True for a run that was seen with a process and has none any more; the engine would notice a minute later."""
+        if run.is_running:
+            self._alive[record.id] = record.run_id
+            return False
+        return self._alive.pop(record.id, "") == record.run_id
 
     def _ended_without_certificate(self, record: StudyRecord, run: RunFolder) -> None:
         if self._read(record, run):  # its last words came between

@@ -34,6 +34,8 @@ from gemel.server.service.forms import (
 from gemel.server.service.parts import Service
 from gemel.server.service.roles import Permission
 from gemel.server.studies import ACTIVE, PRIVATE, StudyRecord, StudyState
+from gemel.synthetic.releases import check_strategy
+from gemel.twins.installed import find
 
 DOORS = Doors()
 StudyId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
@@ -208,7 +210,9 @@ def _require_still_signed(connection: Connection, caller: Caller, record: StudyR
 def _propose(
     service: Service, connection: Connection, caller: Caller, record: StudyRecord, *, days: float
 ) -> StudyRecord:
-    for site, public_key in record.study.sites.items():
+    study = record.study
+    check_strategy(find(study.programme, study.programme_version), study.strategy)
+    for site, public_key in study.sites.items():
         if code := service.members.refusal(public_key):
             raise GemelError("GEM921", f"{site} may not take part with that key: {code}.")
         member = service.members.of(public_key)
