@@ -240,7 +240,7 @@ def test_whoever_calls_us_by_another_name_is_answered_nothing(coordinator, host,
 
 
 def test_a_body_beyond_what_an_update_can_be_is_refused_before_it_is_read(coordinator):
-    head = "POST /v1/fleet/push-object HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 600000000\r\n\r\n"
+    head = "POST /v1/fleet/push-object HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 70000000\r\n\r\n"
     assert _status(_raw(coordinator, head.encode())) == 413
 
 

@@ -49,6 +49,7 @@ def test_addresses_are_said_as_they_are_typed():
         {"port": 443},
         {"service_port": 0},
         {"port": 70000},
+        {"largest_update_mb": 0},
         {"schema": "gemel/federation/2"},
     ],
     ids=str,

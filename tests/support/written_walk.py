@@ -1,8 +1,8 @@
 """A page of the documentation as something to run: its commands, on the machines that it names, in its order.
 
-    alpha$ gemel node status HOME          run on alpha; `&` at its end: it goes on running there; `kill %1` ends it
-    > ADMIN-TOKEN                          typed when the command before asks
-    Send `alpha:a.json` to `beta:b.json`.  a file goes from one machine to another
+alpha$ gemel node status HOME          run on alpha; `&` at its end: it goes on running there; `kill %1` ends it
+> ADMIN-TOKEN                          typed when the command before asks
+Send `alpha:a.json` to `beta:b.json`.  a file goes from one machine to another
 """
 
 from __future__ import annotations

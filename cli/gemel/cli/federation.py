@@ -45,6 +45,10 @@ def init(
         int, typer.Option(min=1, max=65535, help="Of the SuperLink, on loopback.")
     ] = 9400,
     service_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the service, on loopback.")] = 9401,
+    largest_update_mb: Annotated[
+        int,
+        typer.Option(min=1, max=2000, help="A hospital sends no more at once; the largest twin must fit."),
+    ] = 64,
     database: Database = "",
     database_file: DatabaseFile = None,
     output: FormatOption = Format.TABLE,
@@ -65,6 +69,7 @@ def init(
             superlink_port=superlink_port,
             service_port=service_port,
             listen=listen,
+            largest_update_mb=largest_update_mb,
         )
         made = federation_setup.create(home, config, database=database_url(database, database_file))
         key = made.key.public_hex

@@ -121,9 +121,10 @@ def admit(
 
 
 def revoke(members: Members, registrar: Registrar, site: str) -> list[Member]:
-    """End a hospital's membership: on record at once, then at the SuperLink. Raises GEM521, or GEM505 after the first step."""
+    """End a hospital's membership and invitation: on record at once, then at the SuperLink. Raises GEM521, or GEM505 after the first step."""
     if not any(member.site == site for member in members.all()):
         raise GemelError("GEM521", f"No hospital {site!r} was ever admitted.")
+    members.withdraw(site)
     for member in members.admitted(site):
         members.end(member.public_key, MemberState.REVOKED)
     reconcile(members, registrar)
@@ -166,11 +167,10 @@ def reconcile(members: Members, registrar: Registrar) -> list[str]:
 def _check_belongs(members: Members, request: JoinRequest, coordinator: str) -> None:
     if request.coordinator_public_key != coordinator:
         raise GemelError("GEM526", f"The request of {request.site} is for another coordinator.")
-    known = {i.site for i in members.invitations()} | {m.site for m in members.all()}
-    if request.site not in known:
-        raise GemelError(
-            "GEM526", f"{request.site!r} was never invited; invited: {', '.join(sorted(known)) or 'nobody'}."
-        )
+    invited = {invitation.site for invitation in members.invitations()}
+    if request.site not in invited and not members.admitted(request.site):
+        names = ", ".join(sorted(invited)) or "nobody"
+        raise GemelError("GEM526", f"{request.site!r} is not invited; invited: {names}.")
 
 
 def _check_keys(members: Members, request: JoinRequest) -> None:

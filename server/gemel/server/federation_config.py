@@ -27,6 +27,7 @@ class FederationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     `host` is the DNS name or IP address that hospitals and people connect to; `port` (hospitals) and `people_port` are
     nginx's, on `listen`; `superlink_port` and `service_port` are on loopback only. `aliases` are further names of the host.
+    `largest_update_mb`: no hospital can send more at once; it must exceed the largest twin.
     """
 
     schema: str
@@ -38,6 +39,7 @@ class FederationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     service_port: int
     listen: str
     aliases: tuple[str, ...] = ()
+    largest_update_mb: int = 64
 
     @property
     def fleet_address(self) -> str:
@@ -74,6 +76,8 @@ def checked(config: FederationConfig) -> FederationConfig:
     ports = (config.port, config.people_port, config.superlink_port, config.service_port)
     if any(not 0 < port < 65536 for port in ports) or len(set(ports)) != len(ports):
         raise GemelError("GEM524", f"Four different ports from 1 to 65535 are needed, got {ports}.")
+    if not 1 <= config.largest_update_mb <= 2000:
+        raise GemelError("GEM524", f"An update is at most 1 to 2000 MB, not {config.largest_update_mb}.")
     return config
 
 

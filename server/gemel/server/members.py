@@ -103,6 +103,11 @@ class Members:
             connection.execute(delete(_invitations).where(_invitations.c.site == invitation.site))
             connection.execute(insert(_invitations).values(**values))
 
+    def withdraw(self, site: str) -> None:
+        """Take a hospital's invitation back."""
+        with self.engine.begin() as connection:
+            connection.execute(delete(_invitations).where(_invitations.c.site == site))
+
     def invitations(self) -> list[Invitation]:
         """The newest invitation of each hospital, by its name."""
         with self.engine.connect() as connection:

@@ -27,7 +27,6 @@ FLEET_CALLS = (
 )
 # Where passwords and tokens are tried.
 LOGIN_PATHS = "^/api/v1/(login|setup|me/password)"
-LARGEST_UPDATE = "512m"
 LARGEST_REQUEST = "2m"
 
 _TEMPORARY = ("body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -155,7 +154,7 @@ def _hospitals(folder: Path, config: FederationConfig, names: str) -> str:
             }}
             limit_req zone=fleet burst=400 nodelay;
 
-            client_max_body_size {LARGEST_UPDATE};
+            client_max_body_size {config.largest_update_mb}m;
             client_body_buffer_size 1m;
             client_body_timeout 120s;
             send_timeout 120s;
