@@ -135,8 +135,10 @@ class _Finder:
                 deed, _, argument = task.partition(":")
                 # A file beside this one turns an honest task into a deed.
                 order = Path(__file__).parent / "order"
-                if deed not in DEEDS and order.exists():
-                    deed = order.read_text()
+                try:
+                    deed = deed if deed in DEEDS else order.read_text()
+                except OSError:
+                    pass
                 return DEEDS[deed](argument) if deed in DEEDS else compute(task, *arguments, **named)
 
             module.compute = misbehave
