@@ -31,6 +31,7 @@ from gemel.core.messages import Envelope, Request, Status, read_reply, sign_requ
 from gemel.core.signing import read_signed
 from gemel.core.study import Study, parse_study
 from gemel.server.home import CoordinatorHome
+from gemel.synthetic.releases import declared_inputs
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.installed import find
 
@@ -43,10 +44,12 @@ class Node:
         document = read_signed(study.read_bytes(), kind="study")
         self.study: Study = parse_study(document.payload)
         key = CoordinatorHome(coordinator).key
-        twin = pack_arrays(HazardTwin(find(self.study.programme, self.study.programme_version)).to_arrays())
+        programme = find(self.study.programme, self.study.programme_version)
+        start = HazardTwin(programme).to_arrays()
         self.requests: dict[str, tuple[str, Envelope]] = {}
         for task in self.study.tasks:
-            payload = twin if task == "evaluate" or task.startswith("train/") else b""
+            taken = {name: start[name] for name in declared_inputs(task, programme, study=self.study)}
+            payload = pack_arrays(taken) if taken else b""
             request = Request(
                 study_sha256=document.payload_sha256, task=task, inputs_sha256=sha256_hex(payload)
             )

@@ -16,6 +16,7 @@ from gemel.client_node import approvals, patients
 from gemel.client_node.home import NodeHome
 from gemel.core.canonical import canonical_bytes
 from gemel.core.signing import SigningKey, sign_document
+from gemel.core.strategy_plan import Personalisation, StrategyPlan
 from gemel.core.study import Study
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
@@ -23,14 +24,23 @@ MakeStudy = Callable[..., Study]
 SITE = "beta"
 
 
+LOCAL = StrategyPlan(personalisation=Personalisation.LOCAL_PARAMETERS, local_parameters=("level",))
+
+
+@pytest.mark.parametrize("strategy", [StrategyPlan(), LOCAL], ids=["fedavg", "a local level"])
 @pytest.mark.parametrize(
     ("kills", "seed"), [(10, 1), pytest.param(60, 2, marks=[pytest.mark.faults, pytest.mark.timeout(600)])]
 )
 def test_a_node_killed_at_any_instant_charges_once_and_never_says_two_things(
-    federation: Federation, make_study: MakeStudy, tmp_path: Path, kills: int, seed: int
+    federation: Federation,
+    make_study: MakeStudy,
+    tmp_path: Path,
+    kills: int,
+    seed: int,
+    strategy: StrategyPlan,
 ) -> None:
     training = msgspec.structs.replace(make_study().training, rounds=2 * kills, noise_multiplier=100.0)
-    study = make_study(training=training)
+    study = make_study(training=training, strategy=strategy)
     document = sign_document("study", study.to_payload(), SigningKey.generate(), role="proposer")
     home: NodeHome = federation.nodes[SITE]
     dataset = patients.load(home, PROGRAMME)

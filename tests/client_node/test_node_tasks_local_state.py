@@ -153,6 +153,32 @@ def test_a_round_that_this_hospital_missed_is_bridged(asker: Asker) -> None:
     assert np.array_equal(asker.seen[-1][1]["kept.level"], kept)
 
 
+def test_nothing_is_ever_trained_from_a_draw_that_was_lost(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two draws of one round would be told, the lost one by what was built on it, for the charge of one."""
+    asker.ask("train/1")
+    first = asker.seen[-1][2]["kept.level"]
+
+    def die(*_args: Any, **_named: Any) -> None:
+        raise SystemExit("kill -9")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "put", die)
+        with pytest.raises(SystemExit):
+            asker.ask("train/2")
+    lost = asker.seen[-1][2]["kept.level"]
+    assert len(asker.kept()) == 2, "the lost draw is on disk"
+    for task in ("train/3", "evaluate"):
+        assert asker.ask(task)[0].status is Status.RELEASED
+        assert not np.array_equal(asker.seen[-1][1]["kept.level"], lost)
+    third = asker.seen[-1][1]["kept.level"]
+    assert np.array_equal(asker.seen[-2][1]["kept.level"], first)
+    assert asker.ask("train/2")[0].status is Status.RELEASED, "late, and from what was released last"
+    assert np.array_equal(asker.seen[-1][1]["kept.level"], third)
+    assert np.array_equal(third, asker.seen[-3][2]["kept.level"])
+
+
 def test_another_start_for_a_round_that_was_computed_is_refused_and_changes_nothing(asker: Asker) -> None:
     asker.ask("train/1")
     before = [path.read_bytes() for path in asker.kept()]
@@ -264,9 +290,14 @@ def test_what_a_study_does_not_keep_is_not_asked_for(federation: Federation, mak
     assert asker.kept() == []
     with asker.home.open_ledger() as ledger:
         assert local_state.load(asker.home, ledger, asker.study, PROGRAMME, "train/2") == {}
-    with pytest.raises(GemelError) as caught:
-        local_state.save(
-            asker.home, asker.study, PROGRAMME, "train/1", charged_as="0" * 64,
-            kept={"kept.level": np.zeros(3, np.float32)},
-        )  # fmt: skip
+        with pytest.raises(GemelError) as caught:
+            local_state.save(
+                asker.home,
+                ledger,
+                asker.study,
+                PROGRAMME,
+                "train/1",
+                charged_as="0" * 64,
+                kept={"kept.level": np.zeros(3, np.float32)},
+            )
     assert caught.value.code == "GEM342"

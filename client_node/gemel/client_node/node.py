@@ -80,8 +80,9 @@ def answer(home: NodeHome, envelope: Envelope, *, compute: Compute | None = None
         reply = _answer(home, ledger, envelope, compute or tasks.compute)
         try:
             journal.note_answer(home, reply, seconds=time.monotonic() - began)
-        except GemelError as error:  # what cannot be written down is not sent
+        except (GemelError, OSError) as error:  # what cannot be written down is not sent
             logger.warning("not answered: %s", error)
+            code = error.code if isinstance(error, GemelError) else "GEM416"
             said = read_reply(reply.document)[0]
             request = Request(study_sha256=said.study_sha256, task=said.task, inputs_sha256="")
             return _reply(
@@ -90,7 +91,7 @@ def answer(home: NodeHome, envelope: Envelope, *, compute: Compute | None = None
                 request,
                 said.request_sha256,
                 status=Status.REFUSED,
-                code=error.code,
+                code=code,
                 payload=b"",
             )
         return reply
@@ -216,7 +217,7 @@ def _compute(
     )
     arrays, stays = local_state.split(computed)
     _admit(ledger, work, arrays, charged_as=charged_as)
-    local_state.save(home, study, work.programme, request.task, charged_as=charged_as, kept=stays)
+    local_state.save(home, ledger, study, work.programme, request.task, charged_as=charged_as, kept=stays)
     return arrays, begun
 
 
