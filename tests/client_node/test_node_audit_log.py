@@ -168,13 +168,15 @@ def test_a_line_that_was_torn_is_dropped_and_said_to_be(written: NodeHome) -> No
     assert [entry.kind for entry in audit_log.entries(written)[LINES:]] == ["torn", "started"]
 
 
-def test_a_crash_between_a_line_and_its_anchor_loses_nothing(written: NodeHome) -> None:
+@pytest.mark.parametrize("behind", [1, 3])
+def test_a_crash_between_a_line_and_its_anchor_loses_nothing(written: NodeHome, behind: int) -> None:
     file = written.folder / "audit" / "anchor.json"
     before = file.read_bytes()
-    audit_log.record(written, EventKind.STARTED)
+    for _ in range(behind):
+        audit_log.record(written, EventKind.STARTED)
     file.write_bytes(before)
     audit_log.record(written, EventKind.STOPPED)
-    assert [entry.kind for entry in audit_log.entries(written)[LINES:]] == ["started", "stopped"]
+    assert [entry.kind for entry in audit_log.entries(written)[LINES:]] == ["started"] * behind + ["stopped"]
 
 
 @contextmanager

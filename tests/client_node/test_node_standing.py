@@ -155,6 +155,19 @@ def test_the_stricter_of_two_limits_holds(talk: Talk, tmp_path: Path) -> None:
     assert talk.ask(HELLO, run="two").code == "GEM412"
 
 
+def test_a_clock_that_ran_ahead_at_an_approval_keeps_nobody_from_refusing(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = dt.datetime.now(dt.UTC) + dt.timedelta(days=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(approvals, "_now", lambda: ahead.isoformat(timespec="milliseconds"))
+        talk.decide()
+    assert talk.ask("count").status is Status.RELEASED
+    refused = talk.decide(Decision.REFUSED)
+    assert refused.decided_at > ahead.isoformat(timespec="milliseconds")
+    assert talk.ask("count").code == "GEM401"
+
+
 # --- what decides is the newest decision ---------------------------------------------------------
 
 

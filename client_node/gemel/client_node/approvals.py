@@ -100,9 +100,9 @@ def decide(
     """Record a steward's signed decision on what was shown: this study, on this snapshot of the data.
 
     Should the data change between reading and deciding, the approval is of the data that were read, and the gate
-    refuses the others (GEM405). Only a newer decision replaces one, so that a refusal cannot be undone by an older
-    approval. Raises GEM401 for somebody who is no steward here, GEM412 for a time that is past, GEM310 when the clock
-    is behind an earlier decision.
+    refuses the others (GEM405). The newest decision holds, so that a refusal cannot be undone by an older approval: it is
+    dated after the last one, even by a clock that was set back. Raises GEM401 for somebody who is no steward here,
+    GEM412 for a time that is past.
     """
     if home.config.stewards.get(steward) != key.public_hex:
         raise GemelError("GEM401", f"{steward} is not a steward of {home.config.site}.")
@@ -112,9 +112,8 @@ def decide(
         raise GemelError("GEM412", f"{until} is past: it is {now}.")
     if runs < 0:
         raise GemelError("GEM412", f"{runs} runs are none.")
-    last = _newest_time(home, study_sha256)
-    if not last < now:
-        raise GemelError("GEM310", f"It is {now}, and the last decision is of {last}.")
+    # A clock that ran ahead when somebody approved must not keep others from refusing now.
+    decided_at = max(now, _just_after(_newest_time(home, study_sha256)))
     approval = Approval(
         site=home.config.site,
         study_sha256=study_sha256,
@@ -122,7 +121,7 @@ def decide(
         decision=decision,
         steward=steward,
         reason=reason,
-        decided_at=now,
+        decided_at=decided_at,
         until=in_utc(until) if until else "",
         runs=runs,
     )
@@ -202,6 +201,14 @@ def _newest_time(home: NodeHome, study_sha256: str) -> str:
             document = read_signed(path.read_bytes(), kind="approval")
             newest = max(newest, str(document.payload.get("decided_at", "")))
     return newest
+
+
+def _just_after(when: str) -> str:
+    try:
+        later = dt.datetime.fromisoformat(when) + dt.timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        return ""
+    return later.astimezone(dt.UTC).isoformat(timespec="milliseconds")
 
 
 def _newest(home: NodeHome, study_sha256: str) -> Path:

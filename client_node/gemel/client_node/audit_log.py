@@ -19,7 +19,6 @@ import msgspec
 from gemel.client_node.home import NodeHome
 from gemel.core.canonical import canonical_bytes, sha256_hex
 from gemel.core.errors import GemelError
-from gemel.core.files import write_durably
 from gemel.core.signing import (
     SignedDocument,
     SigningKey,
@@ -283,7 +282,15 @@ def _write_line(path: Path, line: bytes) -> None:
 def _write_anchor(home: NodeHome, entry: AuditEntry, key: SigningKey) -> None:
     signature = key.sign(_anchor_bytes(home, entry.seq, link(entry)))
     anchor = _Anchor(entry.seq, link(entry), signature)
-    write_durably(home.folder / FOLDER / ANCHOR, msgspec.json.encode(anchor), mode=0o600)
+    path = home.folder / FOLDER / ANCHOR
+    temporary = path.with_name(f".{ANCHOR}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(anchor))
+        file.flush()
+        os.fsync(file.fileno())
+    # The folder is not waited for: after a power cut the anchor of before may stand, which is as good.
+    os.replace(temporary, path)
 
 
 def _anchor_bytes(home: NodeHome, seq: int, head: str) -> bytes:
@@ -320,15 +327,25 @@ def _check_end(home: NodeHome, newest: AuditEntry | None, keys: Sequence[Signing
     content = _anchor_bytes(home, anchor.seq, anchor.link)
     if not any(verify_bytes(public, anchor.signature, content) for public in publics):
         raise GemelError("GEM415", f"The signature on {ANCHOR} of the audit log is wrong.")
-    # The line is durable before its anchor: after a crash the log may be one line ahead.
-    holds = newest is not None and (
-        (newest.seq, link(newest)) == (anchor.seq, anchor.link)
-        or (newest.seq, newest.previous) == (anchor.seq + 1, anchor.link)
-    )
-    if not holds:
+    # A line is durable before its anchor: after a crash the log may be some lines ahead.
+    anchored = newest if newest is None or newest.seq == anchor.seq else _line_at(home, anchor.seq)
+    if anchored is None or link(anchored) != anchor.link:
         raise GemelError(
             "GEM415", f"The audit log ended in line {anchor.seq}; that end is not there any more."
         )
+
+
+def _line_at(home: NodeHome, seq: int) -> AuditEntry | None:
+    """The line of that number, or None; for the rare case that it is not the last."""
+    for path in reversed(_segments(home)):
+        if int(path.stem) <= seq:
+            lines = _lines(path)[0]
+            position = seq - int(path.stem)
+            entry = _decode(lines[position]) if position < len(lines) else None
+            if entry is not None:
+                _verify_alone(entry)
+            return entry if entry is not None and entry.seq == seq else None
+    return None
 
 
 def _last_line(path: Path) -> bytes | None:

@@ -66,9 +66,14 @@ def admit(home: NodeHome, ledger: Ledger, study_sha256: str, *, run: str | None)
         raise GemelError("GEM413", f"{len(counting)} of {home.config.approvals_needed} stewards approved.")
     now = latest(ledger)
     for approval in counting:
-        if approval.until and not now < approval.until:
+        if is_over(approval, at=now):
             raise GemelError("GEM412", f"{approval.steward} approved until {approval.until}; it is {now}.")
     _admit_run(home, study_sha256, counting, run=run)
+
+
+def is_over(approval: Approval, *, at: str) -> bool:
+    """Whether an approval's time is past at a time in UTC (ISO 8601, to the millisecond). Raises GEM412 when it is none."""
+    return bool(approval.until) and not at < approvals.in_utc(approval.until)
 
 
 def runs_of(home: NodeHome, study_sha256: str, approval: Approval) -> int:

@@ -66,7 +66,7 @@ def state_of(home: NodeHome, ledger: Ledger, study_sha256: str) -> str:
     except GemelError as error:
         return error.code
     now = standing.latest(ledger)
-    return "over" if any(a.until and not now < a.until for a in counting) else "approved"
+    return "over" if any(standing.is_over(approval, at=now) for approval in counting) else "approved"
 
 
 def _row(home: NodeHome, ledger: Ledger, proposal: Proposal) -> dict[str, Any]:
