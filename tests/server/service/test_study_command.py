@@ -8,15 +8,20 @@ import stat
 from pathlib import Path
 
 import pytest
-from running_service import PASSWORD, Running
+from running_service import PASSWORD, Running, running
+from study_life import CoordinatorRuns, admit_members
 from typer.testing import CliRunner
 
+from gemel.cli.demo.federation import Federation
 from gemel.cli.main import app
 from gemel.cli.study_options import ALGORITHMS, CLIPPINGS, PERSONALISATIONS, RULES
+from gemel.client_node.approvals import Decision
 from gemel.core.signing import SigningKey
 from gemel.core.strategy_plan import Algorithm, Personalisation
 from gemel.core.study import AggregationRule, Clipping
 from gemel.server.service.roles import Role
+from gemel.server.service.watcher import Watcher
+from gemel.server.store import open_store
 
 KEYS = {site: SigningKey.generate().public_hex for site in ("north", "south", "west")}
 
@@ -42,10 +47,7 @@ class Person:
 
 @pytest.fixture
 def members(service: Running) -> Running:
-    for site, key in KEYS.items():
-        service.service.members.admit(
-            site=site, public_key=key, transport_key="", flower_node=1, expires_at="2999-01-01T00:00:00+00:00"
-        )
+    admit_members(service, KEYS)
     return service
 
 
@@ -67,33 +69,52 @@ def scientist(admin: Person, tmp_path: Path) -> Person:
     return person
 
 
-def test_a_study_goes_from_the_command_line_to_its_certificate(scientist: Person) -> None:
-    from study_life_support import Coordinated
+def test_a_study_goes_from_the_command_line_to_its_certificate(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Two users, three real hospitals in this process, one of which refuses; all that is typed is documented."""
+    engine = open_store(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    with running(federation.coordinator.folder, engine) as it:
+        admit_members(it, federation.site_keys)
+        runs = CoordinatorRuns(
+            federation, lambda site: Decision.REFUSED if site == "gamma" else Decision.APPROVED
+        )
+        watcher = Watcher(it.service, runs)
+        watcher.start()
+        try:
+            _walk(it, federation, tmp_path)
+        finally:
+            watcher.stop()
+    engine.dispose()
 
-    watcher = scientist.service.watcher
-    scientist.gemel("study", "key")
-    new = scientist.gemel("study", "new", "--programme", "fatty_liver", "--rounds", "2", "--id", "first")
-    assert new["study"]["sites"] == KEYS
-    assert new["price"]["epsilon"] <= 3.0
-    shown = scientist.gemel("study", "show", "study.json")
-    assert shown["price"] == new["price"]
-    signed = scientist.gemel("study", "sign", "study.json")
-    submitted = scientist.gemel("study", "submit", "study.signed.json")
-    assert submitted["state"] == "proposed"
-    again = scientist.gemel("study", "submit", "study.signed.json")  # an interrupted one
-    assert again["id"] == submitted["id"]
-    watcher.look()
-    run = Coordinated(scientist.service, signed["study_sha256"])
-    run.approve("north", "south").refuse("west").tasks().finish()
-    watcher.look()
-    ended = scientist.gemel("study", "watch", "first")
+
+def _walk(it: Running, federation: Federation, tmp_path: Path) -> None:
+    it.user("boss", Role.ADMIN, password=True)
+    admin, ada = Person(tmp_path / "admin", it), Person(tmp_path / "ada", it)
+    admin.gemel("study", "login", it.url, "--user", "boss", stdin=PASSWORD + "\n")
+    setup = admin.gemel("federation", "user", "add", "ada", "--role", "scientist")["setup"]
+    ada.gemel("study", "login", it.url, "--setup", stdin=f"{setup}\na long enough one\n")
+    ada.gemel("study", "key")
+    options = ("--rounds", "1", "--minimum-patients", "20", "--round-timeout", "20", "--id", "first")
+    new = ada.gemel("study", "new", "--programme", "fatty_liver", *options)
+    assert new["study"]["sites"] == federation.site_keys
+    assert 2.9 < new["price"]["epsilon"] <= 3.0
+    assert ada.gemel("study", "show", "study.json")["price"] == new["price"]
+    signed = ada.gemel("study", "sign", "study.json")
+    submitted = ada.gemel("study", "submit", "study.signed.json")
+    assert submitted["study_sha256"] == signed["study_sha256"]
+    assert ada.gemel("study", "submit", "study.signed.json")["id"] == submitted["id"]  # an interrupted one
+    ended = ada.gemel("study", "watch", "first")
     assert ended["study"]["state"] == "finished"
-    assert {site["site"]: site["status"] for site in ended["sites"]}["west"] == "refused"
-    fetched = scientist.gemel("study", "pull", "first", "-o", "got")
-    assert sorted(p.name for p in (scientist.folder / "got").iterdir()) == sorted(
-        ["certificate.json", *(file["name"] for file in fetched["files"])]
-    )
-    assert scientist.gemel("verify", "got/certificate.json")["ok"]
+    said = {site["site"]: site["status"] for site in ended["sites"]}
+    assert said == {"alpha": "approved", "beta": "approved", "gamma": "refused"}
+    assert ada.gemel("study", "show", "first")["study"]["state"] == "finished"
+    fetched = ada.gemel("study", "pull", "first", "-o", "got")
+    names = {path.name for path in (ada.folder / "got").iterdir()}
+    assert names == {"certificate.json", *(file["name"] for file in fetched["files"])}
+    assert ada.gemel("verify", "got/certificate.json")["ok"]
+    refused = admin.gemel("study", "stop", "first", "--reason", "too late", code=3)
+    assert refused["error"]["code"] == "GEM904"  # an administrator steers no studies
 
 
 def test_a_login_is_kept_readable_by_its_owner_only(scientist: Person) -> None:
