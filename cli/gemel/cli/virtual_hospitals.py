@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ MEMORY = Path("/dev/shm")  # noqa: S108  # a file system in memory: durable writ
 LONGEST_ROUND_S = 604_800.0
 # For the homes alone: keys, configuration, ledger, outbox of a small study.
 BYTES_A_HOME = 1 << 18
+_SITE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII | re.IGNORECASE)  # as a study names it
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ def divide_by_list(dataset: Dataset, listed: Path, pseudonym_key: bytes) -> dict
     ids = [identity for named in split.values() for identity in named]
     if len(set(ids)) != len(ids):
         raise GemelError("GEM530", f"{listed} gives a patient to two hospitals.")
+    unfit = [name for name in split if not _SITE.fullmatch(name)]
+    if unfit:  # it becomes a folder's name
+        raise GemelError(
+            "GEM530", f"{unfit[0]!r} is no hospital's name: letters, digits, - and _, at most 64."
+        )
     row_of = {name: row for row, name in enumerate(dataset.patient_ids)}
     parts: dict[str, Dataset] = {}
     for hospital, named in split.items():
