@@ -1,13 +1,19 @@
 """A coordinator's settings, its home, and what its commands say of them."""
 
+import contextlib
+import itertools
 import json
+import shutil
 import stat
+import subprocess
 
 import msgspec
 import pytest
 from running_coordinator import make_coordinator
 
+from gemel.core import pki
 from gemel.core.errors import GemelError
+from gemel.core.files import write_durably
 from gemel.server import federation_config, federation_setup, nginx
 from gemel.server.federation_config import SCHEMA, FederationConfig
 
@@ -138,3 +144,70 @@ def test_a_password_is_not_taken_as_an_argument_nor_from_a_file_that_others_can_
     done = made.gemel(*words, "--database-file", str(tmp_path / "url"), code=4)
     assert "GEM520" in done.stderr
     assert "secret" not in done.stderr + done.stdout
+
+
+def _believed(home, authorities, name="public"):
+    """True when openssl believes the home's certificate, given these authorities."""
+    command = ["openssl", "verify", "-CAfile", str(authorities), str(home / "tls" / f"{name}.crt")]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_ca_is_replaced_without_a_moment_in_which_a_prepared_hospital_does_not_believe_us(tmp_path):
+    home = federation_setup.create(tmp_path / "home", CONFIG).folder
+    old = tmp_path / "old.crt"
+    old.write_bytes((home / "tls" / "ca.crt").read_bytes())
+    following = federation_setup.prepare_ca(home)
+    assert federation_setup.prepare_ca(home).read_bytes() == following.read_bytes()  # once
+    both = tmp_path / "both.crt"
+    both.write_bytes(old.read_bytes() + following.read_bytes())
+    assert [_believed(home, authorities) for authorities in (old, both, following)] == [True, True, False]
+    federation_setup.switch_ca(home, CONFIG)
+    new = home / "tls" / "ca.crt"
+    for name in ("public", "server"):
+        assert [_believed(home, authorities, name) for authorities in (old, both, new)] == [False, True, True]
+    assert federation_setup.certificates(home)["loopback"].names == federation_setup.LOOPBACK
+    assert not list(home.rglob("*.next.*"))
+    for path in [*(home / "keys").iterdir(), *(home / "tls").glob("*.key")]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    with pytest.raises(GemelError) as caught:
+        federation_setup.switch_ca(home, CONFIG)
+    assert caught.value.code == "GEM525"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_switch_that_was_interrupted_anywhere_is_completed_by_repeating_it(tmp_path, monkeypatch):
+    home = federation_setup.create(tmp_path / "home", CONFIG).folder
+    for at in range(8):
+        following = federation_setup.prepare_ca(home).read_bytes()
+        written = itertools.count()
+
+        def dying(path, content, *, mode=0o666, at=at, written=written):
+            if next(written) == at:
+                raise KeyboardInterrupt
+            write_durably(path, content, mode=mode)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(federation_setup, "write_durably", dying)
+            patch.setattr(pki, "write_durably", dying)
+            with contextlib.suppress(KeyboardInterrupt):
+                federation_setup.switch_ca(home, CONFIG)
+        if (home / "tls" / "ca.next.crt").exists():
+            federation_setup.switch_ca(home, CONFIG)
+        assert (home / "tls" / "ca.crt").read_bytes() == following
+        assert all(_believed(home, home / "tls" / "ca.crt", name) for name in ("public", "server"))
+
+
+def test_status_warns_of_what_ends_within_a_month(tmp_path):
+    made = make_coordinator(tmp_path / "home")
+    home = str(made.folder)
+    made.gemel("federation", "rotate-tls", home, "--days", "20")
+    status = json.loads(made.gemel("federation", "status", home, "--format", "json", code=4).stdout)
+    assert status["warnings"] == ["certificate public: 19 days left; gemel federation rotate-tls"]
+    done = made.gemel("federation", "rotate-ca", home, "--format", "json")
+    told = json.loads(done.stdout)
+    fingerprint = ["openssl", "x509", "-noout", "-fingerprint", "-sha256", "-in", told["file"]]
+    if shutil.which("openssl"):
+        said = subprocess.run(fingerprint, capture_output=True, text=True, check=True).stdout
+        assert told["sha256"] in said
+    made.gemel("federation", "rotate-ca", home, "--switch")

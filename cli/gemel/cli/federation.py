@@ -249,6 +249,7 @@ def status(home: Home, *, output: FormatOption = Format.TABLE) -> None:
             "certificates": _certificates(home),
             "members": rows,
         }
+        result["warnings"] = _warnings(result)
     emit(result, output, render=lambda console: _show_status(console, result))
     with failures(Format.TABLE):
         if unreachable is not None:
@@ -280,6 +281,43 @@ def rotate_tls(
         }
     emit(result, output, render=lambda console: _show_pairs(console, result))
     say("Let nginx read it: `systemctl reload gemel-proxy`, or `nginx -c HOME/nginx/nginx.conf -s reload`.")
+
+
+@app.command("rotate-ca")
+def rotate_ca(
+    home: Home,
+    *,
+    switch: Annotated[
+        bool, typer.Option("--switch", help="Use the CA that was prepared; the coordinator must not run.")
+    ] = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Replace the federation's CA, in two steps: prepare it and give it to every hospital; then switch."""
+    with failures(output):
+        from gemel.core.errors import GemelError
+        from gemel.core.pki import read_certificate
+        from gemel.server import federation_setup
+        from gemel.server.supervisor import running_pid
+
+        config, _, _ = _open(home)
+        if switch and running_pid(home):
+            raise GemelError(
+                "GEM525", "Stop the coordinator first: what runs still shows the old certificates."
+            )
+        if switch:
+            federation_setup.switch_ca(home, config)
+        path = home / "tls" / "ca.crt" if switch else federation_setup.prepare_ca(home)
+        made = read_certificate(path)
+        result = {"file": str(path), "sha256": made.sha256, "not_after": made.not_after.isoformat()}
+    emit(result, output, render=lambda console: _show_pairs(console, result))
+    if switch:
+        say(
+            "Start the coordinator and reload nginx. Kits of before are void: invite again who has not joined."
+        )
+    else:
+        say(
+            "Each hospital compares the fingerprint and adds the file to its node's tls/ca.crt. Then, with --switch."
+        )
 
 
 def _open(home: Path) -> tuple[FederationConfig, Members, Any]:
@@ -346,12 +384,31 @@ def _certificates(home: Path) -> dict[str, dict[str, Any]]:
 
     return {
         what: {
+            "sha256": made.sha256,
             "not_after": f"{made.not_after:%Y-%m-%d}",
             "days_left": made.days_left(),
             "names": list(made.names),
         }
         for what, made in federation_setup.certificates(home).items()
     }
+
+
+def _warnings(status: dict[str, Any]) -> list[str]:
+    """What must be done within a month."""
+    from gemel.server.federation_setup import WARN_DAYS
+
+    remedies = {"public": "gemel federation rotate-tls", "people": "put a new one into tls/"}
+    found = [
+        f"certificate {what}: {made['days_left']} days left; {remedies.get(what, 'gemel federation rotate-ca')}"
+        for what, made in status["certificates"].items()
+        if made["days_left"] < WARN_DAYS
+    ]
+    found += [
+        f"{row['site']}: {row['days_left']} days left; gemel node rotate, or admit its request again"
+        for row in status["members"]
+        if row["days_left"] is not None and row["days_left"] < WARN_DAYS
+    ]
+    return found
 
 
 def _listens(port: int) -> bool:
@@ -380,16 +437,14 @@ def _words(value: Any) -> str:
 
 
 def _show_status(console: Console, result: dict[str, Any]) -> None:
-    from gemel.server.federation_setup import WARN_DAYS
-
     for name in ("supervisor", "superlink", "service"):
         console.print(f"{name}: {'runs' if result[name] else 'does not run'}")
     for what, certificate in result["certificates"].items():
-        days = certificate["days_left"]
-        soon = "  RENEW: gemel federation rotate-tls" if what == "public" and days < WARN_DAYS else ""
-        console.print(f"certificate {what}: {days} days left{soon}")
+        console.print(f"certificate {what}: {certificate['days_left']} days left")
     made = table("hospital", "state", ">days left", "connection")
     for row in result["members"]:
         days = "" if row["days_left"] is None else str(row["days_left"])
         made.add_row(row["site"], row["state"], days, row["connection"])
     console.print(made)
+    for warning in result["warnings"]:
+        console.print(f"SOON: {warning}")

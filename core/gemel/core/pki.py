@@ -26,12 +26,16 @@ CLOCK_SLACK = dt.timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a certificate says of itself; times are in UTC, `names` are DNS names and IP addresses."""
+    """What a certificate says of itself; times are in UTC, `names` are DNS names and IP addresses.
+
+    `sha256` is its fingerprint as `openssl x509 -fingerprint -sha256` writes it.
+    """
 
     subject: str
     issuer: str
     names: tuple[str, ...]
     serial: str
+    sha256: str
     not_before: dt.datetime
     not_after: dt.datetime
 
@@ -58,20 +62,28 @@ def create_tls(
         ca_key: Where the CA's key goes, apart from what a server reads; `ca.key` in the folder when not given.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    issuer = _name("Gemel federation CA")
-    certificate = (
-        _builder(issuer, issuer, key.public_key(), days=ca_days)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    _write_private(ca_key or folder / "ca.key", _pem(key))
-    (folder / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    server_key, server = _server_certificate(certificate, key, hosts=hosts, days=days)
+    key_file = ca_key or folder / "ca.key"
+    create_ca(folder / "ca.crt", key_file, days=ca_days)
+    certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    server_key, server = _server_certificate(certificate, _ca_key(key_file), hosts=hosts, days=days)
     _write_private(folder / "server.key", server_key)
     (folder / "server.crt").write_bytes(server)
+
+
+def create_ca(certificate: Path, key: Path, *, days: int = CA_DAYS) -> None:
+    """Write a certificate authority of its own: its certificate and, never over another, its key (FileExistsError)."""
+    made = ec.generate_private_key(ec.SECP256R1())
+    name = _name("Gemel federation CA")
+    content = (
+        _builder(name, name, made.public_key(), days=days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(made.public_key()), critical=False)
+        .sign(made, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    _write_private(key, _pem(made))
+    write_durably(certificate, content)
 
 
 def issue_certificate(
@@ -84,10 +96,10 @@ def issue_certificate(
     """
     try:
         authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-        key = serialization.load_pem_private_key(ca_key.read_bytes(), password=None)
+        key = _ca_key(ca_key)
     except (OSError, ValueError, TypeError) as error:
         raise GemelError("GEM525", f"The CA of {folder} cannot be used: {type(error).__name__}.") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != authority.public_key():
+    if key.public_key() != authority.public_key():
         raise GemelError("GEM525", f"{ca_key} is not the key of {folder / 'ca.crt'}.")
     ends = authority.not_valid_after_utc
     if dt.datetime.now(dt.UTC) + dt.timedelta(days=days) > ends:
@@ -117,6 +129,7 @@ def read_certificate(path: Path) -> Certificate:
         issuer=certificate.issuer.rfc4514_string(),
         names=tuple(str(name.value) for name in names),
         serial=f"{certificate.serial_number:x}",
+        sha256=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
     )
@@ -148,6 +161,13 @@ def load_transport_key(path: Path) -> ec.EllipticCurvePrivateKey:
         raise GemelError("GEM407", f"{path} holds no transport key: {error}.") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise GemelError("GEM407", f"{path} holds a {type(key).__name__}, expected one of P-384.")
+    return key
+
+
+def _ca_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("not a key on an elliptic curve")
     return key
 
 

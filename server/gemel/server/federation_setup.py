@@ -20,6 +20,8 @@ from gemel.server.store import URL_FILE, open_store, store_url
 LOOPBACK = ("localhost", "127.0.0.1")
 # Said in `status` and by `doctor`: time enough to renew on a working day.
 WARN_DAYS = 30
+# The SuperLink's certificate lasts nearly as long as its CA: nobody but this machine sees it. A month is left for the switch.
+_LOOPBACK_DAYS = pki.CA_DAYS - 32
 
 
 def create(folder: Path, config: FederationConfig, *, database: str = "") -> CoordinatorHome:
@@ -43,7 +45,7 @@ def create(folder: Path, config: FederationConfig, *, database: str = "") -> Coo
     home = CoordinatorHome.create(folder)
     if database:
         write_durably(folder / "keys" / URL_FILE, database.encode() + b"\n", mode=0o600)
-    pki.create_tls(folder / "tls", hosts=LOOPBACK, days=pki.CA_DAYS - 1, ca_key=ca_key(folder))
+    pki.create_tls(folder / "tls", hosts=LOOPBACK, days=_LOOPBACK_DAYS, ca_key=ca_key(folder))
     rotate(folder, config)
     open_store(store_url(folder)).dispose()
     federation_config.save(folder, config)  # last: a home with settings is whole
@@ -58,6 +60,34 @@ def rotate(folder: Path, config: FederationConfig, *, days: int = pki.SERVER_DAY
     )
     nginx.write_configuration(folder, config)
     return pki.read_certificate(tls / f"{nginx.CERTIFICATE}.crt")
+
+
+def prepare_ca(folder: Path) -> Path:
+    """Make the next CA beside the present one, once; returns its certificate, which every hospital must hold before the switch."""
+    certificate, key = folder / "tls" / "ca.next.crt", folder / "keys" / "ca.next.key"
+    if not certificate.exists():
+        key.unlink(missing_ok=True)  # of an attempt that was interrupted: nobody has seen its certificate
+        pki.create_ca(certificate, key)
+    return certificate
+
+
+def switch_ca(folder: Path, config: FederationConfig) -> None:
+    """Let the next CA take the present one's place, with fresh certificates; nothing may run. May be repeated. Raises GEM525."""
+    tls, keys = folder / "tls", folder / "keys"
+    try:
+        certificate, key = (tls / "ca.next.crt").read_bytes(), (keys / "ca.next.key").read_bytes()
+    except OSError as error:
+        raise GemelError(
+            "GEM525", "No CA was prepared: `gemel federation rotate-ca` without --switch."
+        ) from error
+    if (tls / "ca.crt").read_bytes() != certificate:
+        write_durably(tls / "ca.crt.old", (tls / "ca.crt").read_bytes())
+    write_durably(ca_key(folder), key, mode=0o600)
+    write_durably(tls / "ca.crt", certificate)
+    pki.issue_certificate(tls, "server", hosts=LOOPBACK, ca_key=ca_key(folder), days=_LOOPBACK_DAYS)
+    rotate(folder, config)
+    (keys / "ca.next.key").unlink()
+    (tls / "ca.next.crt").unlink()
 
 
 def certificates(folder: Path) -> dict[str, pki.Certificate]:
