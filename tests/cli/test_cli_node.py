@@ -51,18 +51,22 @@ class Hospital:
         self.folder, self.home, self.export = folder, folder / "node", export
         self.coordinator, self.scientist = SigningKey.generate(), SigningKey.generate()
         create_tls(folder / "tls", hosts=["127.0.0.1"])
+        self.kit = self.invite(self.coordinator, port=port)
+
+    def invite(self, key: SigningKey, *, port: int, site: str = "alpha") -> Path:
         now = dt.datetime.now(dt.UTC)
         kit = StartKit(
             federation="Liver of the north",
-            site="alpha",
+            site=site,
             address=f"127.0.0.1:{port}",
-            ca_certificate=(folder / "tls" / "ca.crt").read_text(),
-            coordinator_public_key=self.coordinator.public_hex,
+            ca_certificate=(self.folder / "tls" / "ca.crt").read_text(),
+            coordinator_public_key=key.public_hex,
             issued_at=now.isoformat(),
             expires_at=(now + dt.timedelta(days=30)).isoformat(),
         )
-        self.kit = folder / "alpha.kit.json"
-        self.kit.write_bytes(sign_kit(kit, self.coordinator).to_bytes())
+        path = self.folder / f"{site}-{port}.kit.json"
+        path.write_bytes(sign_kit(kit, key).to_bytes())
+        return path
 
     def init(self, *more: object) -> Result:
         limits = ("--floor", 20, "--epsilon-cap", 3, "--delta", 1e-5)
@@ -169,6 +173,34 @@ def test_a_node_is_never_made_over_another(hospital: Hospital) -> None:
     result = hospital.init()
     assert "GEM407" in result.stderr
     assert (hospital.home / "join.json").read_bytes() == before
+
+
+def test_a_newer_kit_of_the_known_key_moves_the_node_to_another_address(hospital: Hospital) -> None:
+    hospital.ready()
+    kit = hospital.invite(hospital.coordinator, port=9443)
+    assert told("node", "update", kit, hospital.home)["address"] == "127.0.0.1:9443"
+    assert told("node", "status", hospital.home)["address"] == "127.0.0.1:9443"
+    assert told("node", "log", hospital.home)["entries"][-1]["facts"]["address"] == "127.0.0.1:9443"
+
+
+def test_a_new_key_of_the_coordinator_is_believed_by_its_fingerprint_alone(hospital: Hospital) -> None:
+    hospital.ready().study()
+    new = SigningKey.generate()
+    kit = hospital.invite(new, port=9443)
+    for more in ((), ("--fingerprint", fingerprint(hospital.coordinator.public_hex))):
+        assert "GEM102" in gemel("node", "update", kit, hospital.home, *more).stderr
+    assert told("node", "status", hospital.home)["address"] == "127.0.0.1:8443"
+    told("node", "update", kit, hospital.home, "--fingerprint", fingerprint(new.public_hex))
+    assert hospital.ask(HELLO) == "GEM102"  # the key of before asks in vain
+    hospital.coordinator = new
+    assert hospital.ask(HELLO) == "pending"
+
+
+def test_a_kit_for_another_hospital_changes_nothing(hospital: Hospital) -> None:
+    hospital.ready()
+    kit = hospital.invite(hospital.coordinator, port=9443, site="beta")
+    assert "GEM410" in gemel("node", "update", kit, hospital.home).stderr
+    assert told("node", "status", hospital.home)["address"] == "127.0.0.1:8443"
 
 
 # --- what a steward does -------------------------------------------------------------------------

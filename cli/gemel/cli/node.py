@@ -71,6 +71,32 @@ def init(
 
 
 @app.command()
+def update(
+    kit: Annotated[
+        Path, typer.Argument(metavar="KIT", help="A newer start kit of the coordinator.", show_default=False)
+    ],
+    home: Home,
+    *,
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="Of the coordinator's new key, as it was read out on the phone."),
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Take the coordinator's address, CA and key from a newer kit; then start the node again."""
+    with failures(output):
+        from gemel.client_node.home import NodeHome
+        from gemel.client_node.joining import update_node
+        from gemel.core.signing import fingerprint as of_key
+
+        node = update_node(NodeHome.open(home), _read(kit), coordinator_fingerprint=fingerprint)
+        coordinator = of_key(node.config.coordinator_public_key)
+        result = {"ok": True, "address": node.config.address, "coordinator_fingerprint": coordinator}
+        text = f"{node.config.address}, coordinator {coordinator}. Start the node again."
+        emit(result, output, render=lambda console: console.print(text, markup=False))
+
+
+@app.command()
 def steward(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who decides on studies.", show_default=False)],
     home: Home,

@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemel.client_node import audit_log
 from gemel.client_node.home import SCHEMA, NodeConfig, NodeHome
 from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
@@ -53,6 +54,38 @@ def make_node(
     write_durably(folder / KIT_NAME, kit_bytes)
     home = NodeHome.create(folder, _config(kit, limits))
     return home, write_join(home)
+
+
+def update_node(home: NodeHome, kit_bytes: bytes, *, coordinator_fingerprint: str | None = None) -> NodeHome:
+    """Take over what a newer kit says of the coordinator: its address, its CA, its name, and its key.
+
+    A kit that the known key signed needs nothing else. Another key is believed only with its fingerprint, as it was
+    read on the phone. Start the node again afterwards.
+
+    Raises:
+        GemelError: GEM410 or GEM411 a kit that cannot be used, or of another site; GEM102 a key that is not known, or
+            not the one of the fingerprint.
+    """
+    kit = read_kit(kit_bytes)
+    if kit.site != home.config.site:
+        raise GemelError("GEM410", f"The kit is for {kit.site}, this node is {home.config.site}.")
+    told = fingerprint(kit.coordinator_public_key)
+    known = kit.coordinator_public_key == home.config.coordinator_public_key
+    if coordinator_fingerprint is None and not known:
+        raise GemelError(
+            "GEM102",
+            f"The kit is signed by {told}, which is not the coordinator that this node knows.",
+            hint="Call the coordinator, and give the fingerprint that they read out with --fingerprint.",
+        )
+    if coordinator_fingerprint is not None and coordinator_fingerprint.strip().lower() != told:
+        raise GemelError("GEM102", f"The kit is signed by {told}, not by {coordinator_fingerprint}.")
+    audit_log.record(home, audit_log.EventKind.CONFIGURED, coordinator=told, address=kit.address)
+    home.ca_certificate.parent.mkdir(exist_ok=True)
+    write_durably(home.ca_certificate, kit.ca_certificate.encode())
+    write_durably(home.folder / KIT_NAME, kit_bytes)
+    return home.changed(
+        coordinator_public_key=kit.coordinator_public_key, address=kit.address, federation=kit.federation
+    )
 
 
 def write_join(home: NodeHome, *, previous: SigningKey | None = None) -> JoinRequest:
