@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,9 @@ from gemel.server.directory import Directory
 from gemel.server.transport import Transport
 
 RESEND_S = 2.0
+# A node that was killed, or a cable that was cut, at the wrong instant loses a request or its answer, and the engine does not
+# see it: who is silent is asked again. Nodes give the same answer to the same request, at no cost.
+SILENT_S, LONGEST_SILENT_S = 10.0, 300.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.05
 
 NOTHING = Envelope(document=b"")
@@ -51,13 +53,14 @@ class Arrival:
 
 @dataclass
 class _Open:
-    """A request that a site has not answered yet. `due`: when to send it (again)."""
+    """A request that a site has not answered yet. `due`: when to send it (again); `sent`: how often it was."""
 
     envelope: Envelope
     request: Request
     request_sha256: str
     since: float
     due: float
+    sent: int = 0
     wrong: str = ""  # the code of the last answer that was of something else
 
 
@@ -185,14 +188,15 @@ class Wire:
                 continue
             self._site_of[listing.node] = site
             ready[listing.node] = opened.envelope
-            opened.due = math.inf
+            opened.due = now + min(SILENT_S * 2**opened.sent, LONGEST_SILENT_S)
+            opened.sent += 1
         if ready:
             self._transport.send(ready)
         return refused
 
     def _away(self, site: str) -> None:
         opened = self._open.get(site)
-        if opened is not None and opened.due == math.inf:
+        if opened is not None and opened.sent and opened.due > self._clock() + RESEND_S:
             opened.due = self._clock() + RESEND_S
             self._event("away", task=opened.request.task, site=site)
 
