@@ -40,7 +40,9 @@ def test_two_studies_run_at_once_on_one_home_and_its_store(tmp_path: Path) -> No
     assert {head.seq for head in heads.values()} == {1 + len(study.tasks)}
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(200, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize(
+    "rounds", [40, pytest.param(200, marks=[pytest.mark.heavy, pytest.mark.timeout(1800)])]
+)
 def test_the_memory_of_a_coordinator_stays_flat_over_rounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:

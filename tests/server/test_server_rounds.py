@@ -112,6 +112,8 @@ def test_a_key_revoked_while_its_reply_is_on_the_way_is_not_believed(tmp_path: P
     assert missing(done["train/1"]) == {}
     assert all(missing(done[task]) == {"site1": "GEM522"} for task in ("train/2", "train/3", "evaluate"))
     assert ("site1", "train/3") not in network.asked
+    after_train_1 = done["train/1"]["contributions"][1]
+    assert certificate(run)["sites"]["site1"]["ledger_seq"] == after_train_1["ledger_seq"], "nor is it quoted"
     check_certificate(run.certificate)
 
 
