@@ -241,6 +241,18 @@ def test_the_number_of_patients_is_noised_unless_it_is_asked_for(hospital: Hospi
     assert all(abs(other - exact["number"]) < 80 for other in others)
 
 
+def test_what_a_proposer_writes_neither_moves_the_terminal_nor_breaks_the_page(hospital: Hospital) -> None:
+    hospital.ready().study(purpose="first")
+    sha256 = hospital.study(
+        title="[bold]x[/none]\x1b[2J\r\n[link=http://evil]", purpose="[/]\x1b]0;owned\x07"
+    )
+    for command in (("studies",), ("show", sha256), ("log",)):
+        result = gemel("node", *command, hospital.home)
+        assert result.exit_code == 0, result.output
+        assert not set(result.stdout) & {"\x1b", "\r", "\x07"}
+    assert "[bold]x[/none]?[2J" in gemel("node", "show", sha256, hospital.home).stdout
+
+
 def test_what_changed_since_the_last_study_is_shown(hospital: Hospital) -> None:
     first = hospital.ready().study()
     second = hospital.study(minimum_patients=50, title="Fatty liver, again")

@@ -18,7 +18,8 @@ from gemel.client_node.key_dates import KeyDates
 from gemel.core.arrays import pack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
-from gemel.core.messages import HELLO, Status, read_reply
+from gemel.core.messages import HELLO, Envelope, Request, Status, read_reply, sign_request
+from gemel.core.signing import SigningKey
 from gemel.core.study import Study
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
@@ -56,6 +57,19 @@ def test_a_study_that_waits_fills_no_log(talk: Talk) -> None:
     for _ in range(4):
         assert talk.ask(HELLO).status is Status.PENDING
     assert kinds(talk) == ["arrived", "answered"]
+
+
+def test_what_somebody_sends_makes_no_long_line_and_no_file(talk: Talk) -> None:
+    request = Request(study_sha256="a" * 64, task="x\x1b[2J\n" + "y" * 100_000, inputs_sha256="")
+    before = sorted(path.name for path in (talk.home.folder / "studies").iterdir())
+    for task in (request.task, HELLO):
+        forged = sign_request(msgspec.structs.replace(request, task=task), SigningKey.generate())
+        got = talk.send(Envelope(document=forged.to_bytes(), study=talk.study.to_bytes()))
+        assert read_reply(got.document)[0].code == "GEM102"
+    assert sorted(path.name for path in (talk.home.folder / "studies").iterdir()) == before
+    lines = [*(talk.home.folder / "audit").glob("*.jsonl"), talk.home.folder / event_log.NAME]
+    assert all(len(line) < 1500 for path in lines for line in path.read_bytes().splitlines())
+    assert "\x1b" not in str(talk.log()[0].facts["task"])
 
 
 def test_neither_log_tells_of_a_patient(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:

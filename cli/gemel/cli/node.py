@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gemel.cli import node_backup, node_study
-from gemel.cli.output import Format, FormatOption, emit, failures, say, table
+from gemel.cli.output import Format, FormatOption, emit, failures, plain, say, table
 from gemel.core.errors import GemelError
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def status(home: Home, *, output: FormatOption = Format.TABLE) -> None:
             for name, value in result.items():
                 shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
                 made.add_row(
-                    name.replace("_", " "), _connection(value) if name == "connection" else str(shown)
+                    name.replace("_", " "), _connection(value) if name == "connection" else plain(shown)
                 )
             console.print(made)
 
@@ -224,7 +224,7 @@ def log(
             for entry in found:
                 at = entry.written_at[:19].replace("T", " ")
                 told = ", ".join(f"{name} {_short(value)}" for name, value in entry.facts.items())
-                made.add_row(str(entry.seq), at, entry.kind.value, told)
+                made.add_row(str(entry.seq), at, entry.kind.value, plain(told))
             console.print(made)
 
         emit(result, output, render=render)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gemel.cli.output import Format, FormatOption, emit, failures, table
+from gemel.cli.output import Format, FormatOption, emit, failures, plain, table
 from gemel.core.errors import GemelError
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def studies(home: Home, *, output: FormatOption = Format.TABLE) -> None:
             for row in found:
                 made.add_row(
                     row["study_sha256"][:12],
-                    row["title"],
-                    row["programme"],
+                    plain(row["title"]),
+                    plain(row["programme"]),
                     row["arrived_at"][:16].replace("T", " "),
                     row["state"],
                     f"{row['epsilon']:g}",
@@ -115,7 +115,7 @@ def budget(home: Home, *, output: FormatOption = Format.TABLE) -> None:
             for row in told["studies"]:
                 made.add_row(
                     row["study_sha256"][:12],
-                    row["programme"],
+                    plain(row["programme"]),
                     row["reserved_at"][:16].replace("T", " "),
                     f"{row['epsilon']:.6f}",
                     str(row["begun"]),
@@ -194,19 +194,20 @@ def _render(console: Console, told: dict[str, Any]) -> None:
         f"from {cost['epsilon_of_worst_person_now']:.6f} to {cost['epsilon_of_worst_person_after']:.6f} of "
         f"{cost['epsilon_cap']:g}" + ("" if cost["fits"] else ": IT DOES NOT FIT"),
     ]
-    console.print("\n".join(lines), markup=False)
+    for line in lines:
+        console.print(plain(line))
     made = table("Task", ">Times", "What it computes", "On whom", "How", "What leaves", ">Bytes")
     for row in told["tasks"]:
         leaves = row["leaves"]
         shapes = [f"{name} {tuple(spec['shape'])}" for name, spec in list(leaves.items())[:3]]
         more = f" and {len(leaves) - 3} more" if len(leaves) > 3 else ""
         made.add_row(
-            row["task"],
+            plain(row["task"]),
             str(row["times"]),
-            row["words"],
+            plain(row["words"]),
             row["whom"],
             "; ".join(row["how"]),
-            ", ".join(shapes) + more,
+            plain(", ".join(shapes) + more),
             str(row["bytes"]),
         )
     console.print(made)
@@ -214,10 +215,8 @@ def _render(console: Console, told: dict[str, Any]) -> None:
     for decision in told["decisions"]:
         until = f", until {decision['until']}" if decision.get("until") else ""
         runs = f", {decision['runs_started']} of {decision['runs']} runs" if decision.get("runs") else ""
-        console.print(
-            f"{decision['at'][:16]} {decision['steward']}: {decision['decision']}{until}{runs} ({decision['reason']})",
-            markup=False,
-        )
+        said = f"{decision['steward']}: {decision['decision']}{until}{runs} ({decision['reason']})"
+        console.print(plain(f"{decision['at'][:16]} {said}"))
 
 
 def _render_changes(console: Console, changes: dict[str, Any]) -> None:
@@ -226,4 +225,4 @@ def _render_changes(console: Console, changes: dict[str, Any]) -> None:
         return
     console.print(f"Against {changes['since'][:12]} ({changes['that_was']}):", markup=False)
     for name, change in changes["fields"].items():
-        console.print(f"  {name}: {change['before']} -> {change['now']}", markup=False)
+        console.print(plain(f"  {name}: {change['before']} -> {change['now']}"))

@@ -16,6 +16,7 @@ from gemel.core.errors import GemelError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 
 WIDTH_OF_A_PIPE = 140
@@ -66,6 +67,13 @@ def table(*headings: str, title: str | None = None) -> Table:
         right = heading.startswith(">")
         made.add_column(heading.removeprefix(">"), justify="right" if right else "left", overflow="fold")
     return made
+
+
+def plain(told: object) -> Text:
+    """A cell of what others wrote (a study's title, a task's name): no markup, and nothing that moves a terminal."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() else "?" for c in str(told)))
 
 
 def report(error: GemelError, output: Format = Format.TABLE) -> None:

@@ -13,6 +13,7 @@ from gemel.core.messages import HELLO, Envelope, Reply, Status, read_reply
 from gemel.core.signing import SignedDocument, fingerprint
 
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_MOST_TEXT = 80
 _LEVELS = {Status.REFUSED: logging.WARNING, Status.FAILED: logging.ERROR}
 
 
@@ -27,8 +28,8 @@ def note_answer(home: NodeHome, answer: Envelope, *, seconds: float) -> None:
     """An answer that is about to leave. Raises GEM415 or GEM416: then it must not."""
     reply, _ = read_reply(answer.document)
     told: dict[str, str | int] = {
-        "study": reply.study_sha256,
-        "task": reply.task,
+        "study": _short(reply.study_sha256),
+        "task": _short(reply.task),
         "request": reply.request_sha256,
         "status": reply.status.value,
     }
@@ -47,9 +48,16 @@ def _is_news(home: NodeHome, reply: Reply) -> bool:
     """False for a hello that is answered as the one before: a waiting study says hello every few seconds."""
     if reply.task != HELLO or not _HASH.fullmatch(reply.study_sha256):
         return True
+    if not (home.folder / "studies" / f"{reply.study_sha256}.proposal.json").exists():
+        return True  # not known here: whoever sends it makes no file here
     path = home.folder / "studies" / f"{reply.study_sha256}.told"
     told = f"{reply.status.value} {reply.code}".encode()
     if path.exists() and path.read_bytes() == told:
         return False
     write_durably(path, told)
     return True
+
+
+def _short(told: str) -> str:
+    """What a request said, of which nothing may be true: no longer than a hash, and in one line."""
+    return "".join(c if c.isprintable() else "?" for c in told[:_MOST_TEXT])

@@ -6,6 +6,7 @@ have ended.
 
 from __future__ import annotations
 
+import fcntl
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -23,7 +24,17 @@ VIRTUAL = "VIRTUAL"
 
 
 def load(home: NodeHome, programme: Programme) -> Dataset:
-    """The hospital's patients for a programme. Raises what `gemel.data_adapters.dataset.build.build` raises."""
+    """The hospital's patients for a programme. Raises what `gemel.data_adapters.dataset.build.build` raises.
+
+    One process at a time: a steward may look at a study while the node answers, and what two build from an export that
+    changes under them must not be taken one for the other.
+    """
+    with (home.folder / "data" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _load(home, programme)
+
+
+def _load(home: NodeHome, programme: Programme) -> Dataset:
     stem = f"{programme.name}-{programme.version}"
     path = kept_at(home.folder, programme)
     mark = home.folder / "data" / f"{stem}.export"
