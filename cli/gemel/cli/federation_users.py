@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
 
 from gemel.cli.output import Format, FormatOption, emit, failures, say, table
+from gemel.cli.study_token import ROLES, table_of
 from gemel.core.errors import GemelError
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from gemel.cli.service_client import ServiceClient
 
 app = typer.Typer(help="Who may use the coordinator's service.", no_args_is_help=True)
-ROLES = ("viewer", "scientist", "operator", "auditor", "admin")
 RoleOption = Annotated[str, typer.Option(click_type=click.Choice(ROLES), help="What the user may do.")]
 UserName = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 
@@ -97,16 +98,45 @@ def token(
             client.delete(f"/users/{user['id']}/tokens/{revoke}")
         tokens = client.get(f"/users/{user['id']}/tokens")
 
-        def render(console: Console) -> None:
-            made = table("Id", "Kind", "Role", "Label", "Ends", "Ended")
-            for each in tokens:
-                ended = _day(each["ended_at"]) if each["ended_at"] else ""
-                made.add_row(
-                    each["id"], each["kind"], each["role"], each["label"], _day(each["expires_at"]), ended
-                )
-            console.print(made)
+        emit(
+            {"user": user["name"], "tokens": tokens},
+            output,
+            render=lambda console: console.print(table_of(tokens)),
+        )
 
-        emit({"user": user["name"], "tokens": tokens}, output, render=render)
+
+@app.command()
+def audit(
+    *,
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE")] = Path("audit.json"),
+    after: Annotated[int, typer.Option(min=0, help="Only entries after this number.")] = 0,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Fetch the service's audit log as a signed document, its chain verified; keep it elsewhere. Auditors and administrators."""
+    with failures(output):
+        import json
+
+        from gemel.core.files import write_durably
+        from gemel.core.signing import read_signed
+        from gemel.server.service.audit_chain import verify_audit_document
+
+        with _client() as client:
+            content = json.dumps(client.get("/audit/export", after=after)).encode()
+        document = read_signed(content, kind="audit")
+        entries = verify_audit_document(document)
+        if entries and entries[0].seq != after + 1:
+            raise GemelError("GEM912", f"The first entry is {entries[0].seq}, not {after + 1}.")
+        write_durably(out, document.to_bytes(), mode=0o600)
+        last = entries[-1].seq if entries else after
+        result = {"file": str(out), "entries": len(entries), "last": last, "head": document.payload["head"]}
+        emit(
+            result,
+            output,
+            render=lambda console: console.print(
+                f"{out}: {len(entries)} entries up to {last}, each follows the one before; head {result['head']}.",
+                markup=False,
+            ),
+        )
 
 
 def _change(name: str, change: dict[str, str]) -> None:
@@ -137,9 +167,3 @@ def _emit_setup(result: dict[str, Any], output: Format) -> None:
         console.print("Hand it over; then: gemel study login URL --setup", markup=False)
 
     emit(result, output, render=render)
-
-
-def _day(seconds: float) -> str:
-    import datetime as dt
-
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="minutes")

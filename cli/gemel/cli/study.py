@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gemel.cli import study_draft, study_life, study_login
+from gemel.cli import study_draft, study_life, study_login, study_token
 from gemel.cli.simulate import simulate
 
 app = typer.Typer(
@@ -12,6 +12,7 @@ app = typer.Typer(
 )
 app.command("login", no_args_is_help=True)(study_login.login)
 app.command("logout")(study_login.logout)
+app.command("token")(study_token.token)
 app.command("key")(study_draft.key)
 app.command("new", no_args_is_help=True)(study_draft.new)
 app.command("show", no_args_is_help=True)(study_draft.show)

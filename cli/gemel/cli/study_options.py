@@ -159,7 +159,9 @@ def _sites(named: list[str]) -> dict[str, str]:
     with ServiceClient.signed_in() as client:
         admitted = {m["site"]: m["public_key"] for m in client.get("/members") if m["state"] == "admitted"}
     chosen = {site: key or admitted.get(site, "") for site, key in given.items()} or admitted
-    if missing := [site for site, key in chosen.items() if not key] or (not chosen and ["any"]):
+    if not chosen:
+        raise GemelError("GEM921", "No hospital is an admitted member.")
+    if missing := [site for site, key in chosen.items() if not key]:
         raise GemelError("GEM921", f"Not an admitted member: {', '.join(missing)}.")
     return chosen
 

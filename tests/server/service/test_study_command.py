@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from gemel.cli.demo.federation import Federation
 from gemel.cli.main import app
 from gemel.cli.study_options import ALGORITHMS, CLIPPINGS, PERSONALISATIONS, RULES
+from gemel.cli.study_token import ROLES
 from gemel.client_node.approvals import Decision
 from gemel.core.signing import SigningKey
 from gemel.core.strategy_plan import Algorithm, Personalisation
@@ -132,12 +133,15 @@ def test_signing_out_ends_the_session_and_forgets_it(scientist: Person) -> None:
 
 
 def test_an_api_token_signs_in_without_a_password(scientist: Person, tmp_path: Path) -> None:
-    login = json.loads((scientist.folder / "service.json").read_text())
-    with scientist.service.client(login["secret"]) as client:
-        secret = client.post("/api/v1/me/tokens", json={"label": "nightly"}).json()["secret"]
+    made = scientist.gemel("study", "token", "--label", "nightly", "--role", "viewer")
+    secret = made["secret"]
     robot = Person(tmp_path / "robot", scientist.service)
     robot.gemel("study", "login", scientist.service.url, "--token", stdin=secret + "\n")
     assert robot.gemel("study", "list") == {"studies": []}
+    listed = scientist.gemel("study", "token")
+    assert secret not in str(listed)
+    scientist.gemel("study", "token", "--revoke", made["token"]["id"])
+    assert robot.gemel("study", "list", code=3)["error"]["code"] == "GEM901"
 
 
 def test_a_refusal_of_the_service_is_the_command_s_own(scientist: Person) -> None:
@@ -170,11 +174,20 @@ def test_the_administrator_lists_disables_and_resets(admin: Person, scientist: P
     assert scientist.gemel("study", "list", code=3)["error"]["code"] == "GEM901"
 
 
+def test_the_audit_log_is_fetched_whole_and_verified(admin: Person) -> None:
+    got = admin.gemel("federation", "user", "audit")
+    assert got["last"] == got["entries"] == admin.service.service.log.head()[0]
+    assert admin.gemel("verify", "audit.json")["ok"]
+    rest = admin.gemel("federation", "user", "audit", "--after", str(got["last"]), "-o", "rest.json")
+    assert rest["entries"] == 1  # this very fetch
+
+
 def test_the_words_of_the_options_are_those_of_the_core() -> None:
     assert tuple(map(str, Algorithm)) == ALGORITHMS
     assert tuple(map(str, Personalisation)) == PERSONALISATIONS
     assert tuple(map(str, AggregationRule)) == RULES
     assert tuple(map(str, Clipping)) == CLIPPINGS
+    assert tuple(map(str, Role)) == ROLES
 
 
 @pytest.mark.parametrize(
