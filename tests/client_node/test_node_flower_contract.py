@@ -171,6 +171,7 @@ def test_what_is_held_and_what_is_news_are_paths_of_the_superlink() -> None:
 
 def test_a_clients_interceptors_are_where_a_grid_gets_one_more() -> None:
     assert "self._interceptors" in inspect.getsource(ProtobufClient._send)
+    assert "self._client = httpx.Client(" in inspect.getsource(ProtobufClient.__init__), "its timeout is ours"
     assert isinstance(HttpGrid._runtime_client, property)
     for name in ("PullMessages", "AcquireTask"):
         assert f'rpc_method="/flwr.proto.Runtime/{name}"' in inspect.getsource(

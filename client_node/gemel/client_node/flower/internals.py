@@ -59,6 +59,8 @@ FLWR_VERSION = "1.41.0"
 HEARTBEAT_S = 10
 WAIT_HEADER, SEEN_HEADER = "gemel-wait", "gemel-seen"
 LONGEST_PAUSE_S = 5.0
+# Flower's 30 s are short for a large model through a busy coordinator.
+TIMEOUT_S = 120.0
 _PULL_PATIENCE_S = 120.0
 
 Result = TypeVar("Result")
@@ -130,6 +132,7 @@ class Fleet:
             root_certificates=ca_certificate.read_bytes(),
             interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), signer, self._waiting],
         )
+        self._client._client.timeout = httpx.Timeout(TIMEOUT_S, connect=10.0)
         self._node = Node()
         self._stopping = threading.Event()
 

@@ -204,6 +204,9 @@ class Node:
                     self._fleet.beat()
                 except (Unreachable, Refused) as error:
                     logger.warning("heartbeat: %s", error)
+                except Exception:
+                    # Without heartbeats the coordinator would take this node for gone: whatever it was, the next is sent.
+                    logger.exception("heartbeat")
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
