@@ -76,6 +76,40 @@ def test_an_unknown_user_takes_the_same_time_as_a_wrong_password() -> None:
     assert 0.5 < known / unknown < 2  # without the decoy: a factor of more than a thousand
 
 
+def test_a_flood_of_logins_leaves_threads_for_others() -> None:
+    import threading
+
+    from gemel.server.service.attempts import TooManyAttempts
+
+    passwords, outcomes = Passwords(), []
+
+    def attempt() -> None:
+        try:
+            outcomes.append(passwords.matches(None, "wrong password here"))
+        except TooManyAttempts:
+            outcomes.append("busy")
+
+    threads = [threading.Thread(target=attempt) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(False) >= 16
+    assert outcomes.count("busy") == 30 - outcomes.count(False)
+    assert "busy" in outcomes
+
+
+def test_counts_that_are_over_are_forgotten(service: Running) -> None:
+    attempts = Attempts(service.service.engine)
+    attempts.count(account="a-name", address="10.0.0.1")
+    with service.service.engine.begin() as connection:
+        connection.execute(text("UPDATE attempts SET since = since - 2000 WHERE counted LIKE 'account%'"))
+    attempts.forget_old()
+    with service.service.engine.connect() as connection:
+        left = connection.execute(text("SELECT counted FROM attempts")).scalars().all()
+    assert [key.split(":")[0] for key in left] == ["address"]
+
+
 def test_an_account_is_closed_after_ten_failures_and_opens_when_the_window_is_over(service: Running) -> None:
     service.user("known", Role.VIEWER, password=True)
     for _ in range(OF_ACCOUNT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Attempts:
     def count(self, *, account: str | None, address: str) -> None:
         """Count one attempt for both. Raises TooManyAttempts (GEM903) when either is used up for now."""
         now = self.clock()
-        keys = [(f"address:{sha256_hex(address.encode())}", OF_ADDRESS)]
+        keys = [(f"address:{sha256_hex(network_of(address).encode())}", OF_ADDRESS)]
         if account is not None:
             # A hash, not the name: people type passwords where a name belongs.
             keys.insert(0, (_of(account), OF_ACCOUNT))
@@ -61,15 +62,36 @@ class Attempts:
                 ).one()
                 if number > most:
                     over.append((number, since, most))
-            connection.execute(delete(_attempts).where(_attempts.c.since <= now - 2 * WINDOW_S))
         if over:
             wait = max(1, round(max(since for _, since, _ in over) + WINDOW_S - now))
             raise TooManyAttempts(retry_after_s=wait, first=all(n == most + 1 for n, _, most in over))
+
+    def forget_old(self) -> None:
+        """Drop counts whose window is over; for now and then, not beside every attempt."""
+        with self.engine.begin() as connection:
+            connection.execute(delete(_attempts).where(_attempts.c.since <= self.clock() - 2 * WINDOW_S))
 
     def succeeded(self, account: str) -> None:
         """Forget an account's failures; an address's stand."""
         with self.engine.begin() as connection:
             connection.execute(delete(_attempts).where(_attempts.c.counted == _of(account)))
+
+
+def network_of(address: str) -> str:
+    """What is counted as one address: of IPv6 the /64 that one customer has.
+
+    >>> network_of("10.0.0.1"), network_of("2001:db8::1") == network_of("2001:db8::2"), network_of("unknown")
+    ('10.0.0.1', True, 'unknown')
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _of(account: str) -> str:

@@ -25,6 +25,7 @@ LOG = logging.getLogger("gemel.service.watcher")
 LOOK_S = 0.5
 ASK_ENGINE_S = 5.0
 LONGEST_BACK_OFF_S = 300.0
+TIDY_S = 3600.0
 STOPPED_BY_REQUEST = "GEM510"
 
 
@@ -54,8 +55,18 @@ class Watcher:
         self._thread.join(timeout=10)
 
     def _follow_all(self) -> None:
+        tidied = 0.0
         while not self._stopping.wait(LOOK_S):
             self.look()
+            if self._clock() - tidied >= TIDY_S:
+                tidied = self._clock()
+                self._tidy()
+
+    def _tidy(self) -> None:
+        try:
+            self._service.attempts.forget_old()
+        except Exception:
+            LOG.exception("old counts of attempts stay")
 
     def look(self) -> None:
         """Look at every active study once; what goes wrong with one does not keep the others waiting."""
