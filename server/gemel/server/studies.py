@@ -319,7 +319,10 @@ def _write_step(
 
 
 def _checked(payload: object) -> str:
-    text = canonical_bytes(parse_study(payload).to_payload()).decode()
+    try:
+        text = canonical_bytes(parse_study(payload).to_payload()).decode()
+    except (ValueError, RecursionError) as error:  # half a character, or what nests too deep
+        raise GemelError("GEM101", f"The study cannot be written as JSON: {type(error).__name__}.") from error
     if len(text) > _MOST_BYTES:
         raise GemelError("GEM101", "The study document is larger than a mebibyte.")
     return text

@@ -13,9 +13,10 @@ from gemel.server.studies import StudyState
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(min_length=3, max_length=64)]
+Name = Annotated[str, Field(min_length=3, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=1000)]
-Text = Annotated[str, Field(max_length=500)]
+# No control characters: PostgreSQL takes no NUL, and a log's line is one line.
+_PLAIN = r"^[^\x00-\x1f\x7f]*$"
 
 
 class _In(BaseModel):
@@ -83,7 +84,7 @@ class SecretOut(_Out):
 class TokenIn(_In):
     """An API token of one's own: for some days, with at most one's own role."""
 
-    label: Annotated[str, Field(min_length=1, max_length=100)]
+    label: Annotated[str, Field(min_length=1, max_length=100, pattern=_PLAIN)]
     days: Annotated[int, Field(ge=1, le=366)] = 90
     role: Role | None = None
 
@@ -105,7 +106,7 @@ class UserIn(_In):
 
     name: Name
     role: Role
-    subject: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    subject: Annotated[str, Field(min_length=1, max_length=255, pattern=_PLAIN)] | None = None
 
 
 class UserMade(_Out):
@@ -149,7 +150,7 @@ class SubmitIn(_In):
 class StopIn(_In):
     """Why a study is stopped."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=500)]
+    reason: Annotated[str, Field(min_length=1, max_length=500, pattern=_PLAIN)]
 
 
 class StepOut(_Out):
