@@ -43,9 +43,9 @@ class MemberDirectory(Directory):
 
     def keys(self, public_key: str) -> frozenset[str]:
         """Every key that the hospital of this key was admitted with."""
-        everyone = self.members.all()
-        sites = {member.site for member in everyone if member.public_key == public_key}
-        return frozenset({public_key, *(m.public_key for m in everyone if m.site in sites)})
+        member = self.members.of(public_key)
+        earlier = () if member is None else self.members.of_site(member.site)
+        return frozenset({public_key, *(m.public_key for m in earlier)})
 
 
 @dataclass

@@ -130,7 +130,16 @@ class Members:
 
     def of(self, public_key: str) -> Member | None:
         """The member with that key, or None."""
-        return next((member for member in self.all() if member.public_key == public_key), None)
+        with self.engine.connect() as connection:
+            row = connection.execute(select(_members).where(_members.c.public_key == public_key)).mappings()
+            found = row.first()
+        return None if found is None else _member(dict(found))
+
+    def of_site(self, site: str) -> list[Member]:
+        """Every key that a hospital was ever admitted with."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(_members).where(_members.c.site == site)).mappings()
+            return [_member(dict(row)) for row in rows]
 
     def admit(
         self, *, site: str, public_key: str, transport_key: str, flower_node: int | None, expires_at: str
