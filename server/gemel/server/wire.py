@@ -212,7 +212,8 @@ class Wire:
             return [self._closed(site, code=error.code, told=told)]
         if opened is None or reply.request_sha256 != opened.request_sha256:
             self._note(reply, False)
-            if not self._late(reply, got) and opened is not None:
+            # The answer to an earlier hello is nothing wrong: who is silent was asked more than once.
+            if reply.task != HELLO and not self._late(reply, got) and opened is not None:
                 opened.wrong = "GEM503"
                 self._event("ignored", site=site, code="GEM503")
             return []
