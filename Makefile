@@ -12,7 +12,7 @@ LINES := 100000
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench peers spark faults fuzz docs clean
+.PHONY: help setup demo test check bench peers spark faults soak fuzz docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +58,11 @@ spark: $(READY)  ## the SQL on FHIR cases on Spark as well: installs PySpark (45
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[spark]'
 	$(BIN)/pytest -q tests/data_adapters/views/test_views_spark.py $(ARGS)
 
-faults: $(READY)  ## the heavy tests: processes killed, files damaged
-	$(ONE_THREAD) $(BIN)/pytest -q -m "faults or heavy" tests $(ARGS)
+faults: $(READY)  ## the heavy tests: kills, cuts, lies, full disks on separate hosts; files damaged; figures at the end
+	$(ONE_THREAD) $(BIN)/pytest -q -m "faults or heavy" tests --deselect tests/faults/test_faults_soak.py $(ARGS)
+
+soak: $(READY)  ## 200 rounds on separate hosts: memory, descriptors and disks stay as they are
+	$(ONE_THREAD) $(BIN)/pytest -q tests/faults/test_faults_soak.py $(ARGS)
 
 fuzz: $(READY)  ## 100,000 damaged FHIR lines through both readers, and through the whole reading (LINES=... for more)
 	$(BIN)/python tests/support/damaged_lines.py $(LINES) $(ARGS)
