@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +91,7 @@ def _generation(folder: Path, config: FederationConfig, wake: threading.Event) -
     (folder / "logs").mkdir(exist_ok=True)
     members = Members(open_store(store_url(folder)))
     processes: list[Process] = []
+    settled = False
     try:
         for name, arguments, environment in _commands(folder, config, link):
             process = Process(
@@ -104,13 +106,13 @@ def _generation(folder: Path, config: FederationConfig, wake: threading.Event) -
             processes.append(process)
             process.start()
             if name == "superlink":
-                _settle(link, members, process)
+                settled = _settle(link, members, process, timeout_s=120.0)
         log("ready", hospitals=config.fleet_address, people=config.service_url, processes=len(processes))
-        restarts = processes[0].restarts
+        superlink, restarts = processes[0], processes[0].restarts
         while not wake.wait(_CHECK_S):
-            if processes[0].restarts != restarts and processes[0].alive:
-                restarts = processes[0].restarts
-                _settle(link, members, processes[0])
+            if superlink.alive and (superlink.restarts != restarts or not settled):
+                restarts = superlink.restarts
+                settled = _settle(link, members, superlink, timeout_s=30.0)
     finally:
         for process in reversed(processes):
             process.stop()
@@ -128,14 +130,16 @@ def _commands(
         yield "service", arguments, {}
 
 
-def _settle(link: SuperLink, members: Members, process: Process) -> None:
-    """Wait for the SuperLink, and bring its registrations in line with the members; the next start tries again if not."""
+def _settle(link: SuperLink, members: Members, process: Process, *, timeout_s: float) -> bool:
+    """Wait for the SuperLink, and bring its registrations in line with the members; False: to be tried again."""
     try:
-        wait_for_port(link.host, link.port, process, timeout_s=120.0)
+        wait_for_port(link.host, link.port, process, timeout_s=timeout_s)
         for done in reconcile(members, link):
             log("members", done=done)
     except GemelError as error:
         log("unsettled", code=error.code, message=error.message)
+        return False
+    return True
 
 
 def _watch(name: str) -> Callable[[str, int], None]:
@@ -149,12 +153,15 @@ def _watch(name: str) -> Callable[[str, int], None]:
 def _alone(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise GemelError(
-                "GEM524", f"A coordinator of {folder} runs already: process {file.read()}."
-            ) from error
+        for last in (False, False, True):  # whoever asks whether one runs holds the lock for an instant
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if last:
+                    message = f"A coordinator of {folder} runs already: process {file.read()}."
+                    raise GemelError("GEM524", message) from error
+                time.sleep(0.2)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
