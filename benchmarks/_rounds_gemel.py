@@ -63,6 +63,7 @@ def time_rounds(live: Federation, *, rounds: int, watch_memory: bool = False) ->
     started = time.time()
     live.superlink.start_run(document.payload_sha256, approval_timeout_s=60.0)
     ends: list[float] = []
+    codes: list[str] = []
     memory: list[tuple[int, float]] = []
     offset, deadline = 0, time.monotonic() + 60 + 15 * rounds
     while time.monotonic() < deadline:
@@ -74,9 +75,11 @@ def time_rounds(live: Federation, *, rounds: int, watch_memory: bool = False) ->
                 ends.append(event["at"])
                 if watch_memory:
                     memory.append((len(ends), _coordinator_mb(live)))
+            if event["event"] in ("site", "missing") and event["code"]:
+                codes.append(f"{event['site']} {event['code']}")
             if event["event"] == "finished":
                 if len(ends) < rounds:
-                    raise RuntimeError(f"the run ended after {len(ends)} rounds: {event['code']}")
+                    raise RuntimeError(f"the run ended after {len(ends)} rounds: {event['code']} {codes}")
                 rest = [after - before for before, after in pairwise(ends)]
                 return Timed(ends[0] - started, rest, memory)
         time.sleep(0.01)

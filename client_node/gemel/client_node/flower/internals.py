@@ -204,8 +204,8 @@ class Fleet:
 
     def push(self, reply: Message, *, seconds: float) -> None:
         """Send a reply, which took so long to compute; a broken connection is waited for. The same reply counts once."""
-        reply.metadata.__dict__["_message_id"] = reply.object_id
         with no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
             request = PushMessagesRequest(
                 node=self._node,
                 messages_list=[message_to_proto(remove_content_from_message(reply))],

@@ -41,9 +41,11 @@ class GridTransport(Transport):
     def send(self, envelopes: Mapping[int, Envelope]) -> None:
         """Push one message to each node."""
         nodes = list(envelopes)
+        # What several nodes get is encoded, hashed and stored once.
+        contents = {id(each): RecordDict({RECORD: to_record(each)}) for each in envelopes.values()}
         messages = [
             Message(
-                RecordDict({RECORD: to_record(envelopes[node])}),
+                contents[id(envelopes[node])],
                 dst_node_id=node,
                 message_type=MessageType.QUERY,
             )
