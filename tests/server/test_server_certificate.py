@@ -235,13 +235,19 @@ def test_every_kind_of_study_ends_with_a_certificate_that_its_folder_bears_out(
     check_run(_document(run), run.folder)
 
 
-def test_a_masked_run_is_checked_up_to_what_masks_hide(federation: Federation, make_study: MakeStudy) -> None:
+def test_the_masks_of_a_masked_run_are_lifted_again_to_the_same_sums_and_twins(
+    federation: Federation, make_study: MakeStudy
+) -> None:
     study = make_study(aggregation=AggregationPlan(masking=Masking.SECURE))
     coordinator, run, _ = start(federation, study)
     coordinator.run()
     check_certificate(_document(run))
     checks = dict(check_run(_document(run), run.folder))
-    assert checks["made again"].startswith("not for masked releases")
+    assert checks["made again"] == "2 twins from the kept releases, bit for bit"
+    unmask = run.folder / "releases" / "evaluate" / "attempt-1" / "unmask"
+    shutil.copy(unmask / "alpha.safetensors", unmask / "beta.safetensors")
+    with pytest.raises(GemelError, match="^GEM513 "):
+        check_run(_document(run), run.folder)
 
 
 def test_gemel_verify_checks_a_certificate_and_its_run(a_run: RunFolder, tmp_path: Path) -> None:

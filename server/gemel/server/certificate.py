@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from gemel.core.certificate import SCHEMA, check_certificate
+from gemel.core.certificate import check_certificate
+from gemel.core.certificate_form import SCHEMA
 from gemel.core.messages import PROTOCOL
 from gemel.core.signing import SignedDocument, SigningKey, sign_document
 from gemel.core.software import software_versions

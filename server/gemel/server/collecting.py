@@ -35,6 +35,7 @@ class Collected:
     seconds: float = 0.0
     total: Arrays | None = None  # of a masked task: all that is known of the releases
     attempt: int = 0
+    steps: dict[str, list[str]] = field(default_factory=dict)  # of a masked task: who answered in each
 
     def entry(self) -> dict[str, Any]:
         """What state and certificate say of the task."""
@@ -53,7 +54,9 @@ class Collected:
             "seconds": round(self.seconds, 3),
             "bytes": self.bytes,
         }
-        return entry if self.total is None else {**entry, "masked_attempt": self.attempt}
+        if self.total is None:
+            return entry
+        return {**entry, "masked_attempt": self.attempt, "masked_steps": self.steps}
 
 
 class Collector:
@@ -172,6 +175,7 @@ class Collector:
             missing=dict(total.missing),
             total=total.arrays,
             attempt=total.attempt,
+            steps=total.steps,
             bytes=total.bytes,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ class MaskedSum:
     signatures: dict[str, str] = field(default_factory=dict)
     inputs_sha256: dict[str, str] = field(default_factory=dict)
     missing: dict[str, Absence] = field(default_factory=dict)
+    steps: dict[str, list[str]] = field(default_factory=dict)  # who answered in each
     attempt: int = 0
     bytes: int = 0
 
@@ -114,6 +115,7 @@ class MaskedTask:
             else:
                 for site in closed:
                     self._take_kept(collector, step, attempt, site, result)
+            result.steps[_name(step)] = closed
             if step is Step.MASK:
                 result.inputs_sha256 = {site: sha256_hex(asked[site]) for site in closed}
             if step is Step.UNMASK:
@@ -164,6 +166,27 @@ class MaskedTask:
 
     def _folder(self, step: Step, attempt: int) -> str:
         return f"{self._task}/attempt-{attempt}/{_name(step)}"
+
+
+def made_again(
+    run: RunFolder,
+    study: Study,
+    task: str,
+    declared: dict[str, ArraySpec],
+    *,
+    inputs: bytes,
+    attempt: int,
+    steps: Mapping[str, Sequence[str]],
+) -> MaskedSum:
+    """The sum of a closed task once more, from the answers that the run kept. Raises GEM320 to GEM322 when they do not give one."""
+
+    def never(*_anything: object, **_named: object) -> Any:
+        raise GemelError("GEM322", f"{task}: an answer is missing.")
+
+    closed = {step: list(sites) for step, sites in steps.items()}
+    state = {"masked": {"task": task, "attempt": attempt, "closed": closed}}
+    replay = MaskedTask(run, study, task, declared, inputs=inputs, enough=0, state=state, save=lambda: None)
+    return replay.collect(list(study.sites), exchange=never, address=never)
 
 
 def mean_of(total: Arrays) -> dict[str, NDArray[Any]]:

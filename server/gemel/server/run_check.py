@@ -7,17 +7,22 @@ from pathlib import Path
 
 from gemel.core.arrays import Arrays, pack_arrays
 from gemel.core.canonical import sha256_hex
-from gemel.core.certificate import Certificate, Contribution, Task, read_certificate
+from gemel.core.certificate import inputs_sha256, read_certificate
+from gemel.core.certificate_form import Certificate, Contribution, Task
 from gemel.core.errors import GemelError
 from gemel.core.messages import Reply, Status, read_reply
+from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, signed_by
 from gemel.core.study import Masking, Study
 from gemel.server.early_stopping import stops
 from gemel.server.home import RunFolder, model_name
 from gemel.server.mapped import map_arrays
+from gemel.server.masked import made_again, mean_of
 from gemel.server.strategy import Update
-from gemel.synthetic.releases import starting_model
+from gemel.synthetic.releases import declared_release, starting_model
 from gemel.twins.installed import find
+
+_NOTHING_SHA256 = sha256_hex(b"")
 
 
 def check_run(document: SignedDocument, folder: Path) -> list[tuple[str, str]]:
@@ -113,11 +118,11 @@ def _check_twins(certificate: Certificate, study: Study, run: RunFolder) -> list
     for version, sha256 in hashes.items():
         file = run.folder / f"{model_name(version)}.safetensors"
         _same(file.name, sha256_hex(file.read_bytes()), sha256)
-    files = ("twins", f"{len(hashes)} files, each of its hash")
-    if study.aggregation.masking is Masking.SECURE:
-        return [files, ("made again", "not for masked releases: the sum is known to the run alone")]
     made = _make_again(certificate, study, run)
-    return [files, ("made again", f"{made} twins from the kept releases, bit for bit")]
+    return [
+        ("twins", f"{len(hashes)} files, each of its hash"),
+        ("made again", f"{made} twins from the kept releases, bit for bit"),
+    ]
 
 
 def _make_again(certificate: Certificate, study: Study, run: RunFolder) -> int:
@@ -128,15 +133,55 @@ def _make_again(certificate: Certificate, study: Study, run: RunFolder) -> int:
     model: Arrays = starting_model(study, programme)
     memory, made = strategy.start(model), 0
     _same("the start", sha256_hex(pack_arrays(model)), certificate.start_model_sha256)
-    for sha256, updates in _rounds(certificate, study, run):
-        model, memory = strategy.aggregate(model, updates, memory)
+    if study.aggregation.masking is Masking.SECURE:
+        moves = _masked_moves(certificate, study, run, programme)
+    else:
+        moves = _moves(certificate, study, run)
+    for sha256, came in moves:
+        if isinstance(came, list):
+            model, memory = strategy.aggregate(model, came, memory)
+        else:
+            model, memory = strategy.aggregate_total(model, came, memory)
         made += 1
         _same(f"the twin of move {made}", sha256_hex(pack_arrays(model)), sha256)
     return made
 
 
-def _rounds(certificate: Certificate, study: Study, run: RunFolder) -> Iterator[tuple[str, list[Update]]]:
-    """For each move: the hash of the twin that it made, and the updates that went in."""
+# The hash of the twin that a move made, and what it was made of: updates, or the mean of a masked sum.
+_Move = tuple[str, list[Update] | Arrays]
+
+
+def _masked_moves(
+    certificate: Certificate, study: Study, run: RunFolder, programme: Programme
+) -> Iterator[_Move]:
+    """Lift the masks of each task again, from the answers that were kept in each of its steps."""
+    twins = {_NOTHING_SHA256: b""}
+    for name in {0, *(task.version for task in certificate.tasks if task.version is not None)}:
+        content = (run.folder / f"{model_name(name)}.safetensors").read_bytes()
+        twins[sha256_hex(content)] = content
+    for task in certificate.tasks:
+        for step, sites in task.masked_steps.items():
+            for site in sites:
+                kept = run.load_envelope(f"{task.task}/attempt-{task.masked_attempt}/{step}", site)
+                _signed(kept.document, study, site, task.task)
+        total = made_again(
+            run,
+            study,
+            task.task,
+            declared_release(task.task, programme, study=study),
+            inputs=twins[inputs_sha256(task, certificate, study) or _NOTHING_SHA256],
+            attempt=task.masked_attempt,
+            steps=task.masked_steps,
+        )
+        told = {c.site: c.inputs_sha256 for c in task.contributions}
+        _same(f"{task.task}: what was sent", total.inputs_sha256, told)
+        if task.version is not None:
+            yield task.model_sha256, mean_of(total.arrays)
+        else:
+            _same(f"{task.task}: the sum", sha256_hex(pack_arrays(total.arrays)), task.sum_sha256)
+
+
+def _moves(certificate: Certificate, study: Study, run: RunFolder) -> Iterator[_Move]:
     floor = float(study.minimum_patients)
     counted = {c.site for t in certificate.tasks if t.task == "count" for c in t.contributions}
 

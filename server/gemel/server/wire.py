@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ RESEND_S = 2.0
 # A node that was killed, or a cable that was cut, at the wrong instant loses a request or its answer, and the engine does not
 # see it: who is silent is asked again. Nodes give the same answer to the same request, at no cost.
 SILENT_S, LONGEST_SILENT_S = 10.0, 300.0
+REMEMBERED = 16  # of the requests to a site: more than a task has steps
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.05
 
 NOTHING = Envelope(document=b"")
@@ -104,6 +106,7 @@ class Wire:
         self._open: dict[str, _Open] = {}
         self._site_of: dict[int, str] = {}
         self._look_again = 0.0
+        self._asked: dict[str, deque[str]] = {}
 
     def envelope(
         self,
@@ -135,6 +138,7 @@ class Wire:
         """Open a request; it is sent as soon as the site's node is connected. A request that was open is given up."""
         request, document = read_request(envelope.document)
         now = self._clock()
+        self._asked.setdefault(site, deque(maxlen=REMEMBERED)).append(document.payload_sha256)
         self._open[site] = _Open(envelope, request, document.payload_sha256, since=now, due=now)
 
     @property
@@ -212,8 +216,9 @@ class Wire:
             return [self._closed(site, code=error.code, told=told)]
         if opened is None or reply.request_sha256 != opened.request_sha256:
             self._note(reply, False)
-            # The answer to an earlier hello is nothing wrong: who is silent was asked more than once.
-            if reply.task != HELLO and not self._late(reply, got) and opened is not None:
+            # An answer to what was asked before is nothing wrong: who is silent is asked more than once.
+            asked = reply.request_sha256 in self._asked.get(site, ())
+            if not self._late(reply, got) and not asked and opened is not None:
                 opened.wrong = "GEM503"
                 self._event("ignored", site=site, code="GEM503")
             return []

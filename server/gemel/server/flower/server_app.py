@@ -14,6 +14,7 @@ from gemel.core.messages import Envelope
 from gemel.server.coordinator import Coordinator
 from gemel.server.flower import HOME_VARIABLE
 from gemel.server.flower.internals import hold_answers
+from gemel.server.flower.replies import Replies
 from gemel.server.home import CoordinatorHome
 from gemel.server.transport import Answer, Transport
 
@@ -29,7 +30,7 @@ class GridTransport(Transport):
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+        self._grid, self._replies = grid, Replies(grid)
         self._node_of_message: dict[str, int] = {}
         self._newest: dict[int, str] = {}
         self._not_taken: list[int] = []
@@ -64,7 +65,7 @@ class GridTransport(Transport):
         self._not_taken = []
         if not self._node_of_message:
             return answers
-        for message in self._grid.pull_messages(list(self._node_of_message)):
+        for message in self._replies.pull(list(self._node_of_message)):
             message_id = message.metadata.reply_to_message_id
             node = self._node_of_message.pop(message_id, None)
             if node is None:
