@@ -21,7 +21,7 @@ def test_a_code_outside_the_catalogue_is_a_programming_error():
 def test_every_entry_is_complete_and_in_a_range_of_its_own():
     assert list(CATALOGUE) == sorted(CATALOGUE)
     for code, entry in CATALOGUE.items():
-        assert re.fullmatch(r"GEM[1-8]\d\d", code)
+        assert re.fullmatch(r"GEM[1-9]\d\d", code)
         assert not entry.title.endswith(".")
         assert entry.meaning.endswith(".")
         assert entry.remedy.endswith(".")
