@@ -314,6 +314,19 @@ def test_a_decision_that_is_none_is_refused(hospital: Hospital, change: dict[str
     assert hospital.ask("count") == "GEM401"
 
 
+def test_what_a_steward_approved_counts_no_more_once_they_are_off_the_record(hospital: Hospital) -> None:
+    sha256 = hospital.ready().study()
+    key = hospital.folder / "ada.key"
+    told("node", "approve", sha256, hospital.home, "--key", key, "--reason", "ethics")
+    assert hospital.ask("count") == "released"
+    told("node", "steward", "Ada", hospital.home, "--remove")
+    assert hospital.ask("count") == "GEM102"
+    assert "GEM419" in gemel("node", "refuse", sha256, hospital.home, "--key", key, "--reason", "x").stderr
+    assert told("node", "status", hospital.home)["stewards"] == {}
+    for more in ((), ("--remove", "-o", hospital.folder / "x.key"), ("--remove",)):
+        assert "GEM419" in gemel("node", "steward", "Ada", hospital.home, *more).stderr
+
+
 def test_the_log_is_shown_and_its_export_verifies_offline(hospital: Hospital) -> None:
     hospital.ready().study()
     file = hospital.folder / "audit.json"

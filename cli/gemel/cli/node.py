@@ -102,19 +102,33 @@ def steward(
     home: Home,
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="Where the steward's private key goes.")
-    ],
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the steward's private key goes.")
+    ] = None,
+    remove: Annotated[
+        bool,
+        typer.Option("--remove", help="Take the steward off the record: what they approved counts no more."),
+    ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Put a steward on record; the private key goes into a file of their own, out of the node's home."""
     with failures(output):
         from gemel.client_node.home import NodeHome
-        from gemel.client_node.permissions import add_steward
+        from gemel.client_node.permissions import add_steward, remove_steward
         from gemel.core.signing import fingerprint
 
-        public = add_steward(NodeHome.open(home), name, out)
-        result = {"ok": True, "steward": name, "key": str(out), "fingerprint": fingerprint(public)}
-        text = f"{name}, {fingerprint(public)}, may decide on studies. The key is {out}: theirs alone."
+        node = NodeHome.open(home)
+        if remove == (out is not None):
+            raise GemelError("GEM419", "A steward is added with --out FILE, or removed with --remove.")
+        if out is None:
+            remove_steward(node, name)
+            result, text = (
+                {"ok": True, "steward": name, "removed": True},
+                f"{name} decides on studies no more.",
+            )
+        else:
+            public = fingerprint(add_steward(node, name, out))
+            result = {"ok": True, "steward": name, "key": str(out), "fingerprint": public}
+            text = f"{name}, {public}, may decide on studies. The key is {out}: theirs alone."
         emit(result, output, render=lambda console: console.print(text, markup=False))
 
 
