@@ -18,7 +18,7 @@ from verdict import judge, missing
 
 SEED = int(os.environ.get("GEMEL_SEED", "5"))
 KILLS = int(os.environ.get("GEMEL_KILLS", "200"))
-LONGEST_S = 900.0
+LONGEST_S = 1100.0
 
 
 def _kill_through_a_study(
@@ -44,14 +44,14 @@ def test_a_few_kills_cost_neither_the_certificate_nor_a_ledger(
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(LONGEST_S + 300)
+@pytest.mark.timeout(LONGEST_S + 1000)
 def test_two_hundred_kills_cost_neither_a_certificate_nor_a_ledger(
     live: Consortium, figures: list[str]
 ) -> None:
     killer = Killer(live, seed=SEED, every_s=2.0, most=KILLS)
     started, studies, missed = time.monotonic(), 0, 0
     while len(killer.kills) < KILLS and time.monotonic() - started < LONGEST_S:
-        missed += _kill_through_a_study(live, killer, f"kills {studies}", rounds=10, timeout_s=400)
+        missed += _kill_through_a_study(live, killer, f"kills {studies}", rounds=10, timeout_s=900)
         studies += 1
     seconds = time.monotonic() - started
     figures.append(f"{studies} studies in {seconds:.0f} s, {missed} updates missed, {report(killer.kills)}")

@@ -3,8 +3,8 @@
     python spoiled_node.py HOME FOLDER
 
 FOLDER/spoil is a JSON object, task -> how (`SPOILS`), read anew for each answer; what was spoiled is a line in
-FOLDER/spoiled. With FOLDER/echo there, every call that changes something at the SuperLink is sent twice, and an
-earlier one with it.
+FOLDER/spoiled. With FOLDER/echo there, every call that changes something at the SuperLink is sent twice, with an
+earlier one in between.
 """
 
 from __future__ import annotations
@@ -123,20 +123,22 @@ def main(folder: Path, told: Path) -> None:
 
 
 def _echo(told: Path) -> None:
-    """Send again what was sent, as it was, and something older with it."""
+    """Send twice, as one does whose first answer was lost on the way, with an older call between the two."""
     send, kept = httpx.Client.send, list[httpx.Request]()
 
+    def copy(request: httpx.Request) -> httpx.Request:
+        return httpx.Request(request.method, request.url, headers=request.headers, content=request.content)
+
     def twice(client: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
-        response = send(client, request, **options)
-        if any(word in request.url.path for word in ("push", "confirm")):
-            request.read()
-            kept.append(request)
-            for old in (request, random.choice(kept)):
-                again = httpx.Request(old.method, old.url, headers=old.headers, content=old.content)
-                status = send(client, again).status_code
-                with (told / "echoed").open("a") as file:
-                    file.write(f"{old.url.path} {status}\n")
-        return response
+        if not any(word in request.url.path for word in ("push", "confirm")):
+            return send(client, request, **options)
+        request.read()
+        kept.append(copy(request))
+        for old in (kept[-1], random.choice(kept)):
+            status = send(client, copy(old)).status_code
+            with (told / "echoed").open("a") as file:
+                file.write(f"{old.url.path} {status}\n")
+        return send(client, request, **options)
 
     httpx.Client.send = twice  # type: ignore[method-assign]
 
