@@ -16,7 +16,6 @@ import typer
 from gemel.cli.output import Format, FormatOption, emit, failures, say, table
 
 if TYPE_CHECKING:
-    from flwr.app import Context, Message
     from rich.console import Console
 
     from gemel.cli.virtual_hospitals import VirtualHospital
@@ -110,37 +109,22 @@ def _run(
     simulation: Simulation, coordinator: Path, hospitals: list[VirtualHospital], *, progress: bool
 ) -> None:
     """The ServerApp over the ClientApp, both as they are installed."""
-    from flwr.app import Context, RecordDict
-
-    from gemel.client_node.flower import HOME_VARIABLE as NODE_HOME
-    from gemel.server.flower import HOME_VARIABLE as COORDINATOR_HOME
-    from gemel.server.flower import server_app
-    from gemel.server.flower.in_process_grid import InProcessGrid
+    from gemel.client_node.flower import HOME_VARIABLE
+    from gemel.server.flower.simulation import run_over_grid
 
     desk = _Desk(simulation, hospitals, progress=progress)
-    grid = InProcessGrid(desk, len(hospitals))
-    context = Context(
-        run_id=1,
-        node_id=1,
-        node_config={},
-        state=RecordDict(),
-        run_config={"study": simulation.study.sha256, "approval-timeout-s": 86_400},
-    )
-    before = {name: os.environ.get(name) for name in (NODE_HOME, COORDINATOR_HOME)}
-    os.environ[COORDINATOR_HOME] = str(coordinator)
-    started = time.monotonic()
+    before, started = os.environ.get(HOME_VARIABLE), time.monotonic()
     try:
-        server_app.app(grid, context)
+        run_over_grid(coordinator, simulation.study.sha256, desk, len(hospitals))
     except RuntimeError:  # the run stopped: its certificate says why
         certificate = simulation.run.certificate
         if certificate is None:
             raise
         simulation.code = str(certificate.payload["code"])
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.pop(HOME_VARIABLE, None)
+        if before is not None:
+            os.environ[HOME_VARIABLE] = before
     simulation.run_s = time.monotonic() - started
     simulation.messages = desk.messages
 
@@ -160,7 +144,7 @@ class _Desk:
     def __post_init__(self) -> None:
         self._undecided = set(range(1, len(self.hospitals) + 1))
 
-    def __call__(self, message: Message, context: Context) -> Message:
+    def __call__(self, message: Any, context: Any) -> Any:
         from gemel.client_node.flower import HOME_VARIABLE
         from gemel.client_node.flower.client_app import app
 
@@ -174,7 +158,7 @@ class _Desk:
             self._tell()
         return reply
 
-    def _decide(self, hospital: VirtualHospital, node: int, reply: Message) -> None:
+    def _decide(self, hospital: VirtualHospital, node: int, reply: Any) -> None:
         from gemel.core.messages import Status, read_reply
         from gemel.server.flower.server_app import from_record
 

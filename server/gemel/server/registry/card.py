@@ -231,7 +231,7 @@ def _limits(
 
 def _sources(programme: Programme) -> list[dict[str, Any]]:
     """Where the numbers and codes of the programme come from, each with whether it was checked."""
-    sources = [
+    sources: list[dict[str, Any]] = [
         {"of": feature.name, "source": feature.source, "verified": None} for feature in programme.columns
     ]
     for concept in programme.concepts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from typing import Any
@@ -41,9 +40,9 @@ def export_onnx(twin: HazardTwin) -> bytes:
     model = onnx.load_model_from_string(content)
     _forget_origin(model)
     onnx.checker.check_model(model)
-    content = model.SerializeToString(deterministic=True)
-    _agree(onnxruntime, content, twin)
-    return content
+    told: bytes = model.SerializeToString(deterministic=True)
+    _agree(onnxruntime, told, twin)
+    return told
 
 
 def _forget_origin(model: Any) -> None:
@@ -95,9 +94,8 @@ def _exported(graph: PredictionGraph) -> bytes:
         )
     if program is None:
         raise GemelError("GEM533", "The exporter returned nothing.")
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return buffer.getvalue()
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def _agree(onnxruntime: Any, content: bytes, twin: HazardTwin) -> None:
