@@ -47,7 +47,7 @@ def test_every_command_is_named_and_says_what_it_does(name):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_gemel_command_on_a_page_exists(page):
     for line in _code(page.read_text(encoding="utf-8")):
-        match = re.match(r"\s*(?:\$ )?(?:\.venv/bin/)?gemel ([a-z]+)(?: ([a-z]+))?(?![\w/.])", line)
+        match = re.match(r"\s*(?:\$ )?(?:\.venv/bin/)?gemel ([a-z]+)(?: ([a-z-]+))?(?![\w/.])", line)
         if match is None:
             continue
         noun, verb = match.groups()

@@ -66,11 +66,10 @@ def init(
             listen=listen,
             largest_update_mb=largest_update_mb,
         )
-        made = federation_setup.create(home, config, database=database_url(database, database_file))
-        key = made.key.public_hex
+        url = database_url(database, database_file)
+        key = federation_setup.create(home, config, database=url).key.public_hex
         result = {
             "federation": name,
-            "home": str(home.resolve()),
             "coordinator_public_key": key,
             "fingerprint": fingerprint(key),
             "hospitals": config.fleet_address,
