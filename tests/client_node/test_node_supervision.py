@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from gemel.client_node.flower import internals, supernode
 from gemel.client_node.flower.internals import Fleet, Refused, Unreachable
 from gemel.client_node.flower.supernode import Node
 from gemel.core.errors import GemelError
+from gemel.core.files import takes_no_writes
 from gemel.core.pki import create_transport_key
 from gemel.core.supervision import Process, free_port, wait_for_port
 from gemel.server.flower.superlink import SuperLink
@@ -214,6 +217,20 @@ def test_a_full_disk_does_not_stop_the_note_keeper(tmp_path: Path) -> None:
     found = read_connection(tmp_path / "gone")
     assert found is not None
     assert (found.standing, found.node_id) == (Standing.CONNECTED, 7)
+
+
+def test_a_full_disk_is_told_apart_from_other_faults() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = RuntimeError("could not keep the release")
+    wrapped.__cause__ = full
+    for error in (full, wrapped, sqlite3.OperationalError("database or disk is full")):
+        assert takes_no_writes(error)
+    for error in (
+        FileNotFoundError(errno.ENOENT, "x"),
+        ValueError("full"),
+        sqlite3.OperationalError("locked"),
+    ):
+        assert not takes_no_writes(error)
 
 
 def test_a_note_that_is_torn_is_none(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from gemel.client_node.home import NodeHome
 from gemel.client_node.node import answer
 from gemel.client_node.worker.limits import Limits, load_limits
 from gemel.client_node.worker.pipe import Broken, Outcome, read_outcome, write_bytes, write_outcome
+from gemel.client_node.worker.sandbox import shut_in, what_would_hold
 from gemel.client_node.worker.workers import Workers
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
@@ -214,6 +215,36 @@ def test_as_root_workers_run_as_the_configured_user(
         assert process.username() == "nobody"
     finally:
         workers.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become an ordinary user, to try as one")
+def test_an_ordinary_user_is_shut_in_as_well(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, child = server.getsockname()[1], os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                holds = shut_in(user="", secret=tmp_path)
+                reached = misbehaving.DEEDS["connect"](str(port))["told"].tolist()
+                status = 0 if holds.is_shut and not any(reached) else 2
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_what_would_hold_is_tried_and_leaves_this_process_as_it_is(tmp_path: Path) -> None:
+    holds = what_would_hold(user="", secret=tmp_path)
+    assert (holds.network, holds.files) == ("namespace", "landlock")
+    (tmp_path / "still").write_text("mine")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+    if os.geteuid() == 0:
+        with pytest.raises(OSError, match="shut in"):
+            what_would_hold(user="no such user", secret=tmp_path)
 
 
 def test_a_seeded_noise_source_is_not_taken_for_what_a_worker_draws(

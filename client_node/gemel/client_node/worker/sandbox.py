@@ -74,6 +74,30 @@ def shut_in(*, user: str, secret: Path, writable: Iterable[Path] = ()) -> Confin
     return Confinement(network=network, files=files, user=name)
 
 
+def what_would_hold(*, user: str, secret: Path) -> Confinement:
+    """What `shut_in` would do on this machine, tried in a child that ends at once; for whoever sets a node up.
+
+    Raises:
+        OSError: No child can be made, or it could not be shut in at all (an unknown user: KeyError there).
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.write(writing, msgspec.json.encode(shut_in(user=user, secret=secret)))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as told:
+        content = told.read()
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        raise OSError(f"a process could not be shut in (status {status})")
+    return msgspec.json.decode(content, type=Confinement)
+
+
 def die_with_parent() -> None:
     """Let the kernel kill this process when its parent ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
@@ -146,7 +170,7 @@ def _readable(secret: Path) -> list[Path]:
         "/dev/urandom",
     ]
     wanted += [sys.prefix, sys.base_prefix, *(entry for entry in sys.path if entry)]
-    paths = {Path(entry).resolve() for entry in wanted if Path(entry).exists()}
+    paths = {Path(os.path.realpath(entry)) for entry in wanted if os.path.exists(entry)}
     return sorted(path for path in paths if path != secret and path not in secret.parents)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi.middleware import Middleware
 from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest
 from flwr.serverapp import Grid, ServerApp
@@ -35,7 +36,6 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.cli import flwr_serverapp
-from starlette.middleware import Middleware
 
 from gemel.server.flower.waiting import SEEN_HEADER, WAIT_HEADER, HoldUntilNews, OnlyFor
 
