@@ -283,6 +283,26 @@ def test_scaffold_is_the_papers_second_option_step_by_step() -> None:
             assert float(state[f"{s}/w"][0]) == pytest.approx(variates[s], abs=1e-3)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_scaffold_finds_a_constant_gradient_exactly_with_momentum_too(momentum: float) -> None:
+    strategy = strategy_of(_study("scaffold", momentum=momentum))
+    gradient = {"alpha": 0.5, "beta": -0.2, "gamma": 0.1}
+    model: Arrays = {"w": np.array([1.0], np.float32)}
+    state = strategy.start(model)
+    for _ in range(3):
+        updates = []
+        for site in SITES:
+            correction = float(strategy.inputs(model, state, site)["correction.w"][0])
+            w, velocity = float(model["w"][0]), 0.0
+            for _ in range(STEPS):
+                velocity = momentum * velocity + gradient[site] + correction
+                w -= LEARNING_RATE * velocity
+            updates.append(Update(site, {"w": np.array([w], np.float32)}, PATIENTS[site], model))
+        model, state = strategy.aggregate(model, updates, state)
+        for site in SITES:
+            assert float(state[f"{site}/w"][0]) == pytest.approx(gradient[site], abs=1e-4)
+
+
 def test_scaffold_goes_on_without_a_hospital_that_misses_rounds_and_takes_it_back() -> None:
     assert np.isfinite(_converged("scaffold", absent="gamma"))
 
