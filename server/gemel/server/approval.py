@@ -87,14 +87,16 @@ class Hello:
             self._wire.give_up(site, code="")
 
     def _ask(self, sites: Iterable[str]) -> None:
+        waiting = set(self._wire.waiting)
+        due = [site for site in sites if site not in waiting]
+        if not due:
+            return
         ours = set[str]().union(*map(self._directory.keys, self._study.sites.values()))
         heads = {key: head for key, head in self._anchors.all().items() if key in ours}
-        open_now = set(self._wire.waiting)
         envelope = self._wire.envelope(HELLO, anchors=heads, run=self._state.data["run"])
-        for site in sites:
-            if site not in open_now:
-                self._asked[site] = heads
-                self._wire.ask(site, envelope)
+        for site in due:
+            self._asked[site] = heads
+            self._wire.ask(site, envelope)
 
     def _hear(self, arrival: Arrival) -> tuple[Status, str]:
         """What a site says; who is too old or too new is told by its own message, and named with what it runs."""
