@@ -193,6 +193,23 @@ def test_a_site_that_is_silent_costs_the_round_its_time_and_is_named_with_it(tmp
     assert absence["seconds"] == pytest.approx(7.0, abs=0.2)
 
 
+def test_a_site_that_was_away_is_asked_again_within_seconds(tmp_path: Path) -> None:
+    federation = light_federation(tmp_path)
+    sent: list[str] = []
+
+    def away_once(site: str, request: Request, reply: Envelope) -> Sequence[Delivery]:
+        if (site, request.task) == ("site1", "train/1") and not sent:
+            sent.append(site)
+            return [(0.5, None)]
+        return [(0.01, reply)]
+
+    coordinator, run, network = federation.start(away_once)
+    coordinator.run()
+    assert missing(_done(run)["train/1"]) == {}
+    assert network.asked.count(("site1", "train/1")) == 2
+    assert federation.clock.now < 5, "not after the ten seconds that a silent one gets"
+
+
 def test_a_run_that_is_asked_to_stop_ends_with_a_certificate_and_can_be_resumed(tmp_path: Path) -> None:
     federation = light_federation(tmp_path)
     run = federation.start()[1]
