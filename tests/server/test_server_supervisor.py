@@ -7,9 +7,10 @@ import sqlite3
 
 import psutil
 import pytest
-from running_coordinator import admit, make_coordinator, running, wait_for
+from running_coordinator import admit, make_coordinator, make_keys, running, wait_for
 
 from gemel.core.errors import GemelError
+from gemel.core.start_kit import read_kit
 from gemel.server.supervisor import running_pid
 
 
@@ -60,6 +61,27 @@ def test_a_superlink_that_is_killed_and_has_lost_its_store_knows_the_members_aga
     with coordinator.members() as members:
         (node,) = _reachable(coordinator)
         assert members.of(keys.key.public_hex).flower_node == node.flower_node
+
+
+def test_the_commands_invite_admit_list_and_revoke(coordinator, tmp_path):
+    home = str(coordinator.folder)
+    said = coordinator.gemel("federation", "show", home, "--format", "json")
+    key = json.loads(said.stdout)["coordinator_public_key"]
+    kit = tmp_path / "beta.kit.json"
+    coordinator.gemel("federation", "invite", "beta", "--home", home, "-o", str(kit))
+    assert read_kit(kit.read_bytes()).coordinator_public_key == key
+    keys = make_keys(tmp_path / "beta", "beta", key)
+    join = tmp_path / "join.json"
+    join.write_bytes(keys.join)
+    words = ["federation", "admit", str(join), "--home", home, "--format", "json", "--fingerprint"]
+    refused = json.loads(coordinator.gemel(*words, "0000-0000-0000-0000", code=3).stdout)
+    assert refused["error"]["code"] == "GEM527"
+    admitted = json.loads(coordinator.gemel(*words, keys.request.fingerprint).stdout)
+    assert (admitted["site"], admitted["fingerprint"]) == ("beta", keys.request.fingerprint)
+    assert "beta" in coordinator.gemel("federation", "list", home).stdout
+    coordinator.gemel("federation", "revoke", "beta", "--home", home)
+    rows = json.loads(coordinator.gemel("federation", "list", home, "--format", "json").stdout)["members"]
+    assert [row["state"] for row in rows if row["site"] == "beta"] == ["revoked"]
 
 
 def test_only_loopback_is_listened_on(coordinator):
