@@ -52,15 +52,19 @@ class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     arrived_at: str = ""
 
 
-def propose(home: NodeHome, study: SignedDocument, *, snapshot: str, patients: int) -> bool:
-    """Put a study before the stewards; the newest snapshot replaces an older one. True when it is new here."""
-    path = home.folder / "studies" / f"{study.payload_sha256}.proposal.json"
+def is_proposed(home: NodeHome, study_sha256: str) -> bool:
+    """Whether the study arrived here before."""
+    return _proposal(home, study_sha256).exists()
+
+
+def propose(home: NodeHome, study: SignedDocument, *, snapshot: str, patients: int) -> None:
+    """Put a study before the stewards; the newest snapshot replaces an older one."""
+    path = _proposal(home, study.payload_sha256)
     before = msgspec.json.decode(path.read_bytes(), type=Proposal) if path.exists() else None
     arrived_at = _now() if before is None else before.arrived_at
     proposal = Proposal(study=study, snapshot=snapshot, patients=patients, arrived_at=arrived_at)
     if proposal != before:
         write_durably(path, canonical_bytes(msgspec.to_builtins(proposal)))
-    return before is None
 
 
 def proposals(home: NodeHome) -> list[Proposal]:
@@ -190,6 +194,10 @@ def _read(home: NodeHome, study_sha256: str, content: bytes) -> Approval:
     if not signed_by(document, steward_key) or about != (home.config.site, study_sha256):
         raise GemelError("GEM102", f"The approval of {study_sha256} is not by a steward on record.")
     return approval
+
+
+def _proposal(home: NodeHome, study_sha256: str) -> Path:
+    return home.folder / "studies" / f"{study_sha256}.proposal.json"
 
 
 def _newest_time(home: NodeHome, study_sha256: str) -> str:

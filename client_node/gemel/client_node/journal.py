@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from gemel.client_node import audit_log, event_log
+from gemel.client_node import approvals, audit_log, event_log
 from gemel.client_node.audit_log import EventKind
 from gemel.client_node.home import NodeHome
 from gemel.core.files import write_durably
@@ -48,7 +48,7 @@ def _is_news(home: NodeHome, reply: Reply) -> bool:
     """False for a hello that is answered as the one before: a waiting study says hello every few seconds."""
     if reply.task != HELLO or not _HASH.fullmatch(reply.study_sha256):
         return True
-    if not (home.folder / "studies" / f"{reply.study_sha256}.proposal.json").exists():
+    if not approvals.is_proposed(home, reply.study_sha256):
         return True  # not known here: whoever sends it makes no file here
     path = home.folder / "studies" / f"{reply.study_sha256}.told"
     told = f"{reply.status.value} {reply.code}".encode()

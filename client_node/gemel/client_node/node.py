@@ -152,8 +152,9 @@ def _hello(home: NodeHome, ledger: Ledger, work: Work) -> Status:
     gate.admit_people(home.config, patients=len(dataset))
     gate.admit_plan(work.study, ledger, people=dataset.people())
     sha256 = work.request.study_sha256
-    if approvals.propose(home, work.study_document, snapshot=dataset.snapshot, patients=len(dataset)):
-        journal.note_arrival(home, work.study_document)
+    if not approvals.is_proposed(home, sha256):
+        journal.note_arrival(home, work.study_document)  # first: else a crash would leave it out of the log
+    approvals.propose(home, work.study_document, snapshot=dataset.snapshot, patients=len(dataset))
     approval = approvals.find(home, sha256)
     if approval is None:
         return Status.PENDING
