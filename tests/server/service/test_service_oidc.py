@@ -272,6 +272,10 @@ def test_without_a_provider_there_is_no_such_login(service: Running, tmp_path: P
         answer = client.post("/api/v1/login/oidc", json={"port": PORT, "proof": "0" * 64})
         assert answer.status_code == 404
     assert provider_of(tmp_path) is None
+    (tmp_path / "oidc.json").write_text('{"issuer": "https://a.example", "client_id": "c"}')
+    provider = provider_of(tmp_path, service_url="https://our.example")
+    assert provider is not None
+    assert provider.config.service_url == "https://our.example"
     (tmp_path / "oidc.json").write_text('{"issuer": "https://a.example", "extra": 1}')
     with pytest.raises(GemelError, match="GEM907"):
         provider_of(tmp_path)

@@ -226,6 +226,16 @@ def test_an_earlier_run_s_end_does_not_end_the_resumed_one(submitted: Any) -> No
     assert len(served.engine.started) == 2
 
 
+def test_nothing_is_resumed_that_a_key_signed_which_was_taken_back(submitted: Any) -> None:
+    served, client, study_id, run = submitted
+    run.ends("GEM501")
+    _look(served)
+    key = client.get("/api/v1/me").json()["keys"][0]
+    client.delete(f"/api/v1/me/keys/{key}")
+    answer = client.post(f"/api/v1/studies/{study_id}/resume", json={})
+    assert answer.json()["error"]["code"] == "GEM911"
+
+
 def test_a_study_that_is_stopped_while_its_engine_is_away_still_ends_with_a_certificate(
     submitted: Any,
 ) -> None:

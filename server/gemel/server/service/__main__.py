@@ -21,7 +21,13 @@ def main() -> None:
     )
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    serve(given.home, host=given.host, port=given.port, superlink=given.superlink)
+    serve(
+        given.home,
+        host=given.host,
+        port=given.port,
+        superlink=given.superlink,
+        public_url=given.public_url,
+    )
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     Attributes:
         issuer: The provider's address, exactly as in its tokens; https, but for loopback.
         client_id: Our name there.
-        service_url: Our own address, which the provider sends browsers back to.
+        service_url: Our own address, which the provider sends browsers back to; the federation's own unless given.
         claim: Whose value names a user: `sub`, or `email` (then `email_verified` must be true).
         required: Further claims that must have, or hold, these values.
         algorithms: Of the ID token's signature; never `none`, never a shared secret.
@@ -77,14 +77,14 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     issuer: str
     client_id: str
-    service_url: str
+    service_url: str = ""
     claim: str = "sub"
     required: dict[str, str] = {}  # msgspec copies it
     algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA", "PS256")
     scope: str = "openid"
 
 
-def provider_of(home: Path) -> Provider | None:
+def provider_of(home: Path, *, service_url: str = "") -> Provider | None:
     """The provider that a coordinator's home names, or None. Raises GEM907 when its settings are malformed."""
     path = home / FILE
     if not path.exists():
@@ -94,6 +94,8 @@ def provider_of(home: Path) -> Provider | None:
     except msgspec.DecodeError as error:
         raise GemelError("GEM907", f"{path} is malformed: {error}.") from error
     secret = home / "keys" / SECRET
+    if not config.service_url:
+        config = msgspec.structs.replace(config, service_url=service_url)
     return Provider(config, client_secret=secret.read_text().strip() if secret.exists() else "")
 
 

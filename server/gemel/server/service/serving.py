@@ -25,14 +25,14 @@ from gemel.server.store import open_store, store_url
 LOOPBACK = ("127.0.0.1", "::1")
 
 
-def serve(folder: Path, *, host: str, port: int, superlink: str = "") -> None:
+def serve(folder: Path, *, host: str, port: int, superlink: str = "", public_url: str = "") -> None:
     """Serve a coordinator's home until asked to end. Raises GEM919 for another host, GEM922 when one serves it already."""
     if host not in LOOPBACK:
         raise GemelError("GEM919", f"{host} is not loopback.")
     home = CoordinatorHome(folder)
     with only_one(folder):
         engine = open_store(store_url(folder))
-        service = open_service(home, engine, provider=provider_of(folder))
+        service = open_service(home, engine, provider=provider_of(folder, service_url=public_url))
         watcher = Watcher(service, FlowerRuns(_superlink(home, superlink)))
         watcher.start()
         try:

@@ -93,7 +93,7 @@ def sign(study: StudyId, form: SignedIn, caller: CallerIn, service: ServiceIn) -
     with service.log.act(caller.actor, "study.sign", target=study) as act:
         study_for(act.connection, caller, study, WRITE)
         document = read_signed(json.dumps(form.document).encode(), kind="study")
-        _require_own_signature(act.connection, caller, document)
+        _require_signature_of(act.connection, caller.user.id, document)
         act.detail["study_sha256"] = document.payload_sha256
         return out(studies.sign(act.connection, study, document, actor=caller.user.id))
 
@@ -103,7 +103,8 @@ def submit(study: StudyId, form: SubmitIn, caller: CallerIn, service: ServiceIn)
     """Send a signed study to its hospitals: each must be a member, with that very key, now."""
     with service.log.act(caller.actor, "study.submit", target=study) as act:
         record = study_for(act.connection, caller, study, WRITE)
-        _require_still_signed(act.connection, caller, record)
+        if record.state is not StudyState.SIGNED:
+            raise GemelError("GEM910", f"A study that is {record.state} cannot be submitted.")
         proposed = _propose(service, act.connection, caller, record, days=form.approval_days)
     return out(proposed)
 
@@ -195,22 +196,17 @@ def out(record: StudyRecord) -> StudyOut:
     )
 
 
-def _require_own_signature(connection: Connection, caller: Caller, document: SignedDocument) -> None:
-    """Every signature is believed already; one at least must be by a key of the caller's."""
-    if not any(signed_by(document, key) for key in users.keys_of(connection, caller.user.id)):
-        raise GemelError("GEM911", "No key that signed the study is on record as yours.")
-
-
-def _require_still_signed(connection: Connection, caller: Caller, record: StudyRecord) -> None:
-    if record.state is not StudyState.SIGNED:
-        raise GemelError("GEM910", f"A study that is {record.state} cannot be submitted.")
-    _require_own_signature(connection, caller, record.signed)
+def _require_signature_of(connection: Connection, owner: str, document: SignedDocument) -> None:
+    """Every signature is believed already; one at least must be by a key that its owner has on record now."""
+    if not any(signed_by(document, key) for key in users.keys_of(connection, owner)):
+        raise GemelError("GEM911", "No key that signed the study is on record for its owner.")
 
 
 def _propose(
     service: Service, connection: Connection, caller: Caller, record: StudyRecord, *, days: float
 ) -> StudyRecord:
     study = record.study
+    _require_signature_of(connection, record.owner, record.signed)
     check_strategy(find(study.programme, study.programme_version), study.strategy)
     for site, public_key in study.sites.items():
         if code := service.members.refusal(public_key):
