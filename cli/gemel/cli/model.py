@@ -54,7 +54,7 @@ class _Home:
         from gemel.server.home import CoordinatorHome
 
         if not (folder / "keys" / "coordinator.key").exists():
-            raise GemelError("GEM407", f"{folder} is not a coordinator's home.")
+            raise GemelError("GEM524", f"{folder} is not a coordinator's home.")
         self._home = CoordinatorHome(folder)
 
     def list(self) -> Sequence[Mapping[str, Any]]:

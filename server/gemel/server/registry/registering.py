@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import Any
+
+from sqlalchemy import Engine
 
 from gemel.core.arrays import unpack_arrays
 from gemel.core.canonical import canonical_bytes
@@ -35,8 +38,13 @@ NOT_ASKED = "not made yet"
 
 
 def open_models(home: CoordinatorHome) -> Models:
-    """The registry of a coordinator's home."""
-    return Models(open_store(store_url(home.folder)), home.folder, public_key=home.key.public_hex)
+    """The registry of a coordinator's home; a process opens the store once, however often it is asked."""
+    return Models(_store(store_url(home.folder)), home.folder, public_key=home.key.public_hex)
+
+
+@lru_cache(maxsize=4)
+def _store(url: str) -> Engine:
+    return open_store(url)
 
 
 def catch_up(home: CoordinatorHome, models: Models) -> list[GemelError]:
