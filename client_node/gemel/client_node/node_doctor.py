@@ -17,6 +17,8 @@ from gemel.client_node.home import NodeHome
 from gemel.client_node.key_dates import WARN_DAYS, read_dates
 from gemel.client_node.permissions import code_state
 from gemel.client_node.rotation import is_unfinished
+from gemel.client_node.worker.limits import load_limits
+from gemel.client_node.worker.sandbox import what_would_hold
 from gemel.core.errors import GemelError
 from gemel.core.pki import read_certificate
 from gemel.core.software import software_versions
@@ -145,6 +147,20 @@ def _versions(home: NodeHome) -> Iterator[Finding]:
     yield Finding("programmes", not changed, ", ".join(changed or states), remedy)
 
 
+def _workers(home: NodeHome) -> Iterator[Finding]:
+    limits = load_limits(home.folder)
+    held = what_would_hold(user=limits.user, secret=home.folder)
+    shut = ", ".join(
+        f"{name}: {by or 'open'}" for name, by in (("network", held.network), ("files", held.files))
+    )
+    detail = f"{shut}; run as {held.user or 'the node'}"
+    remedy = (
+        "Allow network namespaces and Landlock (Linux 5.13 or newer) to the node's user; else it computes nothing "
+        '(GEM420), unless limits.json says "unconfined": true.'
+    )
+    yield Finding("workers", held.is_shut, detail, remedy, required=not limits.unconfined)
+
+
 def _source(home: NodeHome) -> Iterator[Finding]:
     from gemel.data_adapters.omop.source import is_omop
 
@@ -211,6 +227,7 @@ CHECKS: dict[str, Callable[[NodeHome], Iterator[Finding]]] = {
     "disk": _disk,
     "memory": _memory,
     "versions": _versions,
+    "workers": _workers,
     "records": _source,
     "ledger": _books,
     "stewards": _people,
