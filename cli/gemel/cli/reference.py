@@ -20,6 +20,7 @@ RANGES = {
     "6": "Twins",
     "7": "Virtual cohorts",
     "8": "Command line and demo",
+    "9": "The coordinator's service",
 }
 # Help is wrapped to this width wherever the page is made, so that it can be compared.
 WIDTH = 90

@@ -5,11 +5,12 @@ Each module that keeps rows declares its own tables on `metadata`; `open_store` 
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, MetaData, create_engine, event
+from sqlalchemy import URL, Engine, MetaData, create_engine, event
 from sqlalchemy.engine import make_url
 
 from gemel.core.errors import GemelError
@@ -35,7 +36,10 @@ def open_store(url: str) -> Engine:
         raise GemelError("GEM520", f"A store is SQLite or PostgreSQL, not {kind}.")
     if kind == "sqlite" and (database := make_url(url).database):
         os.close(os.open(database, os.O_CREAT | os.O_RDWR, 0o600))
-    engine = create_engine(url, pool_pre_ping=kind == "postgresql")
+    address = make_url(url)
+    if kind == "postgresql":
+        address = _through_psycopg(url)
+    engine = create_engine(address, pool_pre_ping=kind == "postgresql")
     if kind == "sqlite":
         event.listen(engine, "connect", _careful)
     try:
@@ -43,6 +47,15 @@ def open_store(url: str) -> Engine:
     except Exception as error:  # of whatever driver
         raise GemelError("GEM520", f"The store does not open: {type(error).__name__}.") from error
     return engine
+
+
+def _through_psycopg(url: str) -> URL:
+    """The same store by the driver that Gemel is installed with, whichever the URL leaves open or names."""
+    try:
+        importlib.import_module("psycopg")
+    except ImportError as error:
+        raise GemelError("GEM520", "A store in PostgreSQL needs the package psycopg.") from error
+    return make_url(url).set(drivername="postgresql+psycopg")
 
 
 def _careful(connection: Any, _record: Any) -> None:
