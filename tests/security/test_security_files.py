@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MakeStudy = Callable[..., Any]
 ESCAPES = (
     "../escaped",
-    "/tmp/escaped",
+    "/var/escaped",
     "a/../../escaped",
     "..",
     ".",
@@ -106,7 +106,7 @@ def test_a_programmes_name_is_no_module_and_no_path(make_study: MakeStudy, talk:
     assert other.ask("hello").code in ("GEM104", "GEM101")
 
 
-@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/b", ".hidden", "model.json"])
+@pytest.mark.parametrize("name", ["../escaped", "/var/escaped", "a/b", ".hidden", "model.json"])
 def test_a_registry_cannot_make_a_pull_write_elsewhere(tmp_path: Path, name: str) -> None:
     """NVFlare #4509, from the server: the names in a record come from outside."""
     from gemel.cli.model import fetch

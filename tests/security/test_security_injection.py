@@ -28,17 +28,17 @@ MakeStudy = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("core", "data_adapters", "privacy", "twins", "synthetic", "client_node", "server", "cli")
 WORDS = (
-    "$(touch /tmp/x)",
+    "$(touch /var/x)",
     "`id`",
     "a; id",
     "a && id",
-    "a\nLD_PRELOAD=/tmp/x.so",
+    "a\nLD_PRELOAD=/var/x.so",
     "a\n[Service]\nExecStart=/bin/sh",
     "a; } server { listen 80; } #",
     'a" ; proxy_pass http://127.0.0.1:1; "',
     "${PATH}",
     "%n",
-    "--config=/tmp/x",
+    "--config=/var/x",
     "a b",
     "é",
     "{{ 7 * 7 }}",

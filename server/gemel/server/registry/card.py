@@ -70,14 +70,7 @@ def model_card(
             "bytes": size,
             "onnx": onnx,
         },
-        "programme": {
-            "name": programme.name,
-            "version": programme.version,
-            "title": programme.title,
-            "question": programme.question,
-            "horizon_years": programme.horizon_years,
-            "outcomes": [msgspec.to_builtins(outcome) for outcome in programme.outcomes],
-        },
+        "programme": _programme(programme),
         "cohort": msgspec.to_builtins(programme.cohort),
         "features": [_feature(feature) for feature in programme.columns],
         "training": {
@@ -97,6 +90,17 @@ def model_card(
         "intended_use": INTENDED,
         "not_intended": NOT_INTENDED,
         "sources": _sources(programme),
+    }
+
+
+def _programme(programme: Programme) -> dict[str, Any]:
+    return {
+        "name": programme.name,
+        "version": programme.version,
+        "title": programme.title,
+        "question": programme.question,
+        "horizon_years": programme.horizon_years,
+        "outcomes": [msgspec.to_builtins(outcome) for outcome in programme.outcomes],
     }
 
 

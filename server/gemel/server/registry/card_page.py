@@ -45,20 +45,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "## Whom it was trained on",
         "",
         *_cohort(card["cohort"]),
-        *_table(
-            ("feature", "unit", "bounds", "reference mean", "scale", "source"),
-            (
-                (
-                    f["title"],
-                    f["unit"],
-                    f"{f['low']:g} to {f['high']:g}",
-                    f"{f['reference_mean']:g}",
-                    f"{f['scale']:g}",
-                    f["source"],
-                )
-                for f in card["features"]
-            ),
-        ),
+        *_features(card["features"]),
         "Outcomes, each within "
         f"{programme['horizon_years']} years: {', '.join(outcome['title'] for outcome in programme['outcomes'])}.",
         "",
@@ -90,6 +77,23 @@ def _evaluation(evaluation: Mapping[str, Any]) -> list[str]:
         evaluation["note"],
         "",
     ]
+
+
+def _features(features: Iterable[Mapping[str, Any]]) -> list[str]:
+    return _table(
+        ("feature", "unit", "bounds", "reference mean", "scale", "source"),
+        (
+            (
+                feature["title"],
+                feature["unit"],
+                f"{feature['low']:g} to {feature['high']:g}",
+                f"{feature['reference_mean']:g}",
+                f"{feature['scale']:g}",
+                feature["source"],
+            )
+            for feature in features
+        ),
+    )
 
 
 def _cohort(cohort: Mapping[str, Any]) -> list[str]:
