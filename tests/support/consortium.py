@@ -101,10 +101,9 @@ class Consortium:
 
     def start_coordinator(self, *, environment: Mapping[str, str] | None = None) -> None:
         """Start the coordinator's supervisor and nginx."""
-        self._start(
-            self.coordinator, FEDERATION, [GEMEL, "federation", "start", self.home.folder], environment
-        )
-        nginx = ["nginx", "-c", self.home.folder / "nginx" / "nginx.conf", "-g", "daemon off;"]
+        inside = self.folder / "coordinator"  # as the host sees it, also on a disk of its own
+        self._start(self.coordinator, FEDERATION, [GEMEL, "federation", "start", inside], environment)
+        nginx = ["nginx", "-c", inside / "nginx" / "nginx.conf", "-g", "daemon off;"]
         self._start(self.coordinator, PROXY, nginx, environment)
 
     def start_node(
