@@ -3,6 +3,7 @@
 The real processes run; only `tasks.compute` does, for some tasks' names, something else than to compute.
 """
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -135,10 +136,8 @@ class _Finder:
                 deed, _, argument = task.partition(":")
                 # A file beside this one turns an honest task into a deed.
                 order = Path(__file__).parent / "order"
-                try:
+                with contextlib.suppress(OSError):
                     deed = deed if deed in DEEDS else order.read_text()
-                except OSError:
-                    pass
                 return DEEDS[deed](argument) if deed in DEEDS else compute(task, *arguments, **named)
 
             module.compute = misbehave
