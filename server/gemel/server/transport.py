@@ -21,7 +21,11 @@ class Transport(ABC):
     """Send without waiting, receive what has come, late answers to earlier messages too.
 
     A transport vouches for nothing: whose an answer is and to what is read from its signed document.
+
+    `loses_messages`: whether one may be lost on its way without anybody's notice, so that who is silent is asked again.
     """
+
+    loses_messages = True
 
     @abstractmethod
     def nodes(self) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -192,7 +193,8 @@ class Wire:
                 continue
             self._site_of[listing.node] = site
             ready[listing.node] = opened.envelope
-            opened.due = now + min(SILENT_S * 2**opened.sent, LONGEST_SILENT_S)
+            patience_s = min(SILENT_S * 2**opened.sent, LONGEST_SILENT_S)
+            opened.due = now + (patience_s if self._transport.loses_messages else math.inf)
             opened.sent += 1
         if ready:
             self._transport.send(ready)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
@@ -219,10 +219,23 @@ class Fleet:
         self, request: PushMessagesRequest, reply: Message, objects: dict[str, InflatableObject]
     ) -> None:
         answer = self._client.PushMessages(request)
+        first = bool(answer.objects_to_push)
+        # A message that is stored already, by a try whose answer was lost, has nothing to push by Flower's word, though what
+        # it holds may be missing still: that is taken without a session's name, and nothing else.
         push = make_push_object_fn_protobuf(
-            self._client.PushObject, self._node, reply.metadata.run_id, answer.session_id
+            self._client.PushObject, self._node, reply.metadata.run_id, answer.session_id if first else ""
         )
-        push_objects(objects, push, object_ids_to_push=set(answer.objects_to_push), keep_objects=True)
+
+        def push_missing(object_id: str, content: bytes) -> None:
+            with suppress(ObjectPushError):
+                push(object_id, content)
+
+        push_objects(
+            objects,
+            push if first else push_missing,
+            object_ids_to_push=set(answer.objects_to_push) if first else None,
+            keep_objects=True,
+        )
 
     def stop(self) -> None:
         """End every wait for a broken connection: the caller of it gets Unreachable. From another thread."""

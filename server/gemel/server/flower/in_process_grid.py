@@ -23,7 +23,7 @@ _RUN = _TASK = 1
 
 
 class InProcessGrid(Grid):
-    """A Grid over virtual nodes, numbered from 1.
+    """A Grid over virtual nodes, numbered from 1. It loses nothing.
 
     Args:
         client: What answers a message, as a ClientApp does; the context names the node.
@@ -33,6 +33,8 @@ class InProcessGrid(Grid):
     A message is answered when its reply is pulled, so a message that was sent anew, and whose old id nobody asks for, is
     never answered twice. An exception of the client becomes Flower's error reply, without its text.
     """
+
+    loses_messages = False
 
     def __init__(
         self, client: ClientCall, nodes: int, *, clock: Callable[[], float] = time.monotonic

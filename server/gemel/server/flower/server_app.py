@@ -31,6 +31,7 @@ class GridTransport(Transport):
 
     def __init__(self, grid: Grid) -> None:
         self._grid, self._replies = grid, Replies(grid)
+        self.loses_messages = getattr(grid, "loses_messages", True)
         self._node_of_message: dict[str, int] = {}
         self._newest: dict[int, str] = {}
         self._not_taken: list[int] = []
