@@ -140,7 +140,7 @@ def test_no_exact_count_and_no_patient_is_in_what_the_coordinator_holds(
         for line in path.read_text().splitlines() if path.suffix == ".ndjson" else [path.read_text()]:
             names |= _number_names(json.loads(line))
     study = _number_names(json.loads((out / "study.json").read_bytes()))
-    about_work = {"at", "seconds", "bytes", "tasks", "quorum"}
+    about_work = {"at", "seconds", "bytes", "tasks", "quorum", "protocol", "version"}
     about_privacy = {"epsilon_spent", "ledger_seq", *sites}
     assert names - study <= about_work | about_privacy
     held = b"".join(path.read_bytes() for path in runs.rglob("*") if path.is_file())

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -22,7 +16,7 @@ from flwr.app import ConfigRecord, RecordDict
 from gemel.cli.demo.federation import STEWARD, Federation
 from gemel.client_node import approvals, outbox, patients, tasks
 from gemel.client_node.approvals import Decision
-from gemel.client_node.flower import HOME_VARIABLE, client_app, worker
+from gemel.client_node.flower import HOME_VARIABLE, client_app
 from gemel.client_node.home import NodeHome
 from gemel.client_node.node import answer
 from gemel.core.arrays import pack_arrays
@@ -268,11 +262,9 @@ def test_what_goes_wrong_around_an_answer_leaves_without_a_word(
     content = RecordDict({} if fault == "no envelope" else {"gemel": ConfigRecord(empty)})
     home = talk.home.folder / "4711" if fault == "no home" else talk.home.folder
     monkeypatch.setenv(HOME_VARIABLE, str(home))
-    monkeypatch.setattr(client_app, "Message", lambda content, *, reply_to: content)
     if fault == "a fault before the answer":
         monkeypatch.setattr(client_app, "answer", fail)
-    said = client_app.query(SimpleNamespace(content=content), None)
-    assert dict(said["gemel"]) == empty
+    assert dict(client_app.said(content)["gemel"]) == empty
 
 
 def test_a_home_with_patients_in_it_is_open_to_its_user_only(talk: Conversation) -> None:
@@ -280,35 +272,6 @@ def test_a_home_with_patients_in_it_is_open_to_its_user_only(talk: Conversation)
     for secret in (talk.home.folder / "keys").iterdir():
         if secret.suffix == ".key":
             assert secret.stat().st_mode & 0o077 == 0
-
-
-def test_the_launcher_runs_from_a_folder_with_a_space_in_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "a b"
-    folder.mkdir()
-    python = folder / "python it's"
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    launcher = worker.write_launcher(folder) / "flwr-clientapp"
-    monkeypatch.undo()
-    got: list[str] = []
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(worker.socket_path(folder)))
-        listener.listen()
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection, connection.makefile() as lines:
-                got.extend(lines.readline().rstrip("\n").split("\0"))
-                connection.sendall(b"7")
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        status = subprocess.run([launcher, "--token", "a b"], timeout=60, check=False).returncode
-        thread.join()
-    assert (status, got) == (7, ["--token", "a b"])
 
 
 def test_two_tasks_at_once_for_one_hospital_wait_for_each_other(

@@ -62,7 +62,7 @@ def _replayed(study: Study, run: RunFolder) -> Arrays:
             Update(
                 site,
                 run.load_release(task, site, declared),
-                run.weight_of(site, floor=float(study.minimum_patients)),
+                max(float(study.minimum_patients), float(run.map_release("count", site)["patients"][0])),
                 model,
             )
             for site in sorted(study.sites)

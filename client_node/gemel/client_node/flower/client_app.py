@@ -27,24 +27,27 @@ def client_app(compute: Compute | None = None) -> ClientApp:
 
     @made.query()
     def query(message: Message, _context: Context) -> Message:
-        """Answer a request. Whatever goes wrong, an empty envelope or a code is all that leaves."""
-        try:
-            home = NodeHome.open(Path(os.environ[HOME_VARIABLE]))
-            envelope = answer(home, _envelope(message), compute=compute)
-        except Exception:
-            logger.exception("no answer can be given")
-            envelope = Envelope(document=b"")
-        record = ConfigRecord({name: getattr(envelope, name) for name in FIELDS})
-        return Message(RecordDict({RECORD: record}), reply_to=message)
+        return Message(said(message.content, compute=compute), reply_to=message)
 
     return made
+
+
+def said(content: RecordDict, *, compute: Compute | None = None) -> RecordDict:
+    """What the node says to a message. Whatever goes wrong, an empty envelope or a code is all that leaves."""
+    try:
+        home = NodeHome.open(Path(os.environ[HOME_VARIABLE]))
+        envelope = answer(home, _envelope(content), compute=compute)
+    except Exception:
+        logger.exception("no answer can be given")
+        envelope = Envelope(document=b"")
+    return RecordDict({RECORD: ConfigRecord({name: getattr(envelope, name) for name in FIELDS})})
 
 
 app = client_app()
 
 
-def _envelope(message: Message) -> Envelope:
-    record = message.content.get(RECORD)
+def _envelope(content: RecordDict) -> Envelope:
+    record = content.get(RECORD)
     if not isinstance(record, ConfigRecord) or set(record) != set(FIELDS):
         raise GemelError("GEM404", "The message holds no envelope.")
     values = {name: record[name] for name in FIELDS}

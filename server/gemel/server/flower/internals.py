@@ -10,10 +10,11 @@ What is changed, and why:
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +23,14 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi.middleware import Middleware
+from flwr.app import Message
 from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushTaskOutputRequest,
+)
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.constant import TaskType
@@ -194,3 +201,40 @@ def run_server_app(address: str, token: str, *, ca_certificate: Path) -> None:
         *("--root-certificates", str(ca_certificate)),
     ]
     flwr_serverapp()
+
+
+def is_connected(grid: Grid) -> bool:
+    """Whether a grid speaks to a SuperLink; virtual nodes in this process have none."""
+    return getattr(grid, "_runtime_client", None) is not None
+
+
+def announced_replies(
+    grid: Grid, message_ids: Sequence[str]
+) -> Sequence[tuple[str, Callable[[], Sequence[Message]]]]:
+    """The replies to some messages that the SuperLink has a head of: (message id, what pulls the whole of that one)."""
+    if not message_ids:
+        return []
+    client: Any = grid._runtime_client  # type: ignore[attr-defined]
+    response = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    announced = []
+    for head, tree in zip(response.messages_list, response.message_object_trees, strict=True):
+        one: Any = copy.copy(grid)
+        one._client = _Only(
+            client, PullAppMessagesResponse(messages_list=[head], message_object_trees=[tree])
+        )
+        announced.append((str(head.metadata.reply_to_message_id), partial(one.pull_messages, [])))
+    return announced
+
+
+class _Only:
+    """A client to which one reply has been announced, and no other."""
+
+    def __init__(self, client: Any, response: PullAppMessagesResponse) -> None:
+        self._client, self._response = client, response
+
+    def PullMessages(self, _request: PullAppMessagesRequest) -> PullAppMessagesResponse:
+        """What was announced."""
+        return self._response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
