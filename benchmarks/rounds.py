@@ -93,6 +93,8 @@ def measure(*, quick: bool) -> dict[str, object]:
     """Every case and side, then the bars."""
     rows: list[dict[str, object]] = []
     medians: dict[tuple[str, str], float] = {}
+    path = gate_and_aggregation(CASES["50 MB"])
+    print(path, file=sys.stderr, flush=True)
     cases = {"trivial": CASES["trivial"]} if quick else CASES
     for case, values in cases.items():
         few = [4] if quick else [3, 6] if case == "50 MB" else [6, 6]
@@ -105,7 +107,10 @@ def measure(*, quick: bool) -> dict[str, object]:
         for side, run in sides.items():
             with tempfile.TemporaryDirectory(prefix="rounds-") as name:
                 timed = run(Path(name))
-            rows += _rows(case, side, timed, medians)
+            found = _rows(case, side, timed, medians)
+            rows += found
+            for row in found:
+                print(row, file=sys.stderr, flush=True)
     if not NVFLARE.exists():
         print("nvflare is not installed: make peers", file=sys.stderr)
     rounds = 30 if quick else 200
@@ -116,7 +121,6 @@ def measure(*, quick: bool) -> dict[str, object]:
         {"case": f"coordinator's memory, round {rounds}", "side": "gemel", "value": round(late, 1), "unit": "MB",
          f"at_round_{rounds // 4}": round(early, 1)}
     )  # fmt: skip
-    path = gate_and_aggregation(CASES["50 MB"])
     rows += [
         {"case": "gate and aggregation, 50 MB", "side": "gemel", "value": round(path["mb_s"], 1), "unit": "MB/s"},
         {"case": "memory of it", "side": "gemel", "value": round(path["copies"], 2), "unit": "copies"},
