@@ -81,9 +81,12 @@ def _filled(folder: Path) -> Iterator[None]:
 
 def _bring_back(host: Host, seen: Path, folder: Path) -> None:
     """Take the disk out again, with what is on it copied to where the home was before."""
-    shutil.rmtree(folder)
-    shutil.copytree(seen, folder)
+    aside = folder.with_name(f"{folder.name}.aside")
+    shutil.copytree(seen, aside)
     host.run(["umount", folder])
+    # Not before: removing a folder takes away what other hosts have mounted on it.
+    shutil.rmtree(folder)
+    aside.rename(folder)
 
 
 def test_a_hospital_whose_disk_is_full_says_so_and_takes_part_again_when_there_is_space(

@@ -16,6 +16,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -114,6 +115,8 @@ def trial(
         if child == 0:
             try:
                 work(folder, key, first, asker)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         children.append((chance.uniform(0, longest_s), child))
