@@ -23,7 +23,7 @@ URL_FILE = "database.url"
 def store_url(folder: Path) -> str:
     """The store of a coordinator's home: what its `keys/database.url` names (it may hold a password), else SQLite in it."""
     named = folder / "keys" / URL_FILE
-    return named.read_text().strip() if named.exists() else f"sqlite:///{folder.resolve() / FILE}"
+    return named.read_text().strip() if named.exists() else f"sqlite:///{folder.absolute() / FILE}"
 
 
 def open_store(url: str) -> Engine:
