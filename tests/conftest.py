@@ -9,7 +9,6 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 if TYPE_CHECKING:
@@ -147,43 +146,10 @@ def federation(exports: dict[str, Path], tmp_path: Path) -> Federation:
 @pytest.fixture
 def make_study(federation: Federation) -> Callable[..., Study]:
     """A function that writes a small study for the federation; keyword arguments replace its fields."""
-    from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
-    from gemel.synthetic.marginals import marginal_specs
-    from gemel.twins.metrics import metric_tables
-    from gemel.twins.programmes.fatty_liver import PROGRAMME
+    from small_study import small_study
 
     def make(**changes: object) -> Study:
-        training = TrainingPlan(
-            rounds=2,
-            local_steps=2,
-            learning_rate=0.5,
-            momentum=0.0,
-            max_grad_norm=1.0,
-            sample_rate=1.0,
-            noise_multiplier=10.0,
-        )
-        study = Study(
-            schema=SCHEMA,
-            study_id="test",
-            title="A test",
-            purpose="to test",
-            programme=PROGRAMME.name,
-            programme_version=PROGRAMME.version,
-            training=training,
-            privacy=PrivacyPlan(
-                epsilon=3.0,
-                delta=1e-5,
-                count_noise_multiplier=10.0,
-                metrics_noise_multiplier=15.0,
-                marginals_noise_multiplier=20.0,
-            ),
-            metrics_tables=len(metric_tables(PROGRAMME)),
-            marginal_tables=len(marginal_specs(PROGRAMME)),
-            minimum_patients=20,  # far below the smallest: what is compared with it has noise
-            quorum=2,
-            round_timeout_s=20.0,
-            sites=federation.site_keys,
-        )
-        return msgspec.structs.replace(study, **changes)
+        # 20 patients at least, far below the smallest: what is compared with it has noise.
+        return small_study(federation.site_keys, **changes)
 
     return make

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from in_process import Clock, signed
+from small_study import small_study
 
 from gemel.core.arrays import Arrays, pack_arrays, unpack_arrays
 from gemel.core.canonical import sha256_hex
@@ -22,14 +23,12 @@ from gemel.core.messages import HELLO, PROTOCOL, Envelope, Reply, Request, Statu
 from gemel.core.signing import SigningKey
 from gemel.core.software import software_versions
 from gemel.core.strategy_plan import Pace
-from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
+from gemel.core.study import Study
 from gemel.server.coordinator import Coordinator
 from gemel.server.directory import FixedDirectory
 from gemel.server.home import CoordinatorHome, RunFolder
 from gemel.server.transport import Answer, Transport
-from gemel.synthetic.marginals import marginal_specs
 from gemel.synthetic.releases import declared_inputs, declared_release
-from gemel.twins.metrics import metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 
@@ -173,38 +172,11 @@ def light_federation(
 ) -> LightFederation:
     """A coordinator and light nodes with fresh keys, and a study for them."""
     keys = {f"site{number}": SigningKey.generate() for number in range(sites)}
-    study = Study(
-        schema=SCHEMA,
-        study_id="light",
-        title="A test",
-        purpose="to test",
-        programme=PROGRAMME.name,
-        programme_version=PROGRAMME.version,
-        training=TrainingPlan(
-            rounds=rounds,
-            local_steps=1,
-            learning_rate=0.5,
-            momentum=0.0,
-            max_grad_norm=1.0,
-            sample_rate=1.0,
-            noise_multiplier=100.0,
-        ),
-        privacy=PrivacyPlan(
-            epsilon=3.0,
-            delta=1e-5,
-            count_noise_multiplier=10.0,
-            metrics_noise_multiplier=15.0,
-            marginals_noise_multiplier=20.0,
-        ),
-        metrics_tables=len(metric_tables(PROGRAMME)),
-        marginal_tables=len(marginal_specs(PROGRAMME)),
-        minimum_patients=20,
-        quorum=quorum,
-        round_timeout_s=20.0,
-        sites={site: key.public_hex for site, key in keys.items()},
-        pace=Pace() if pace is None else pace,
+    small = small_study({site: key.public_hex for site, key in keys.items()}, study_id="light", quorum=quorum)
+    training = msgspec.structs.replace(small.training, rounds=rounds, local_steps=1, noise_multiplier=100.0)
+    study = msgspec.structs.replace(
+        small, **{"training": training, "pace": Pace() if pace is None else pace, **changes}
     )
-    study = msgspec.structs.replace(study, **changes)
     home = CoordinatorHome.create(folder / "coordinator")
     return LightFederation(home, study, {s: LightNode(s, key, study) for s, key in keys.items()})
 

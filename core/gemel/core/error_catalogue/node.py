@@ -48,7 +48,7 @@ ENTRIES: dict[str, CatalogueEntry] = {
     ),
     "GEM408": CatalogueEntry(
         "The app is not pre-installed at this node",
-        "A node runs only code installed there; what a run submits is never unpacked.",
+        "A node runs only code installed there. Nodes said so of a submitted bundle; today they ask for none (ADR 14).",
         "Install the programme's wheel at the node.",
         ExitCode.REFUSED,
     ),
