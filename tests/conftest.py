@@ -150,6 +150,6 @@ def make_study(federation: Federation) -> Callable[..., Study]:
 
     def make(**changes: object) -> Study:
         # 20 patients at least, far below the smallest: what is compared with it has noise.
-        return small_study(federation.site_keys, **changes)
+        return small_study(changes.pop("sites", federation.site_keys), **changes)
 
     return make

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -280,6 +281,22 @@ def test_of_two_studies_that_race_for_the_last_budget_one_wins(tmp_path: Path) -
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == [[["GEM301", "won"], 2]] * 8
+
+
+def test_processes_that_open_a_new_ledger_at_one_moment_all_get_it(tmp_path: Path) -> None:
+    # SQLite gives up at once, whatever its timeout, when two turn one file to WAL: before we waited, most of these runs
+    # of 100 files failed.
+    def opened(number: int, start: threading.Barrier) -> None:
+        start.wait()
+        store = store_module.Store(tmp_path / f"{number}.sqlite")
+        store.prepare()
+        store.close()
+
+    with ThreadPoolExecutor(4) as workers:
+        for number in range(100):
+            start = threading.Barrier(4)
+            for done in [workers.submit(opened, number, start) for _ in range(4)]:
+                done.result()
 
 
 # --- what leaves ---------------------------------------------------------------------------------

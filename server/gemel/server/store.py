@@ -14,10 +14,12 @@ from sqlalchemy import URL, Engine, MetaData, create_engine, event
 from sqlalchemy.engine import make_url
 
 from gemel.core.errors import GemelError
+from gemel.core.write_ahead import write_ahead
 
 metadata = MetaData()
 FILE = "coordinator.sqlite"
 URL_FILE = "database.url"
+_BUSY_TIMEOUT_S = 10
 
 
 def store_url(folder: Path) -> str:
@@ -59,5 +61,6 @@ def _through_psycopg(url: str) -> URL:
 
 
 def _careful(connection: Any, _record: Any) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+    write_ahead(connection, timeout_s=_BUSY_TIMEOUT_S)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", f"busy_timeout={1000 * _BUSY_TIMEOUT_S}"):
         connection.execute(f"PRAGMA {pragma}")

@@ -14,6 +14,7 @@ import msgspec
 from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
 from gemel.core.signing import SigningKey, verify_bytes
+from gemel.core.write_ahead import write_ahead
 from gemel.privacy.ledger.entries import SCHEMA, LedgerEntry, entry_body, require_head
 from gemel.privacy.ledger.people import Sealed
 
@@ -68,7 +69,7 @@ class Store:
     def prepare(self) -> None:
         """Make the tables of a new file. Raises GEM302 for a file that is no ledger, or an earlier version's."""
         with self._damage():
-            self._database.execute("PRAGMA journal_mode = WAL")
+            write_ahead(self._database, timeout_s=_BUSY_TIMEOUT_S)
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
             self._database.execute("SELECT seq, body, sha256, signature FROM entries LIMIT 0")
