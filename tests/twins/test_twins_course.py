@@ -27,9 +27,7 @@ def test_without_any_effect_the_course_is_that_of_three_constant_clocks():
 
 def test_one_year_with_unequal_hazards_is_the_closed_form(sick_twin):
     prediction = sick_twin.predict(PATIENT[None])
-    from gemel.twins.course import state_hazards
-
-    death, heart, sugar = state_hazards(sick_twin, PATIENT[None], 0)[0, :, 0]
+    death, heart, sugar = sick_twin.hazards_in_state(PATIENT[None], 0)[0, :, 0]
     expected = heart / (heart + death) * (1 - math.exp(-(heart + death)))
     assert prediction.cumulative_incidence[0, 1, 1] == pytest.approx(expected, rel=1e-9)
     both = math.exp(-death) * (1 - math.exp(-heart)) * (1 - math.exp(-sugar))

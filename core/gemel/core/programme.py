@@ -11,6 +11,8 @@ import msgspec
 
 from gemel.core.concepts import Concept
 
+DAYS_PER_YEAR = 365.25
+
 
 class Comparison(StrEnum):
     """How a value is held against a limit."""
@@ -173,6 +175,68 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     bounds: Bounds = Bounds.LEAVE_OUT
 
 
+class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One thing that a twin is scored on, at public horizons and over public bins: what `evaluate` counts.
+
+    Either of an `outcome` by each of `horizons_days`, or of a `target` at its own day.
+
+    Attributes:
+        horizons_days: Outcome: one or two days of the programme's grid, increasing.
+        at_least: ORDINAL target: reaching this level is the event.
+        with_death: ORDINAL and BINARY target: who died by its day had the event, whatever was measured.
+        risk_edges: Bins of the predicted risk, from 0 to 1 (at the last horizon). Few: every cell has noise.
+        value_edges: VALUE_AT target, instead: bins of predicted and measured values, in the target's unit.
+    """
+
+    name: str
+    title: str
+    outcome: str = ""
+    target: str = ""
+    horizons_days: tuple[int, ...] = ()
+    at_least: int = 1
+    with_death: bool = False
+    risk_edges: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
+    value_edges: tuple[float, ...] = ()
+
+
+class TreatmentKind(StrEnum):
+    """How much of a treatment there can be."""
+
+    BINARY = "binary"  # given or not: 1 or 0
+    DOSE = "dose"  # an amount in the treatment's unit, 0 for none
+
+
+class Assignment(StrEnum):
+    """Why people in the data got it, which decides what a comparison may claim."""
+
+    RANDOMISED = "randomised"  # by lot, at the stated `chance`
+    OBSERVED = "observed"  # by indication: a comparison rests on the covariates that were measured
+
+
+class Treatment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Something that can be done, which a plan may set: an input of the twin's physiology.
+
+    Attributes:
+        feature: The column of the data set that says what a patient got at the index date; empty for a treatment that
+            no data set of this programme records (its effect then comes from the literature).
+        low, high: The amounts that a plan may ask for.
+        chance: RANDOMISED: the share of patients that got it.
+        contraindications: Names of features (PRESENT) in whose presence a plan that gives it is refused.
+    """
+
+    name: str
+    title: str
+    kind: TreatmentKind
+    assignment: Assignment
+    unit: str = "1"
+    low: float = 0.0
+    high: float = 1.0
+    feature: str = ""
+    chance: float | None = None
+    contraindications: tuple[str, ...] = ()
+    source: str = ""
+
+
 class IndexKind(StrEnum):
     """What may set a patient's index date."""
 
@@ -237,6 +301,9 @@ class CohortDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class Programme(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An installed, reviewed twin for one clinical question.
 
+    Predictions are made on a public grid of times: every year to `horizon_years`, or the days `grid_days` (one of the
+    two is given).
+
     Raises:
         ValueError: A part does not fit the others; `programme_check.check_programme` says which.
     """
@@ -249,8 +316,11 @@ class Programme(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     concepts: tuple[Concept, ...]
     features: tuple[Feature, ...]
     outcomes: tuple[Outcome, ...]
-    horizon_years: int
+    horizon_years: int = 0
+    grid_days: tuple[int, ...] = ()
     targets: tuple[Target, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    treatments: tuple[Treatment, ...] = ()
 
     def __post_init__(self) -> None:
         from gemel.core.programme_check import check_programme
@@ -264,6 +334,27 @@ class Programme(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         for concept in self.concepts:
             if concept.name == name:
                 return concept
+        raise KeyError(name)
+
+    @property
+    def times_years(self) -> tuple[float, ...]:
+        """The grid, from 0 on: years since the index date."""
+        if self.grid_days:
+            return (0.0, *(day / DAYS_PER_YEAR for day in self.grid_days))
+        return tuple(float(year) for year in range(self.horizon_years + 1))
+
+    def step_at(self, days: float) -> int:
+        """The number of the grid's time that is nearest to a day. Raises ValueError when it is over a day away."""
+        gaps = [abs(years * DAYS_PER_YEAR - days) for years in self.times_years]
+        if min(gaps) > 1:
+            raise ValueError(f"day {days:g} is not on the grid of {self.name}")
+        return gaps.index(min(gaps))
+
+    def treatment(self, name: str) -> Treatment:
+        """The treatment of that name; KeyError when the programme has none."""
+        for treatment in self.treatments:
+            if treatment.name == name:
+                return treatment
         raise KeyError(name)
 
     @property

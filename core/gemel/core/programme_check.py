@@ -8,8 +8,10 @@ from math import isfinite
 
 from gemel.core.concepts import Concept
 from gemel.core.programme import (
+    Assignment,
     CohortDefinition,
     Criterion,
+    Endpoint,
     Feature,
     FeatureKind,
     IndexKind,
@@ -20,6 +22,8 @@ from gemel.core.programme import (
     Target,
     TargetKind,
     Threshold,
+    Treatment,
+    TreatmentKind,
 )
 
 # Reasons that cohorts count under names of their own.
@@ -67,9 +71,87 @@ def check_programme(programme: Programme) -> tuple[str, ...]:
             problems.append(f"outcome {outcome.name}: death is the first outcome and no other")
     for target in programme.targets:
         problems += (f"target {target.name}: {problem}" for problem in _target(target, concepts))
-    if programme.horizon_years <= 0:
-        problems.append("horizon_years must be positive")
+    problems += _grid(programme)
+    for endpoint in programme.endpoints:
+        problems += (f"endpoint {endpoint.name}: {problem}" for problem in _endpoint(endpoint, programme))
+    problems += _repeated("endpoint", (endpoint.name for endpoint in programme.endpoints))
+    for treatment in programme.treatments:
+        problems += (f"treatment {treatment.name}: {problem}" for problem in _treatment(treatment, programme))
+    problems += _repeated("treatment", (treatment.name for treatment in programme.treatments))
     return tuple(problems)
+
+
+def _grid(programme: Programme) -> Iterator[str]:
+    if programme.grid_days:
+        if programme.horizon_years:
+            yield "horizon_years and grid_days are both given"
+        if programme.grid_days[0] < 1 or not _increasing(programme.grid_days):
+            yield "grid_days do not increase from the day after the index date on"
+    elif programme.horizon_years <= 0:
+        yield "horizon_years must be positive"
+
+
+def _endpoint(endpoint: Endpoint, programme: Programme) -> Iterator[str]:
+    edges = endpoint.risk_edges
+    if len(edges) < 3 or not _increasing(edges) or (edges[0], edges[-1]) != (0.0, 1.0):
+        yield "risk_edges do not increase from 0 to 1"
+    targets = {target.name: target for target in programme.targets}
+    if bool(endpoint.outcome) == bool(endpoint.target):
+        yield "it is either of an outcome or of a target"
+    elif endpoint.outcome:
+        if endpoint.outcome not in programme.outcome_names:
+            yield f"there is no outcome {endpoint.outcome}"
+        yield from _horizons(endpoint, programme)
+        if endpoint.value_edges or endpoint.with_death:
+            yield "value_edges and with_death are for targets"
+    elif endpoint.target not in targets:
+        yield f"there is no target {endpoint.target}"
+    else:
+        yield from _scored_target(endpoint, targets[endpoint.target])
+
+
+def _horizons(endpoint: Endpoint, programme: Programme) -> Iterator[str]:
+    if not 1 <= len(endpoint.horizons_days) <= 2 or not _increasing(endpoint.horizons_days):
+        yield "an outcome has one or two horizons_days, increasing"
+    for day in endpoint.horizons_days:
+        try:
+            programme.step_at(day)
+        except ValueError as error:
+            yield str(error)
+
+
+def _scored_target(endpoint: Endpoint, target: Target) -> Iterator[str]:
+    if endpoint.horizons_days:
+        yield "a target has a day of its own"
+    if target.kind is TargetKind.SERIES:
+        yield "a series is not scored"
+    if (target.kind is TargetKind.VALUE_AT) != bool(endpoint.value_edges):
+        yield "value_edges are those of a value_at target"
+    if endpoint.value_edges and not (len(endpoint.value_edges) >= 3 and _increasing(endpoint.value_edges)):
+        yield "value_edges do not increase"
+    if target.kind is TargetKind.ORDINAL and not 1 <= endpoint.at_least <= len(target.levels):
+        yield f"at_least is 1 to {len(target.levels)}"
+    if endpoint.with_death and target.kind not in (TargetKind.ORDINAL, TargetKind.BINARY):
+        yield "with_death is for an ordinal or binary target"
+
+
+def _treatment(treatment: Treatment, programme: Programme) -> Iterator[str]:
+    names = {feature.name: feature for feature in programme.columns}
+    if not treatment.low < treatment.high:
+        yield "low < high does not hold"
+    if treatment.kind is TreatmentKind.BINARY and (treatment.low, treatment.high) != (0.0, 1.0):
+        yield "a binary treatment is 0 or 1"
+    if treatment.feature and treatment.feature not in names:
+        yield f"there is no feature {treatment.feature}"
+    if (treatment.assignment is Assignment.RANDOMISED) != (treatment.chance is not None):
+        yield "chance is that of a randomised treatment"
+    if treatment.chance is not None and not 0 < treatment.chance < 1:
+        yield "chance lies between 0 and 1"
+    if not treatment.feature and not treatment.source:
+        yield "a treatment that no data record needs the source of its effect"
+    for name in treatment.contraindications:
+        if name not in names or names[name].kind is not FeatureKind.PRESENT:
+            yield f"{name} is no recorded feature"
 
 
 def _cohort(cohort: CohortDefinition, concepts: dict[str, Concept]) -> Iterator[str]:

@@ -39,7 +39,7 @@ class Design:
     def columns(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """float32 (n, p) from raw values (n, d): clipped to public bounds, scaled, missing set to 0."""
         scaled, missing = scale(self.programme, values)
-        features = self.programme.features
+        features = self.programme.columns
         measured = np.array([feature.kind is FeatureKind.LAST for feature in features], dtype=bool)
         parts = [scaled * np.where(measured, MEASURED_SCALE, 1), missing[:, measured]]
         age = scaled[:, [feature.kind is FeatureKind.AGE for feature in features]]
@@ -50,7 +50,7 @@ class Design:
 
     def age(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """float32 (n,): scaled age; zeros when the programme has no age feature."""
-        kinds = [feature.kind for feature in self.programme.features]
+        kinds = [feature.kind for feature in self.programme.columns]
         if FeatureKind.AGE not in kinds:
             return np.zeros(len(values), dtype=np.float32)
         scaled, _ = scale(self.programme, values)
@@ -67,7 +67,7 @@ class Design:
 
 def design_of(programme: Programme) -> Design:
     """The design that follows from a programme's declaration alone."""
-    features = programme.features
+    features = programme.columns
     names = [feature.name for feature in features]
     names += [f"{feature.name}:missing" for feature in features if feature.kind is FeatureKind.LAST]
     if any(feature.kind is FeatureKind.AGE for feature in features):
@@ -85,17 +85,17 @@ def scale(
     programme: Programme, values: NDArray[np.floating]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(scaled, missing), both float32 (n, d): scaled is 0 where the value is missing."""
-    if values.ndim != 2 or values.shape[1] != len(programme.features):
-        raise GemelError("GEM601", f"Expected (n, {len(programme.features)}) values, got {values.shape}.")
+    if values.ndim != 2 or values.shape[1] != len(programme.columns):
+        raise GemelError("GEM601", f"Expected (n, {len(programme.columns)}) values, got {values.shape}.")
     low, high, centre, spread = (
-        np.array([getattr(feature, name) for feature in programme.features], dtype=np.float32)
+        np.array([getattr(feature, name) for feature in programme.columns], dtype=np.float32)
         for name in ("low", "high", "reference_mean", "scale")
     )
     # A sex flag is centred so that it does not move with the level; age is centred where events happen.
     centre = centre + np.array(
         [
             0.5 if f.kind is FeatureKind.MALE else EVENT_AGE_SHIFT * f.scale * (f.kind is FeatureKind.AGE)
-            for f in programme.features
+            for f in programme.columns
         ],
         dtype=np.float32,
     )
@@ -107,7 +107,7 @@ def scale(
 
 def check_support(programme: Programme, values: NDArray[np.floating]) -> None:
     """Refuse (GEM601, naming the feature) values outside the public bounds; a missing value is inside."""
-    for column, feature in enumerate(programme.features):
+    for column, feature in enumerate(programme.columns):
         given = values[:, column]
         outside = np.isfinite(given) & ((given < feature.low) | (given > feature.high)) | np.isinf(given)
         if outside.any():
@@ -121,11 +121,11 @@ def check_support(programme: Programme, values: NDArray[np.floating]) -> None:
 def _modified_by_age(programme: Programme) -> list[int]:
     """Features whose effect may change with age: sex, and the histories of the outcomes."""
     histories = {_history_of(programme, outcome) for outcome in programme.outcomes}
-    return [i for i, f in enumerate(programme.features) if f.kind is FeatureKind.MALE or i in histories]
+    return [i for i, f in enumerate(programme.columns) if f.kind is FeatureKind.MALE or i in histories]
 
 
 def _history_of(programme: Programme, outcome: Outcome) -> int | None:
-    for column, feature in enumerate(programme.features):
+    for column, feature in enumerate(programme.columns):
         if feature.kind is FeatureKind.PRESENT and set(feature.concepts) == set(outcome.concepts):
             return column
     return None

@@ -1,10 +1,14 @@
-"""The hazard twin: a patient's state (alive, diseases so far) moving year by year under competing hazards.
+"""The hazard twin: a patient's state (alive, diseases so far) moving step by step under competing hazards.
 
-In year k the yearly cumulative hazard of outcome j is λ = exp(η), with
-η = level_j + time terms(k) · slopes_j + columns(x) · weights_j + state at the start of the year · couplings_j.
-A year survived at risk contributes -λ, a part e of a year -λe, an event log(1 - exp(-λ)) (Prentice & Gloeckler,
+In step s of the programme's grid the cumulative hazard of outcome j is λ = width(s) · exp(η), with
+η = level_j + time terms(s) · slopes_j + columns(x) · weights_j + state at the start of the step · couplings_j
+    + covariates(x, s) · effects_j.
+A step survived at risk contributes -λ, a part e of a step -λe, an event log(1 - exp(-λ)) (Prentice & Gloeckler,
 Biometrics 1978;34:57: the grouped proportional-hazards model). The loss of one patient depends on that patient alone, so
 each has a gradient that can be clipped: a Cox partial likelihood has none.
+
+A programme with more than that derives its twin from this one: what its physiology follows enters as covariates, and its
+other targets get heads of their own.
 """
 
 from __future__ import annotations
@@ -18,125 +22,152 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gemel.core.arrays import ArraySpec, check_arrays
 from gemel.core.dataset import OCCURRED, PREVALENT, Dataset
-from gemel.core.errors import GemelError
 from gemel.core.programme import Programme
 from gemel.twins.design import design_of
+from gemel.twins.prediction import ExpectedCourse, Floats, Prediction, SimulatedCourse
+from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan, planned_values
+from gemel.twins.twin import Twin
 
 if TYPE_CHECKING:
-    from gemel.twins.course import Prediction, SimulatedCourse
     from gemel.twins.what_if import WhatIf
 
 # Where every twin starts: 1 event per 100 patient-years, for everybody. A public, rough clinical number.
 START_RATE_PER_YEAR = 0.01
-# Yearly cumulative hazards are kept within these public limits, so that no input makes a loss overflow.
+# Cumulative hazards of a step are kept within these public limits, so that no input makes a loss overflow.
 LOWEST_LOG_HAZARD, HIGHEST_LOG_HAZARD = -12.0, 1.5
 
 
-class HazardTwin(nn.Module):
+class HazardTwin(Twin):
     """The twin of one programme; all parameters start at public constants.
 
-    Parameters (k outcomes, p design columns, m = k - 1 diseases): level (k,), slopes (k, 3), weights (k, p),
-    couplings (k, m).
+    Parameters (k outcomes, p design columns, b time terms, m = k - 1 diseases, q covariates): level (k,),
+    slopes (k, b + 1), weights (k, p), couplings (k, m), and where there are covariates effects (k, q).
     """
 
     time_basis: Tensor
+    log_width: Tensor
     usable: Tensor
     coupled: Tensor
+    # How many numbers the physiology gives the hazards at each step.
+    covariate_count = 0
 
     def __init__(self, programme: Programme) -> None:
-        super().__init__()
-        self.programme = programme
+        super().__init__(programme)
         self.design = design_of(programme)
         outcomes, columns = self.design.usable.shape
-        years = torch.arange(programme.horizon_years, dtype=torch.float32)
-        # A straight trend over the horizon, and an excess (or deficit) that fades over the first years.
-        basis = torch.stack([(years - 4.0) / 5.0, torch.exp(-years / 1.5)], dim=1)
-        self.register_buffer("time_basis", basis, persistent=False)
+        times = np.array(programme.times_years)
+        basis = self.time_terms(times)
+        self.register_buffer("time_basis", torch.from_numpy(basis).float(), persistent=False)
+        self.register_buffer("log_width", torch.from_numpy(np.log(np.diff(times))).float(), persistent=False)
         self.register_buffer("usable", torch.from_numpy(self.design.usable).float(), persistent=False)
         self.register_buffer("coupled", _others(outcomes), persistent=False)
         self.level = nn.Parameter(torch.full((outcomes,), math.log(START_RATE_PER_YEAR)))
-        self.slopes = nn.Parameter(torch.zeros(outcomes, 3))
+        self.slopes = nn.Parameter(torch.zeros(outcomes, basis.shape[1] + 1))
         self.weights = nn.Parameter(torch.zeros(outcomes, columns))
         self.couplings = nn.Parameter(torch.zeros(outcomes, outcomes - 1))
+        if self.covariate_count:
+            self.effects = nn.Parameter(torch.zeros(outcomes, self.covariate_count))
+
+    @staticmethod
+    def time_terms(times_years: Floats) -> Floats:
+        """(steps, b) from the grid (steps + 1,): how hazards may change with time; the first also does so by age.
+
+        By default a straight trend over the horizon, and an excess (or deficit) that fades over the first years.
+        """
+        starts = times_years[:-1]
+        return np.stack([(starts - 4.0) / 5.0, np.exp(-starts / 1.5)], axis=1)
+
+    def covariates(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """What the physiology gives the hazards at each step, (B, steps, q); None where there is none."""
+        return None
+
+    def target_loss(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """Loss per patient (B,) of the targets beside the outcomes; None where there are none."""
+        return None
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Loss per patient (B,): minus the log-likelihood of the years at risk, from `tensors`."""
-        eta = self.log_hazard(batch["columns"], batch["age"], batch["diseases"])
+        """Loss per patient (B,): minus the log-likelihood of the steps at risk, from `tensors`, and of the targets."""
+        eta = self.log_hazard(batch["columns"], batch["age"], batch["diseases"], self.covariates(batch))
         hazard = torch.exp(eta)
         occurred = torch.log(-torch.expm1(-hazard))
-        return -(batch["event"] * occurred - batch["exposure"] * hazard).sum(dim=(-1, -2))
+        loss = -(batch["event"] * occurred - batch["exposure"] * hazard).sum(dim=(-1, -2))
+        targets = self.target_loss(batch)
+        return loss if targets is None else loss + targets
 
-    def log_hazard(self, columns: Tensor, age: Tensor, diseases: Tensor) -> Tensor:
-        """log λ (B, k, years) from columns (B, p), scaled age (B,) and diseases (B, years, m) in 0/1."""
+    def log_hazard(
+        self, columns: Tensor, age: Tensor, diseases: Tensor, covariates: Tensor | None = None
+    ) -> Tensor:
+        """log λ (B, k, steps) from columns (B, p), scaled age (B,), diseases (B, steps, m) in 0/1, covariates (B, steps, q)."""
         who = self.level + columns @ (self.weights * self.usable).T
-        when = self.time_basis @ self.slopes[:, :2].T  # (years, k)
-        ageing = age[:, None, None] * self.time_basis[:, :1] * self.slopes[:, 2]  # (B, years, k)
+        when = self.time_basis @ self.slopes[:, :-1].T  # (steps, k)
+        ageing = age[:, None, None] * self.time_basis[:, :1] * self.slopes[:, -1]  # (B, steps, k)
         state = diseases @ (self.couplings * self.coupled).T
-        eta = who[:, None, :] + when + ageing + state
+        eta = who[:, None, :] + when + ageing + state + self.log_width[:, None]
+        if covariates is not None:
+            eta = eta + covariates @ self.effects.T
         return eta.clamp(LOWEST_LOG_HAZARD, HIGHEST_LOG_HAZARD).transpose(1, 2)
 
     def tensors(self, dataset: Dataset) -> dict[str, Tensor]:
         """Dense float32 tensors of a data set, one row per patient, for `forward`.
 
-        columns (n, p); age (n,); diseases (n, years, m), state at the start of each year; event (n, k, years) 0/1;
-        exposure (n, k, years), the part of each year survived at risk without the event (0 in its year).
+        columns (n, p); age (n,); diseases (n, steps, m), state at the start of each step; event (n, k, steps) 0/1;
+        exposure (n, k, steps), the part of each step survived at risk without the event (0 in its step).
         Follow-up past the horizon is censored there.
         """
-        horizon = self.programme.horizon_years
+        times = np.array(self.programme.times_years)
+        starts, ends = times[:-1], times[1:]
         time = dataset.time_years.astype(np.float64)[:, :, None]
-        starts = np.arange(horizon, dtype=np.float64)
         prevalent = dataset.event[:, :, None] == PREVALENT
-        # An event at exactly k years belongs to the year that ends there: "by k years" includes k.
-        within = (time > starts) & (time <= starts + 1) | (time <= 0) & (starts == 0)
+        # An event at exactly the end of a step belongs to that step: "by k years" includes k. Times are whole days over
+        # 365.25 in float32, so a day of the grid must not fall behind its own end.
+        reached = np.float64(1e-6)
+        within = (time > starts + reached) & (time <= ends + reached) | (time <= reached) & (starts == 0)
         event = (dataset.event[:, :, None] == OCCURRED) & within
-        exposure = np.clip(time - starts, 0, 1) * ~event * ~prevalent
-        before = prevalent | (dataset.event[:, :, None] == OCCURRED) & (time <= starts)
+        exposure = np.clip((time - starts) / (ends - starts), 0, 1) * ~event * ~prevalent
+        before = prevalent | (dataset.event[:, :, None] == OCCURRED) & (time <= starts + reached)
         diseases = before[:, 1:, :].transpose(0, 2, 1)
-        arrays = {
-            "columns": self.design.columns(dataset.values),
-            "age": self.design.age(dataset.values),
-            "diseases": diseases,
-            "event": event,
-            "exposure": exposure,
-        }
+        arrays = {**self.inputs(dataset.values), "diseases": diseases, "event": event, "exposure": exposure}
         return {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
 
-    def array_specs(self) -> dict[str, ArraySpec]:
-        """What travels: each parameter's name, shape and dtype."""
-        return {
-            name: ArraySpec(tuple(value.shape), "float32") for name, value in sorted(self.named_parameters())
-        }
+    def inputs(self, values: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
+        """What is known of patients at the index date, from raw values (n, d): columns (n, p), age (n,)."""
+        return {"columns": self.design.columns(values), "age": self.design.age(values)}
 
-    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """A copy of the parameters."""
-        return {
-            name: value.detach().cpu().numpy().astype(np.float32).copy()
-            for name, value in sorted(self.named_parameters())
-        }
-
-    def load_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take parameters that fit exactly. Raises GEM602 otherwise; the twin is then unchanged."""
-        try:
-            check_arrays(arrays, self.array_specs())
-        except GemelError as error:
-            raise GemelError("GEM602", f"Not a twin of {self.programme.name}: {error.message}") from error
+    def hazards_in_state(self, values: NDArray[np.floating], state: int) -> Floats:
+        """λ (n, k, steps) of patients who are all in one state (bit i: disease i + 1) in every step."""
+        diseases = len(self.programme.outcomes) - 1
+        bits = torch.tensor([float(state >> i & 1) for i in range(diseases)])
+        batch = {name: torch.from_numpy(array) for name, array in self.inputs(values).items()}
+        held = bits.expand(len(values), len(self.log_width), diseases)
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                parameter.copy_(torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)))
+            eta = self.log_hazard(batch["columns"], batch["age"], held, self.covariates(batch))
+            hazards: Floats = torch.exp(eta).numpy().astype(np.float64)
+        return hazards
 
-    def predict(self, values: NDArray[np.floating]) -> Prediction:
-        """See `gemel.twins.course.predict`."""
+    def predict(self, values: NDArray[np.floating], *, plan: TreatmentPlan = NOTHING_CHANGED) -> Prediction:
+        """See `gemel.twins.course.predict`; with the targets and courses that this twin has."""
+        from dataclasses import replace
+
         from gemel.twins.course import predict
 
-        return predict(self, values)
+        planned = planned_values(self.programme, values, plan)
+        targets, courses = self.expected(planned, plan)
+        return replace(predict(self, planned), targets=targets, courses=courses)
 
-    def simulate(self, values: NDArray[np.floating], *, seed: int) -> SimulatedCourse:
+    def expected(
+        self, values: NDArray[np.floating], plan: TreatmentPlan
+    ) -> tuple[Mapping[str, Floats], Mapping[str, ExpectedCourse]]:
+        """Targets and courses of a `Prediction`, from values in which the plan's features are set already."""
+        return {}, {}
+
+    def simulate(
+        self, values: NDArray[np.floating], *, seed: int, plan: TreatmentPlan = NOTHING_CHANGED
+    ) -> SimulatedCourse:
         """See `gemel.twins.course.simulate`."""
         from gemel.twins.course import simulate
 
-        return simulate(self, values, seed=seed)
+        return simulate(self, planned_values(self.programme, values, plan), seed=seed)
 
     def what_if(self, values: NDArray[np.floating], changes: Mapping[str, float]) -> WhatIf:
         """See `gemel.twins.what_if.what_if`."""

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from gemel.core.errors import GemelError
 from gemel.core.programme import FeatureKind
-from gemel.twins.course import Prediction, predict
+from gemel.twins.course import predict
 from gemel.twins.design import check_support
+from gemel.twins.prediction import Prediction
 
 if TYPE_CHECKING:
     from gemel.twins.hazard import HazardTwin

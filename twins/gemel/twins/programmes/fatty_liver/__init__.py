@@ -7,7 +7,15 @@ Allen AM et al., Hepatology 2018;67:1726 (Olmsted County; R package survival, na
 from __future__ import annotations
 
 from gemel.core.concepts import load_concepts
-from gemel.core.programme import CohortDefinition, Feature, FeatureKind, Outcome, OutcomeKind, Programme
+from gemel.core.programme import (
+    CohortDefinition,
+    Endpoint,
+    Feature,
+    FeatureKind,
+    Outcome,
+    OutcomeKind,
+    Programme,
+)
 
 # The codes, units and bounds are the library's; each says there by what source.
 CONCEPTS = tuple(
@@ -150,4 +158,8 @@ PROGRAMME = Programme(
     features=FEATURES,
     outcomes=OUTCOMES,
     horizon_years=15,
+    endpoints=tuple(
+        Endpoint(name=outcome.name, title=outcome.title, outcome=outcome.name, horizons_days=(1826, 3652))
+        for outcome in OUTCOMES[:2]  # each further one costs every patient privacy
+    ),
 )

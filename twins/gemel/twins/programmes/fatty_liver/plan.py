@@ -14,27 +14,7 @@ on age and sex 0.851; cardiovascular 0.782 (0.781), 0.787, 0.766. `tests/twins/t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class DefaultTraining:
-    """Numbers of a `gemel.core.study.TrainingPlan` before its noise is solved for, and the budget's division.
-
-    Shares are of 1/σ², which is what Gaussian releases add up in. Those of training, marginals and count sum to 1: what a
-    training patient pays; a held-out patient pays the count, and all that is left for metrics.
-    """
-
-    rounds: int
-    local_steps: int
-    learning_rate: float
-    momentum: float
-    max_grad_norm: float
-    sample_rate: float
-    training_share: float
-    marginals_share: float
-    count_share: float
-
+from gemel.twins.definition import DefaultTraining
 
 DEFAULT_TRAINING = DefaultTraining(
     rounds=6,
