@@ -1,0 +1,71 @@
+"""The fatty-liver programme with its twin, and all that says what it is worth."""
+
+from __future__ import annotations
+
+from gemel.twins.claims import Grade
+from gemel.twins.definition import ContextOfUse, Example, TwinDefinition, Validation
+from gemel.twins.hazard import HazardTwin
+from gemel.twins.programmes.fatty_liver import PROGRAMME
+from gemel.twins.programmes.fatty_liver.open_data import OlmstedCounty
+from gemel.twins.programmes.fatty_liver.plan import DEFAULT_TRAINING
+from gemel.twins.treatment_plan import TreatmentPlan
+
+_CONTEXT = ContextOfUse(
+    question=PROGRAMME.question,
+    role="Compares expected courses of groups of patients, for research and for planning studies.",
+    users="Hepatologists, cardiologists and statisticians of the hospitals that trained it.",
+    influence="low",
+    consequence="medium",
+    credibility={
+        "discrimination and calibration": "held-out fifth of the Olmsted County cohort, five splits",
+        "applicability": "one county in Minnesota; hospitals in the evidence are random parts of it",
+    },
+    not_for=(
+        "a treatment decision for a single patient",
+        "diagnosing fibrosis or cirrhosis",
+        "children, and adults outside the bounds of the features",
+    ),
+)
+
+_VALIDATION = Validation(
+    grade=Grade.POPULATION,
+    data="Olmsted County, 17,549 people, 1,364 deaths (R package survival, nafld1-3)",
+    missing=("a second population", "what individual patients' measurements did later"),
+    limits=(
+        "Observational, recorded diagnoses: what was never coded was never seen.",
+        "Blood pressure is missing for three in four people of the evidence; its effect is weakly known.",
+        "The weight-loss comparison is an association of the model, not a proven causal effect.",
+    ),
+)
+
+_EXAMPLE = Example(
+    title="A man of 52 with fatty liver, obesity and high blood pressure",
+    values={
+        "age_years": 52.0,
+        "male": 1.0,
+        "body_mass_index_kg_m2": 36.0,
+        "systolic_blood_pressure_mmhg": 138.0,
+        "hdl_cholesterol_mg_dl": 39.0,
+        "fatty_liver": 1.0,
+        "hypertension": 1.0,
+        "dyslipidaemia": 1.0,
+        "diabetes_history": 0.0,
+        "ischaemic_heart_disease": 0.0,
+        "cardiovascular_history": 0.0,
+    },
+    plan=TreatmentPlan(name="as it is"),
+    other_plan=TreatmentPlan(name="as it is"),
+)
+
+DEFINITION = TwinDefinition(
+    programme=PROGRAMME,
+    twin=HazardTwin,
+    training=DEFAULT_TRAINING,
+    physiology=(),
+    baselines=(),
+    claims=(),
+    context=_CONTEXT,
+    validation=_VALIDATION,
+    example=_EXAMPLE,
+    open_data=OlmstedCounty(),
+)
