@@ -118,12 +118,14 @@ class OutcomeKind(StrEnum):
     FIRST_DIAGNOSIS = "first_diagnosis"
     FIRST_TREATMENT = "first_treatment"
     FIRST_MEASUREMENT = "first_measurement"  # beyond the outcome's threshold, where it has one
+    NEXT_DIAGNOSIS = "next_diagnosis"  # the first after the index date; who had it before is at risk too
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One event whose time since the index date is predicted. Death is always the first outcome.
 
-    A patient who had the event on the index date or before is prevalent: not at risk of it.
+    A patient who had the event on the index date or before is prevalent: not at risk of it, unless the kind asks for the
+    next one (for what strikes again, such as a stroke; a chronic disease that is coded at every visit has no next one).
     """
 
     name: str

@@ -38,6 +38,7 @@ UCUM = "http://unitsofmeasure.org"
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:gemel:virtual-cohort")
 _TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
 # Bodily measurements; every other unit is a laboratory's.
+_DIAGNOSED = (OutcomeKind.FIRST_DIAGNOSIS, OutcomeKind.NEXT_DIAGNOSIS)
 _VITAL_UNITS = frozenset({"mm[Hg]", "kg/m2", "/min", "Cel", "kg", "cm"})
 
 
@@ -83,7 +84,7 @@ class _PatientWriter:
                 concept = own_concept(self.programme, feature)
                 yield self._condition(f"history/{feature.name}", concept, feature.title, _date(0))
         for j, outcome in enumerate(self.programme.outcomes):
-            if outcome.kind is OutcomeKind.FIRST_DIAGNOSIS and self.event[j] == 1:
+            if outcome.kind in _DIAGNOSED and self.event[j] == 1:
                 onset = _date(int(days[j]))
                 yield self._condition(f"outcome/{outcome.name}", outcome.concepts[0], outcome.title, onset)
 

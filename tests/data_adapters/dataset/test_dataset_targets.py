@@ -129,6 +129,20 @@ def test_a_series_target_starts_after_the_index_date():
     assert dataset.targets.shape == (2, 0)
 
 
+def test_the_next_diagnosis_is_the_first_after_the_index_date_whoever_had_it_before():
+    outcome = Outcome(name="o", title="O", kind=OutcomeKind.NEXT_DIAGNOSIS, concepts=("stroke",))
+    hospital = Hospital()
+    for key in ("again", "once", "never"):
+        hospital.patient(key, until=500)
+    for key, day in [("again", -40), ("again", 0), ("again", 100), ("again", 90), ("once", 0)]:
+        hospital.fact("stroke", day, key=key)
+    dataset, _ = hospital.build(programme(outcomes=(DEATH, outcome)))
+    found = {key: dataset.patient_ids.index(hospital.pseudonym(key)) for key in ("again", "once", "never")}
+    assert [int(dataset.event[found[key], 1]) for key in ("again", "once", "never")] == [1, 0, 0]
+    days = dataset.time_years[:, 1] * 365.25
+    assert [round(float(days[found[key]])) for key in ("again", "once", "never")] == [90, 500, 500]
+
+
 @pytest.mark.parametrize(
     ("kind", "threshold"),
     [

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.core.errors import GemelError
-from gemel.core.programme import FeatureKind, Outcome, Programme
+from gemel.core.programme import FeatureKind, Outcome, OutcomeKind, Programme
 
 # Chronic-disease events happen at about 10 years above the mean age of an adult cohort. Centring age there
 # parts the age slope from the level, which is what plain gradient steps need. Public; not fitted on patients.
@@ -125,6 +125,8 @@ def _modified_by_age(programme: Programme) -> list[int]:
 
 
 def _history_of(programme: Programme, outcome: Outcome) -> int | None:
+    if outcome.kind is OutcomeKind.NEXT_DIAGNOSIS:
+        return None  # an earlier one is a risk factor of the next, not its end
     for column, feature in enumerate(programme.columns):
         if feature.kind is FeatureKind.PRESENT and set(feature.concepts) == set(outcome.concepts):
             return column

@@ -18,10 +18,11 @@ def outcome_query(outcome: Outcome) -> str:
             f"CASE WHEN death_day IS NULL THEN {CENSORED} ELSE {OCCURRED} END AS event FROM member"
         )
     value = " AND value IS NOT NULL" if outcome.kind is OutcomeKind.FIRST_MEASUREMENT else ""
+    later = " AND day > 0" if outcome.kind is OutcomeKind.NEXT_DIAGNOSIS else ""
     return f"""
         WITH first_event AS (
             SELECT position, min(day) AS day FROM record
-            WHERE {of_concepts(outcome.concepts)}{value} AND {meets(outcome.threshold)} GROUP BY position
+            WHERE {of_concepts(outcome.concepts)}{value} AND {meets(outcome.threshold)}{later} GROUP BY position
         )
         SELECT position,
             CASE WHEN day <= 0 THEN 0 WHEN day <= follow_days THEN day ELSE follow_days END AS days,
