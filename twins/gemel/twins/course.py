@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from gemel.twins.hazard import HazardTwin
 
 
-def predict(twin: HazardTwin, values: NDArray[np.floating]) -> Prediction:
+def predict(
+    twin: HazardTwin, values: NDArray[np.floating], plan: TreatmentPlan = NOTHING_CHANGED
+) -> Prediction:
     """The course of each patient from raw values (n, d); values beyond the public bounds are clipped to them.
 
     Call `gemel.twins.design.check_support` first where an individual is told the result.
@@ -27,7 +29,7 @@ def predict(twin: HazardTwin, values: NDArray[np.floating]) -> Prediction:
     programme, prevalent = twin.programme, twin.design.prevalent(values)
     patients, outcomes = prevalent.shape
     diseases, times = outcomes - 1, programme.times_years
-    hazards = [twin.hazards_in_state(values, state) for state in range(1 << diseases)]
+    hazards = [twin.hazards_in_state(values, state, plan) for state in range(1 << diseases)]
     state = np.zeros((patients, len(times), 1 << diseases))
     state[np.arange(patients), 0, prevalent[:, 1:] @ (1 << np.arange(diseases))] = 1.0
     incidence = np.zeros((patients, len(times), outcomes))
@@ -50,13 +52,15 @@ def predict(twin: HazardTwin, values: NDArray[np.floating]) -> Prediction:
     return Prediction(programme.outcome_names, times, incidence, state_names(programme), state, prevalent)
 
 
-def simulate(twin: HazardTwin, values: NDArray[np.floating], *, seed: int) -> SimulatedCourse:
+def simulate(
+    twin: HazardTwin, values: NDArray[np.floating], plan: TreatmentPlan = NOTHING_CHANGED, *, seed: int
+) -> SimulatedCourse:
     """One random course for each row of raw values (n, d): equal seeds give equal courses."""
     random = np.random.default_rng(seed)
     prevalent = twin.design.prevalent(values)
     patients, outcomes = prevalent.shape
     times = np.array(twin.programme.times_years)
-    by_state = np.stack([twin.hazards_in_state(values, s) for s in range(1 << (outcomes - 1))])
+    by_state = np.stack([twin.hazards_in_state(values, s, plan) for s in range(1 << (outcomes - 1))])
     time = np.where(prevalent, 0.0, times[-1])
     event = np.where(prevalent, -1, 0).astype(np.int8)
     alive, everyone = np.ones(patients, dtype=bool), np.arange(patients)

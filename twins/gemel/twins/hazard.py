@@ -130,15 +130,22 @@ class HazardTwin(Twin):
         arrays = {**self.inputs(dataset.values), "diseases": diseases, "event": event, "exposure": exposure}
         return {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
 
-    def inputs(self, values: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
-        """What is known of patients at the index date, from raw values (n, d): columns (n, p), age (n,)."""
+    def inputs(
+        self, values: NDArray[np.floating], plan: TreatmentPlan = NOTHING_CHANGED
+    ) -> dict[str, NDArray[np.float32]]:
+        """What is known of patients at the index date, and what is planned: columns (n, p), age (n,), and a twin's own.
+
+        `values` are raw (n, d); the plan's treatments that are columns of them are set already.
+        """
         return {"columns": self.design.columns(values), "age": self.design.age(values)}
 
-    def hazards_in_state(self, values: NDArray[np.floating], state: int) -> Floats:
+    def hazards_in_state(
+        self, values: NDArray[np.floating], state: int, plan: TreatmentPlan = NOTHING_CHANGED
+    ) -> Floats:
         """λ (n, k, steps) of patients who are all in one state (bit i: disease i + 1) in every step."""
         diseases = len(self.programme.outcomes) - 1
         bits = torch.tensor([float(state >> i & 1) for i in range(diseases)])
-        batch = {name: torch.from_numpy(array) for name, array in self.inputs(values).items()}
+        batch = {name: torch.from_numpy(array) for name, array in self.inputs(values, plan).items()}
         held = bits.expand(len(values), len(self.log_width), diseases)
         with torch.no_grad():
             eta = self.log_hazard(batch["columns"], batch["age"], held, self.covariates(batch))
@@ -153,7 +160,7 @@ class HazardTwin(Twin):
 
         planned = planned_values(self.programme, values, plan)
         targets, courses = self.expected(planned, plan)
-        return replace(predict(self, planned), targets=targets, courses=courses)
+        return replace(predict(self, planned, plan), targets=targets, courses=courses)
 
     def expected(
         self, values: NDArray[np.floating], plan: TreatmentPlan
@@ -167,7 +174,7 @@ class HazardTwin(Twin):
         """See `gemel.twins.course.simulate`."""
         from gemel.twins.course import simulate
 
-        return simulate(self, planned_values(self.programme, values, plan), seed=seed)
+        return simulate(self, planned_values(self.programme, values, plan), plan, seed=seed)
 
     def what_if(self, values: NDArray[np.floating], changes: Mapping[str, float]) -> WhatIf:
         """See `gemel.twins.what_if.what_if`."""
