@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gemel.core.programme import Programme
 from gemel.twins.prediction import Prediction, SimulatedCourse
+from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan
 
 if TYPE_CHECKING:
     from gemel.twins.hazard import HazardTwin
