@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.core.programme import Programme
+from gemel.twins.many_paths import event_courses
 from gemel.twins.prediction import Prediction, SimulatedCourse
 from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan
 
@@ -54,30 +55,20 @@ def predict(
 
 
 def simulate(
-    twin: HazardTwin, values: NDArray[np.floating], plan: TreatmentPlan = NOTHING_CHANGED, *, seed: int
+    twin: HazardTwin,
+    values: NDArray[np.floating],
+    plan: TreatmentPlan = NOTHING_CHANGED,
+    *,
+    seed: int,
+    paths: int = 1,
 ) -> SimulatedCourse:
-    """One random course for each row of raw values (n, d): equal seeds give equal courses."""
-    random = np.random.default_rng(seed)
+    """`paths` random courses for each row of raw values (n, d), one after the other: equal seeds give equal courses."""
     prevalent = twin.design.prevalent(values)
-    patients, outcomes = prevalent.shape
-    times = np.array(twin.programme.times_years)
-    by_state = np.stack([twin.hazards_in_state(values, s, plan) for s in range(1 << (outcomes - 1))])
-    time = np.where(prevalent, 0.0, times[-1])
-    event = np.where(prevalent, -1, 0).astype(np.int8)
-    alive, everyone = np.ones(patients, dtype=bool), np.arange(patients)
-    for step, (start, width) in enumerate(zip(times[:-1], np.diff(times), strict=True)):
-        state = (event[:, 1:] != 0) @ (1 << np.arange(outcomes - 1))
-        rate = by_state[state, everyone, :, step]
-        # Clocks with a constant hazard within the step; one beyond the step's end has not rung.
-        clock = random.standard_exponential((patients, outcomes)) / rate
-        end = np.minimum(clock[:, :1], 1.0)
-        rings = alive[:, None] & (event == 0) & (clock <= end)
-        event[rings] = 1
-        time = np.where(rings, start + width * clock, time)
-        died = rings[:, 0]
-        time = np.where(died[:, None] & (event == 0), start + width * clock[:, :1], time)
-        alive &= ~died
-    return SimulatedCourse(time.astype(np.float32), event)
+    states = range(1 << (prevalent.shape[1] - 1))
+    hazards = np.stack([twin.hazards_in_state(values, state, plan) for state in states], axis=1)
+    return SimulatedCourse(
+        *event_courses(hazards, prevalent, twin.programme.times_years, seed=seed, paths=paths)
+    )
 
 
 def state_names(programme: Programme) -> tuple[str, ...]:

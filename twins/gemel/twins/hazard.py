@@ -169,12 +169,18 @@ class HazardTwin(Twin):
         return {}, {}
 
     def simulate(
-        self, values: NDArray[np.floating], *, seed: int, plan: TreatmentPlan = NOTHING_CHANGED
+        self,
+        values: NDArray[np.floating],
+        *,
+        seed: int,
+        plan: TreatmentPlan = NOTHING_CHANGED,
+        paths: int = 1,
     ) -> SimulatedCourse:
         """See `gemel.twins.course.simulate`."""
         from gemel.twins.course import simulate
 
-        return simulate(self, planned_values(self.programme, values, plan), plan, seed=seed)
+        planned = planned_values(self.programme, values, plan)
+        return simulate(self, planned, plan, seed=seed, paths=paths)
 
     def what_if(self, values: NDArray[np.floating], changes: Mapping[str, float]) -> WhatIf:
         """See `gemel.twins.what_if.what_if`."""

@@ -72,11 +72,16 @@ class Twin(nn.Module, ABC):
 
     @abstractmethod
     def simulate(
-        self, values: NDArray[np.floating], *, seed: int, plan: TreatmentPlan = NOTHING_CHANGED
+        self,
+        values: NDArray[np.floating],
+        *,
+        seed: int,
+        plan: TreatmentPlan = NOTHING_CHANGED,
+        paths: int = 1,
     ) -> SimulatedCourse:
-        """One random future for each row; equal seeds give equal futures.
+        """`paths` random futures for each row, (n * paths) with a row's one after the other; equal seeds give equal ones.
 
-        The noise of a row is the same under every plan, so that two plans under one seed are a pair.
+        The noise of a path is the same under every plan, so that two plans under one seed are pairs.
         """
 
     def assimilate(self, values: NDArray[np.floating], observations: Observations) -> Individual:
