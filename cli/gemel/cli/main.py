@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 import typer.core
 
-from gemel.cli import audit, data, doctor, explain, federation, ledger, model, node, study, verify
+from gemel.cli import (
+    audit,
+    data,
+    doctor,
+    explain,
+    federation,
+    ledger,
+    model,
+    node,
+    programme,
+    study,
+    twin,
+    verify,
+)
 from gemel.cli.output import Format, FormatOption, failures, report, say
 from gemel.core.errors import GemelError
 
@@ -82,6 +95,8 @@ app.add_typer(federation.app, name="federation")
 app.add_typer(study.app, name="study")
 app.add_typer(node.app, name="node")
 app.add_typer(model.app, name="model")
+app.add_typer(programme.app, name="programme")
+app.add_typer(twin.app, name="twin")
 app.command("verify")(verify.verify)
 app.command("audit")(audit.audit)
 app.command("explain")(explain.explain)

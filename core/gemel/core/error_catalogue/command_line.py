@@ -23,4 +23,10 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Name another folder: gemel demo --out DIR.",
         ExitCode.USAGE,
     ),
+    "GEM806": CatalogueEntry(
+        "A patient's file does not fit",
+        "A file of values, observations or a twin cannot be read, or names what the programme does not have.",
+        "`gemel programme show NAME` lists features, units and what is observed; `--example` shows a patient.",
+        ExitCode.USAGE,
+    ),
 }

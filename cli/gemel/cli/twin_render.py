@@ -1,0 +1,208 @@
+"""What a twin says of one patient, on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gemel.cli.output import table
+from gemel.cli.programme_render import number
+from gemel.cli.twin_record import time_label
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Record = Mapping[str, Any]
+NOT_ADVICE = (
+    "A risk is the twin's expectation for people with these values, not a certainty about this one. "
+    "Not a medical device; no treatment advice."
+)
+
+
+def render_prediction(console: Console, result: Record) -> None:
+    """One patient under one plan."""
+    render_patient(console, result)
+    prediction = result["prediction"]
+    times = [time_label(prediction["times_years"][step]) for step in prediction["shown"]]
+    rows = table("risk of", *(f">{time}" for time in times), title="What the twin expects")
+    for outcome in prediction["outcomes"].values():
+        rows.add_row(outcome["title"], *_risks(outcome["risk"], prediction["shown"]))
+    console.print(rows)
+    _render_targets(console, prediction["targets"])
+    _render_courses(console, prediction, times)
+    console.print(NOT_ADVICE, markup=False)
+
+
+def render_comparison(console: Console, result: Record) -> None:
+    """One patient under two plans."""
+    render_patient(console, result)
+    plans = [plan_name(plan, number) for number, plan in zip("AB", result["plans"], strict=True)]
+    for letter, plan in zip("AB", result["plans"], strict=True):
+        console.print(f"Plan {letter}: {described_plan(plan)}", markup=False)
+    first, second = result["predictions"]
+    times = [time_label(first["times_years"][step]) for step in first["shown"]]
+    rows = table("expected", "plan", *(f">{time}" for time in times), title="\nThe two courses")
+    for name, outcome in first["outcomes"].items():
+        risks = [outcome["risk"], second["outcomes"][name]["risk"]]
+        for number_, risk in enumerate(risks):
+            rows.add_row("" if number_ else outcome["title"], plans[number_], *_risks(risk, first["shown"]))
+        if None not in risks:
+            points = (f"{100 * (risks[0][s] - risks[1][s]):+.1f} points" for s in first["shown"])
+            rows.add_row("", "A minus B", *points)
+    for name, course in first["courses"].items():
+        means = [course["mean"], second["courses"][name]["mean"]]
+        for number_, mean in enumerate(means):
+            told = f"{name} ({course['unit']})" if not number_ else ""
+            rows.add_row(told, plans[number_], *(number(mean[s]) for s in first["shown"]))
+        rows.add_row("", "A minus B", *(f"{means[0][s] - means[1][s]:+.3g}" for s in first["shown"]))
+    console.print(rows)
+    _render_two_targets(console, first["targets"], second["targets"], plans)
+    console.print(NOT_ADVICE, markup=False)
+
+
+def render_assimilation(console: Console, result: Record) -> None:
+    """One patient, as observations come in."""
+    render_patient(console, result)
+    steps = result["steps"]
+    names = list(dict.fromkeys(name for step in steps for name in step["parameters"]))
+    rows = table(
+        ">observations",
+        *(f">{name}" for name in names),
+        title="\nThe patient's own parameters, ± standard deviation",
+    )
+    for step in steps:
+        told = (_with_spread(step["parameters"].get(name)) for name in names)
+        rows.add_row(str(step["observations"]), *told)
+    console.print(rows)
+    expected = table(
+        ">observations",
+        "next observed",
+        ">day",
+        ">expected",
+        ">observed",
+        ">off by",
+        title="What was expected before each was taken in",
+    )
+    for step in steps:
+        following = step["next"]
+        if following is not None:
+            expected.add_row(
+                str(step["observations"]),
+                f"{following['name']} ({following['unit']})",
+                number(following["day"]),
+                f"{following['expected']:.4g} ± {following['spread']:.2g}",
+                number(following["observed"]),
+                f"{following['observed'] - following['expected']:+.3g}",
+            )
+    if expected.row_count:
+        console.print(expected)
+    _render_later(console, steps)
+    console.print(NOT_ADVICE, markup=False)
+
+
+def render_patient(console: Console, result: Record) -> None:
+    """Who is asked about."""
+    if result["title"]:
+        console.print(f"{result['title']} (a patient of no hospital).", markup=False)
+    known = [line for line in result["patient"] if line["value"] is not None]
+    rows = table("feature", ">value", "unit")
+    for line in known:
+        value = ("yes" if line["value"] else "no") if line["flag"] else number(line["value"])
+        rows.add_row(line["title"], value, "" if line["unit"] == "1" else line["unit"])
+    console.print(rows)
+    missing = [line["title"] for line in result["patient"] if line["value"] is None]
+    if missing:
+        console.print(f"Not known: {', '.join(missing)}.", markup=False)
+    console.print(f"Twin of {result['programme']}: {result['twin']}.\n", markup=False)
+
+
+def described_plan(plan: Record) -> str:
+    """A plan in one line."""
+    doses = [
+        f"{dose['treatment']} {number(dose['amount'])} from day {number(dose['from_days'])}"
+        + ("" if dose["to_days"] is None else f" to day {number(dose['to_days'])}")
+        for dose in plan["doses"]
+    ]
+    return f"{plan['name'] + ': ' if plan['name'] else ''}{', '.join(doses) or 'treatments as in the record'}"
+
+
+def plan_name(plan: Record, letter: str) -> str:
+    """A plan in a table's cell."""
+    return (
+        f"{letter}: {plan['name'] or ', '.join(dose['treatment'] for dose in plan['doses']) or 'as recorded'}"
+    )
+
+
+def _risks(risk: Sequence[float] | None, steps: Sequence[int]) -> list[str]:
+    return ["had it before"] * len(steps) if risk is None else [f"{risk[step]:.1%}" for step in steps]
+
+
+def _render_targets(console: Console, targets: Record) -> None:
+    if not targets:
+        return
+    rows = table("at a day", "day", "expected", title="Measured or judged at one day")
+    for target in targets.values():
+        rows.add_row(target["title"], str(target["at_days"]), target_cell(target))
+    console.print(rows)
+
+
+def _render_two_targets(console: Console, first: Record, second: Record, plans: Sequence[str]) -> None:
+    if not first:
+        return
+    rows = table("at a day", "day", *plans)
+    for name, target in first.items():
+        rows.add_row(target["title"], str(target["at_days"]), target_cell(target), target_cell(second[name]))
+    console.print(rows)
+
+
+def target_cell(target: Record) -> str:
+    """A target's expected value, risk, or the probabilities of its levels from the lowest on."""
+    if "mean" in target:
+        unit = "" if target["unit"] == "1" else f" {target['unit']}"
+        return f"{target['mean']:.4g} ± {target['spread']:.2g}{unit}"
+    if "levels" in target:
+        return " ".join(f"{share:.0%}" for share in target["levels"])
+    return f"{target['risk']:.1%}"
+
+
+def _render_courses(console: Console, prediction: Record, times: Sequence[str]) -> None:
+    if not prediction["courses"]:
+        return
+    rows = table(
+        "course",
+        "unit",
+        *(f">{time}" for time in times),
+        title="Course, ± between what could happen to such a person",
+    )
+    for name, course in prediction["courses"].items():
+        cells = (f"{course['mean'][s]:.4g} ± {course['spread'][s]:.2g}" for s in prediction["shown"])
+        rows.add_row(name, course["unit"], *cells)
+    console.print(rows)
+
+
+def _render_later(console: Console, steps: Sequence[Record]) -> None:
+    """What is expected at the last time, after each number of observations."""
+    last = steps[0]["prediction"]
+    step = last["shown"][-1]
+    at = time_label(last["times_years"][step])
+    courses, outcomes = list(last["courses"]), list(last["outcomes"])
+    heads = [
+        *(f">{name}" for name in courses),
+        *(f">risk of {name}" for name in outcomes),
+        *(f">{name}" for name in last["targets"]),
+    ]
+    rows = table(">observations", *heads, title=f"What is expected at {at}")
+    for line in steps:
+        told = line["prediction"]
+        cells = [
+            f"{told['courses'][name]['mean'][step]:.4g} ± {told['courses'][name]['spread'][step]:.2g}"
+            for name in courses
+        ]
+        cells += [_risks(told["outcomes"][name]["risk"], [step])[0] for name in outcomes]
+        cells += [target_cell(told["targets"][name]) for name in last["targets"]]
+        rows.add_row(str(line["observations"]), *cells)
+    console.print(rows)
+
+
+def _with_spread(parameter: Record | None) -> str:
+    return "–" if parameter is None else f"{parameter['mean']:.4g} ± {parameter['spread']:.2g}"
