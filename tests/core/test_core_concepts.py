@@ -49,7 +49,7 @@ def test_each_concept_of_the_library_is_consistent(concept):
 
 
 def test_the_library_covers_the_table_of_the_twins():
-    assert len(LIBRARY) == 130
+    assert len(LIBRARY) >= 130
     verified = [code for concept in LIBRARY.values() for code in concept.codes if code.verified]
     assert len(verified) > 150
     for name in ("nihss", "creatinine", "hba1c", "stroke", "metformin", "thrombectomy", "oxygen_saturation"):
