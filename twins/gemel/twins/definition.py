@@ -44,11 +44,21 @@ class DefaultTraining:
 class Baseline(Protocol):
     """A published score or rule that every evaluation is set beside: exact, and applied to who has its inputs."""
 
-    name: str
-    title: str
-    source: str
-    mark: Mark
-    endpoint: str  # the programme's endpoint that it is compared on
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+
+    @property
+    def mark(self) -> Mark: ...  # noqa: D102
+
+    @property
+    def endpoint(self) -> str:
+        """The programme's endpoint that it is compared on."""
 
     def __call__(self, values: NDArray[np.floating], programme: Programme) -> NDArray[np.float64]:
         """The score (n,), higher for a higher risk (a value of its own for a continuous endpoint); NaN where an input is missing."""

@@ -1,0 +1,160 @@
+"""The twin of atrial fibrillation: it starts at published rates, and learns from hospitals how theirs differ.
+
+Stroke: the hazard is the published rate at the person's CHA2DS2-VASc to a learned power, times learned effects of the features,
+times the ratio at the person's propensity to form clots (`rhythm`), times the effect of anticoagulation in randomised trials
+(`effects`). The last two are not learned: data sets of hospitals hold neither burden nor randomised treatment. Death: competing,
+learned. Major bleeding: published only (HAS-BLED on warfarin, and the trials' ratios), with death competing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gemel.core.programme import DAYS_PER_YEAR, Programme
+from gemel.twins.hazard import HIGHEST_LOG_HAZARD, LOWEST_LOG_HAZARD, HazardTwin
+from gemel.twins.prediction import ExpectedCourse, Floats
+from gemel.twins.programmes.atrial_fibrillation import rhythm
+from gemel.twins.programmes.atrial_fibrillation.effects import (
+    DIRECT_OVER_WARFARIN_BLEEDING,
+    DIRECT_OVER_WARFARIN_STROKE,
+    NOTHING_OVER_WARFARIN_BLEEDING,
+    WARFARIN_STROKE,
+)
+from gemel.twins.programmes.atrial_fibrillation.published_scores import (
+    CHA2DS2_VASC,
+    FRIBERG_2012,
+    HAS_BLED,
+    PISTERS_2010,
+    rate_of,
+)
+from gemel.twins.solvers import planned_inputs, solve_ode
+from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan
+
+# Deaths in the first year of 90,693 people with newly diagnosed atrial fibrillation: 12.0 %. Dalgaard F et al., BMJ Open 2020.
+START_DEATHS_PER_YEAR = 0.128
+_DRUGS = ("warfarin", "direct_anticoagulant")
+_STROKE = 1
+_BURDENS = 41
+
+
+class AtrialFibrillationTwin(HazardTwin):
+    """See the module. Beside those of a hazard twin it has the parameter effects (k, 1): powers of the published rate."""
+
+    covariate_count = 1
+
+    def __init__(self, programme: Programme) -> None:
+        super().__init__(programme)
+        # What a drug does comes from trials: who gets it in a hospital differs from who does not.
+        columns = [name not in _DRUGS for name in self.design.names]
+        self.usable[:, [not kept for kept in columns]] = 0.0
+        with torch.no_grad():
+            self.level.copy_(torch.tensor([np.log(START_DEATHS_PER_YEAR), 0.0]))
+            self.effects.copy_(torch.tensor([[0.0], [1.0]]))
+
+    @staticmethod
+    def time_terms(times_years: Floats) -> Floats:
+        """(steps, 2): a straight trend over two years, and an excess that fades over the first months."""
+        starts = times_years[:-1]
+        return np.stack([starts - 1.0, np.exp(-starts / 0.25)], axis=1)
+
+    def inputs(
+        self, values: NDArray[np.floating], plan: TreatmentPlan = NOTHING_CHANGED
+    ) -> dict[str, NDArray[np.float32]]:
+        """Beside the columns: the log of the published rate (n,), and of what clots and drugs make of it (n, steps)."""
+        score = CHA2DS2_VASC.formula(self._known(values))
+        published = np.log(rate_of(FRIBERG_2012, score))
+        factor = self._clots(len(values), plan) + self._drugs(values)[:, None]
+        arrays = {"published": published, "factor": factor}
+        return super().inputs(values, plan) | {k: v.astype(np.float32) for k, v in arrays.items()}
+
+    def covariates(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(B, steps, 2): the published log rate, whose power is learned, and the factor, whose power is 1."""
+        factor = batch["factor"]
+        return torch.stack([batch["published"][:, None].expand_as(factor), factor], dim=-1)
+
+    def log_hazard(
+        self, columns: Tensor, age: Tensor, diseases: Tensor, covariates: Tensor | None = None
+    ) -> Tensor:
+        """As a hazard twin's; the factor moves the hazard of stroke alone."""
+        if covariates is None:
+            raise ValueError("this twin's hazards need its covariates")
+        eta = super().log_hazard(columns, age, diseases, covariates[..., :1])
+        moved = (eta[:, _STROKE] + covariates[..., 1]).clamp(LOWEST_LOG_HAZARD, HIGHEST_LOG_HAZARD)
+        return torch.stack([eta[:, 0], moved], dim=1)
+
+    def expected(
+        self, values: NDArray[np.floating], plan: TreatmentPlan
+    ) -> tuple[Mapping[str, Floats], Mapping[str, ExpectedCourse]]:
+        """The risk of a major bleeding within a year, and the courses of burden and clots of people like these."""
+        days = [year * DAYS_PER_YEAR for year in self.programme.times_years]
+        clots, burden = self.clot_courses(days, plan)
+        weight = self.burden_weights(len(values))
+        courses = {
+            "clot_propensity": _over_burdens("1", clots, weight),
+            "atrial_fibrillation_burden": _over_burdens("1", burden, weight),
+        }
+        return {"major_bleeding_1y": self._bleeding(values)}, courses
+
+    def burden_weights(self, patients: int) -> Floats:
+        """How likely each burden of `burdens` is, (patients, burdens): by default as in paroxysmal atrial fibrillation."""
+        return np.broadcast_to(rhythm.burdens(_BURDENS)[1], (patients, _BURDENS))
+
+    def clot_courses(self, days: list[float], plan: TreatmentPlan) -> tuple[Floats, Floats]:
+        """Propensity to form clots, and burden, on `days`, of each burden of `burdens`: (burdens, days) each."""
+        burden = torch.from_numpy(rhythm.burdens(_BURDENS)[0])
+        theta = {"burden": burden} | {
+            p.name: torch.full_like(burden, p.value) for p in (rhythm.HALF_BURDEN, rhythm.CLOT_DAYS)
+        }
+        inputs = planned_inputs(("rhythm_control",), plan)
+        states = solve_ode(rhythm.ClotPropensity(), theta, days, inputs=inputs)
+        left = np.array([1 - plan.amount("rhythm_control", day) for day in days])
+        return states[:, :, 0].numpy().astype(np.float64), burden.numpy()[:, None] * left
+
+    def _clots(self, patients: int, plan: TreatmentPlan) -> Floats:
+        """The log of what clots make of the hazard of stroke, (patients, steps), at the middle of each step."""
+        times = np.array(self.programme.times_years) * DAYS_PER_YEAR
+        days = [0.0, *((times[1:] + times[:-1]) / 2)]
+        ratio = rhythm.stroke_ratio(torch.from_numpy(self.clot_courses(days, plan)[0])).numpy()
+        return np.asarray(np.log(self.burden_weights(patients) @ ratio[:, 1:]))
+
+    def _drugs(self, values: NDArray[np.floating]) -> Floats:
+        """The log of what anticoagulation makes of the hazard of stroke (n,); of two drugs the direct one counts."""
+        given = self._known(values)
+        direct = np.log(WARFARIN_STROKE.value * DIRECT_OVER_WARFARIN_STROKE.value)
+        warfarin = np.where(given["warfarin"] > 0.5, np.log(WARFARIN_STROKE.value), 0.0)
+        return np.where(given["direct_anticoagulant"] > 0.5, direct, warfarin)
+
+    def _bleeding(self, values: NDArray[np.floating]) -> Floats:
+        """The published risk of a major bleeding within a year (n,), with death competing at the same rate all year."""
+        given = self._known(values)
+        on_warfarin = rate_of(PISTERS_2010, HAS_BLED.formula(given))
+        ratio = np.where(given["warfarin"] > 0.5, 1.0, NOTHING_OVER_WARFARIN_BLEEDING.value)
+        ratio = np.where(given["direct_anticoagulant"] > 0.5, DIRECT_OVER_WARFARIN_BLEEDING.value, ratio)
+        bleeding = on_warfarin * ratio
+        year = self.programme.step_at(365)
+        death = self.hazards_in_state(values, 0)[:, 0, :year].sum(axis=1)
+        both = bleeding + death
+        return np.asarray(bleeding / both * -np.expm1(-both))
+
+    def _known(self, values: NDArray[np.floating]) -> dict[str, Floats]:
+        """Columns by name; a missing age is the public mean, anything else missing counts as absent."""
+        columns = {
+            name: values[:, i].astype(np.float64) for i, name in enumerate(self.programme.feature_names)
+        }
+        age = self.programme.columns[self.programme.feature_names.index("age_years")]
+        return {
+            name: np.where(np.isnan(column), age.reference_mean if name == age.name else 0.0, column)
+            for name, column in columns.items()
+        }
+
+
+def _over_burdens(unit: str, courses: Floats, weight: Floats) -> ExpectedCourse:
+    """Mean and spread (n, T) of courses (burdens, T) that are as likely as `weight` (n, burdens) says."""
+    mean = weight @ courses
+    square = weight @ courses**2
+    return ExpectedCourse(unit, mean, np.sqrt(np.maximum(square - mean**2, 0.0)))
