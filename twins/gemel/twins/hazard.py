@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from gemel.core.dataset import OCCURRED, PREVALENT, Dataset
 from gemel.core.programme import Programme
-from gemel.twins.design import design_of
+from gemel.twins.design import Design, design_of
 from gemel.twins.prediction import ExpectedCourse, Floats, Prediction, SimulatedCourse
 from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan, planned_values
 from gemel.twins.twin import Twin
 
 if TYPE_CHECKING:
-    from gemel.twins.what_if import WhatIf
+    from gemel.twins.what_if import Association
 
 # Where every twin starts: 1 event per 100 patient-years, for everybody. A public, rough clinical number.
 START_RATE_PER_YEAR = 0.01
@@ -54,7 +54,7 @@ class HazardTwin(Twin):
 
     def __init__(self, programme: Programme) -> None:
         super().__init__(programme)
-        self.design = design_of(programme)
+        self.design = self.make_design(programme)
         outcomes, columns = self.design.usable.shape
         times = np.array(programme.times_years)
         basis = self.time_terms(times)
@@ -68,6 +68,11 @@ class HazardTwin(Twin):
         self.couplings = nn.Parameter(torch.zeros(outcomes, outcomes - 1))
         if self.covariate_count:
             self.effects = nn.Parameter(torch.zeros(outcomes, self.covariate_count))
+
+    @staticmethod
+    def make_design(programme: Programme) -> Design:
+        """The columns of the hazards' linear predictor, and which outcome may use which."""
+        return design_of(programme)
 
     @staticmethod
     def time_terms(times_years: Floats) -> Floats:
@@ -182,11 +187,11 @@ class HazardTwin(Twin):
         planned = planned_values(self.programme, values, plan)
         return simulate(self, planned, plan, seed=seed, paths=paths)
 
-    def what_if(self, values: NDArray[np.floating], changes: Mapping[str, float]) -> WhatIf:
-        """See `gemel.twins.what_if.what_if`."""
-        from gemel.twins.what_if import what_if
+    def what_if(self, values: NDArray[np.floating], changes: Mapping[str, float]) -> Association:
+        """See `gemel.twins.what_if.associate`: other values of features, not another plan."""
+        from gemel.twins.what_if import associate
 
-        return what_if(self, values, changes)
+        return associate(self, values, changes)
 
 
 def _others(outcomes: int) -> Tensor:

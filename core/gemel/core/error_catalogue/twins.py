@@ -30,4 +30,71 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "`gemel programme show NAME` lists what it observes.",
         ExitCode.REFUSED,
     ),
+    "GEM610": CatalogueEntry(
+        "A patient's observations do not fit the twin",
+        "They are impossible, or so far from anything the twin can produce that no parameters explain them.",
+        "Check the values and their units first; then whether the patient is one of those that the programme is made for.",
+        ExitCode.REFUSED,
+    ),
+    "GEM620": CatalogueEntry(
+        "No what-if: a value is outside the public bounds",
+        "The patient has a value for which the twin was not made.",
+        "Check value and unit.",
+        ExitCode.REFUSED,
+    ),
+    "GEM621": CatalogueEntry(
+        "No what-if: the plan gives what is contraindicated",
+        "The patient has, or may have (it is not known), a condition that forbids a treatment of the plan.",
+        "Compare plans that may be given, or find out whether the patient has the condition.",
+        ExitCode.REFUSED,
+    ),
+    "GEM622": CatalogueEntry(
+        "No what-if: nobody like this patient got the plan",
+        "The combination of values and plan lies outside what the twin learnt from: it would be guessing.",
+        "Ask about a plan that people like this one got.",
+        ExitCode.REFUSED,
+    ),
+    "GEM623": CatalogueEntry(
+        "No what-if: hardly anybody like this patient got one of the plans",
+        "The propensity of a plan is under 0.02 given the patient's values, so the comparison would rest on extrapolation.",
+        "Ask about plans between which doctors choose for such patients.",
+        ExitCode.REFUSED,
+    ),
+    "GEM624": CatalogueEntry(
+        "No what-if: the twin knows no effect of what differs",
+        "It expects exactly the same under both plans. That is not a difference of 0 that anybody found: the twin was not trained, "
+        "or does not know the treatment, or the plans differ after its horizon only.",
+        "`gemel programme show NAME` lists the treatments and where their effects come from.",
+        ExitCode.REFUSED,
+    ),
+    "GEM625": CatalogueEntry(
+        "The comparison is not one",
+        "The endpoint, its horizon or the measure is none of the programme's, or the two plans are the same.",
+        "`gemel programme show NAME` lists endpoints, horizons and treatments.",
+        ExitCode.USAGE,
+    ),
+    "GEM626": CatalogueEntry(
+        "No effect: the people asked about are not those who can be answered",
+        "More than a tenth of them have no support for both plans, or there are not two of them.",
+        "Narrow the population to people who could have got either plan, and ask again.",
+        ExitCode.REFUSED,
+    ),
+    "GEM627": CatalogueEntry(
+        "The error of the twin's parameters cannot be computed from these people",
+        "The sandwich formula holds at the optimum only, and the twin was trained elsewhere, with privacy, or not to the end.",
+        "Use the parametric bootstrap (`gemel.twins.causal.precision.retrained`).",
+        ExitCode.REFUSED,
+    ),
+    "GEM628": CatalogueEntry(
+        "No E-value of this",
+        "It takes a positive ratio with an interval around it, two risks above 0, or a difference with a standard deviation.",
+        "Check the numbers.",
+        ExitCode.USAGE,
+    ),
+    "GEM629": CatalogueEntry(
+        "No reference cohort of this",
+        "A share is stated for something that is no flag of the programme, or is not between 0 and 1.",
+        "State shares of the programme's flags.",
+        ExitCode.USAGE,
+    ),
 }

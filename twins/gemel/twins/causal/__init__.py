@@ -1,0 +1,1 @@
+"""What would happen under another plan: declared estimands, support, g-computation, and what confounding could do to it."""
