@@ -97,4 +97,28 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "State shares of the programme's flags.",
         ExitCode.USAGE,
     ),
+    "GEM630": CatalogueEntry(
+        "The patients do not fit the evaluation",
+        "The data set is of another programme or version, lacks a column, or has nobody; or a grouping is not of its length.",
+        "Build the data set with the programme version of the twin.",
+        ExitCode.USAGE,
+    ),
+    "GEM631": CatalogueEntry(
+        "An interval cannot be made",
+        "A level outside 0 to 1, models of different programmes, or a covariance that is not of the twin's parameters.",
+        "Give a level such as 0.9, and models of one programme.",
+        ExitCode.USAGE,
+    ),
+    "GEM632": CatalogueEntry(
+        "Too few patients to calibrate an interval",
+        "A conformal interval needs at least level / (1 - level) held-out patients whose outcome is known.",
+        "Ask for a lower level, or use the interval of the twin alone and say that it was not calibrated here.",
+        ExitCode.REFUSED,
+    ),
+    "GEM633": CatalogueEntry(
+        "No report of this",
+        "Local numbers were given for a public report, or study, evaluation and definition are not of one programme.",
+        "Exact local numbers belong into an internal report only.",
+        ExitCode.REFUSED,
+    ),
 }
