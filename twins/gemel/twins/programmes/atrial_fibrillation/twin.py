@@ -8,6 +8,7 @@ learned. Major bleeding: published only (HAS-BLED on warfarin, and the trials' r
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gemel.core.programme import DAYS_PER_YEAR, Programme
+from gemel.twins.assimilation import measurements_of
 from gemel.twins.hazard import HIGHEST_LOG_HAZARD, LOWEST_LOG_HAZARD, HazardTwin
-from gemel.twins.prediction import ExpectedCourse, Floats
+from gemel.twins.prediction import ExpectedCourse, Floats, Prediction
 from gemel.twins.programmes.atrial_fibrillation import rhythm
 from gemel.twins.programmes.atrial_fibrillation.effects import (
     DIRECT_OVER_WARFARIN_BLEEDING,
@@ -32,8 +34,10 @@ from gemel.twins.programmes.atrial_fibrillation.published_scores import (
     PISTERS_2010,
     rate_of,
 )
+from gemel.twins.programmes.atrial_fibrillation.watching import log_likelihood
 from gemel.twins.solvers import planned_inputs, solve_ode
 from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan
+from gemel.twins.twin import Individual, Observations
 
 # Deaths in the first year of 90,693 people with newly diagnosed atrial fibrillation: 12.0 %. Dalgaard F et al., BMJ Open 2020.
 START_DEATHS_PER_YEAR = 0.128
@@ -46,6 +50,9 @@ class AtrialFibrillationTwin(HazardTwin):
     """See the module. Beside those of a hazard twin it has the parameter effects (k, 1): powers of the published rate."""
 
     covariate_count = 1
+    observables: Mapping[str, str] = {"rhythm": "1", "atrial_fibrillation_burden": "1"}
+    # Of the patients at hand, what their rhythm showed: set on the copy that `assimilate` makes.
+    known: Floats | None = None
 
     def __init__(self, programme: Programme) -> None:
         super().__init__(programme)
@@ -100,8 +107,19 @@ class AtrialFibrillationTwin(HazardTwin):
         }
         return {"major_bleeding_1y": self._bleeding(values)}, courses
 
+    def assimilate(self, values: NDArray[np.floating], observations: Observations) -> KnownRhythm:
+        """Burdens by what was seen of the rhythm: exact, over a grid of burdens. Raises GEM604."""
+        measurements = measurements_of(observations, self.observables, persons=len(values))
+        likelihood = log_likelihood(measurements, rhythm.burdens(_BURDENS)[0])
+        weight = self.burden_weights(len(values)) * np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
+        knowing = copy.copy(self)
+        knowing.known = weight / weight.sum(axis=1, keepdims=True)
+        return KnownRhythm(knowing, np.asarray(values))
+
     def burden_weights(self, patients: int) -> Floats:
         """How likely each burden of `burdens` is, (patients, burdens): by default as in paroxysmal atrial fibrillation."""
+        if self.known is not None:
+            return self.known
         return np.broadcast_to(rhythm.burdens(_BURDENS)[1], (patients, _BURDENS))
 
     def clot_courses(self, days: list[float], plan: TreatmentPlan) -> tuple[Floats, Floats]:
@@ -151,6 +169,25 @@ class AtrialFibrillationTwin(HazardTwin):
             name: np.where(np.isnan(column), age.reference_mean if name == age.name else 0.0, column)
             for name, column in columns.items()
         }
+
+
+class KnownRhythm(Individual):
+    """The twin of patients whose rhythm was watched."""
+
+    def __init__(self, twin: AtrialFibrillationTwin, values: NDArray[np.floating]) -> None:
+        self._twin, self._values = twin, values
+
+    def predict(self, *, plan: TreatmentPlan = NOTHING_CHANGED) -> Prediction:
+        """What is expected at the burdens that fit what was seen."""
+        return self._twin.predict(self._values, plan=plan)
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[Floats, Floats]]:
+        """The burden: mean and standard deviation, (n,) each."""
+        weight = self._twin.burden_weights(len(self._values))
+        burden = rhythm.burdens(_BURDENS)[0]
+        mean = weight @ burden
+        return {"burden": (mean, np.sqrt(np.maximum(weight @ burden**2 - mean**2, 0.0)))}
 
 
 def _over_burdens(unit: str, courses: Floats, weight: Floats) -> ExpectedCourse:
