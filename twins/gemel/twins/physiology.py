@@ -21,7 +21,7 @@ class OdePhysiology(Protocol):
     states: tuple[StateVariable, ...]
     parameters: tuple[Parameter, ...]
     inputs: tuple[str, ...]  # the treatments that move it, by name
-    step_days: float  # the longest step whose error does not matter: what is faster belongs in a quasi-steady state
+    step_days: float  # the longest step whose error does not matter; what is faster must be quasi-steady
 
     def start(self, theta: Mapping[str, Tensor]) -> Tensor:
         """The state at the index date (B, states) of persons with these parameters, each (B,)."""
