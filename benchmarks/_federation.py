@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from gemel.cli.proposal import propose, usual_training
 from gemel.client_node.tasks import compute
+from gemel.core.canonical import document_hash
 from gemel.core.dataset import Dataset
 from gemel.core.programme import Programme
 from gemel.core.signing import SigningKey
@@ -112,6 +114,16 @@ def _steps(twin: Twin, batch: dict[str, Tensor], steps: int, learning_rate: floa
         optimiser.zero_grad()
         twin(batch).mean().backward()
         optimiser.step()
+
+
+def split_anew(sites: Mapping[str, Dataset], number: int) -> dict[str, Dataset]:
+    """The same people under other pseudonyms, so that others are held out: another split for each number."""
+    return {
+        name: replace(
+            dataset, patient_ids=tuple(document_hash([number, p])[:32] for p in dataset.patient_ids)
+        )
+        for name, dataset in sites.items()
+    }
 
 
 def bar(name: str, value: float, bar: float, direction: str) -> dict[str, Any]:
