@@ -32,8 +32,7 @@ from gemel.core.signing import read_signed
 from gemel.core.study import Study, parse_study
 from gemel.server.home import CoordinatorHome
 from gemel.synthetic.releases import declared_inputs
-from gemel.twins.hazard import HazardTwin
-from gemel.twins.installed import find
+from gemel.twins.installed import find, make_twin
 
 
 class Node:
@@ -45,7 +44,7 @@ class Node:
         self.study: Study = parse_study(document.payload)
         key = CoordinatorHome(coordinator).key
         programme = find(self.study.programme, self.study.programme_version)
-        start = HazardTwin(programme).to_arrays()
+        start = make_twin(programme).to_arrays()
         self.requests: dict[str, tuple[str, Envelope]] = {}
         for task in self.study.tasks:
             taken = {name: start[name] for name in declared_inputs(task, programme, study=self.study)}

@@ -22,7 +22,7 @@ from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Study
 from gemel.privacy.accounting import price
 from gemel.synthetic.releases import declared_release
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 MakeStudy = Callable[..., Study]
@@ -59,7 +59,7 @@ class Asker:
             return [entry.task for entry in ledger.entries() if entry.kind == "begun"]
 
     def twin(self) -> bytes:
-        return pack_arrays(HazardTwin(PROGRAMME).to_arrays())
+        return pack_arrays(make_twin(PROGRAMME).to_arrays())
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_another_input_for_a_task_already_charged_is_refused(asker: Asker) -> No
     asker.approve()
     asker.ask("count")
     assert asker.ask("train/1", asker.twin())[0].status is Status.RELEASED
-    other = {name: array + 1 for name, array in HazardTwin(PROGRAMME).to_arrays().items()}
+    other = {name: array + 1 for name, array in make_twin(PROGRAMME).to_arrays().items()}
     reply, got = asker.ask("train/1", pack_arrays(other))
     assert (reply.code, got.payload) == ("GEM304", b"")
     assert asker.charged() == ["count", "train/1"]
@@ -218,7 +218,7 @@ def test_the_gate_lets_out_only_what_the_task_declares(
 def test_the_gate_stops_a_value_that_is_not_finite(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     asker.approve()
     asker.ask("count")
-    arrays = {n: np.full_like(a, np.nan) for n, a in HazardTwin(PROGRAMME).to_arrays().items()}
+    arrays = {n: np.full_like(a, np.nan) for n, a in make_twin(PROGRAMME).to_arrays().items()}
     monkeypatch.setattr(tasks, "compute", lambda *_a, **_k: arrays)
     assert asker.ask("train/1", asker.twin())[0].code == "GEM403"
 

@@ -28,13 +28,13 @@ from gemel.privacy.ledger import EntryKind, LedgerEntry
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.marginals import count_marginals
 from gemel.synthetic.releases import declared_release
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.metrics import count_metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 MakeStudy = Callable[..., Study]
 SITE = "beta"
-TWIN = pack_arrays(HazardTwin(PROGRAMME).to_arrays())
+TWIN = pack_arrays(make_twin(PROGRAMME).to_arrays())
 
 
 def _ask(
@@ -239,7 +239,7 @@ def test_every_released_table_carries_the_noise_that_was_paid_for(
     dataset = patients.load(federation.nodes[SITE], PROGRAMME)
     training, held_out = dataset.split()
     if task == "evaluate":
-        risk = HazardTwin(PROGRAMME).predict(held_out.values).cumulative_incidence
+        risk = make_twin(PROGRAMME).predict(held_out.values)
         exact, sigma = count_metric_tables(PROGRAMME, risk, held_out), study.privacy.metrics_noise_multiplier
     else:
         exact, sigma = count_marginals(PROGRAMME, training), study.privacy.marginals_noise_multiplier
@@ -275,7 +275,7 @@ def test_a_round_carries_the_noise_that_was_paid_for(federation: Federation, mak
     )
     expected = 0.8 * float(unpack_arrays(counted, declared_release("count", PROGRAMME))["patients"][0])
     training, _ = patients.load(federation.nodes[SITE], PROGRAMME).split()
-    exact = HazardTwin(PROGRAMME)
+    exact = make_twin(PROGRAMME)
     noiseless = msgspec.structs.replace(plan, noise_multiplier=0.0)
     trainer = DpTrainer(noiseless, noise=NoiseSource.for_tests(0), expected_patients=expected)
     trainer.train(exact, exact.tensors(training))

@@ -26,7 +26,7 @@ from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Study
 from gemel.privacy.ledger import Ledger
 from gemel.privacy.noise import NoiseSource
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 MakeStudy = Callable[..., Study]
@@ -96,7 +96,7 @@ def test_the_studys_floor_holds_for_the_count_that_was_released(
     talk = Conversation(federation, make_study(minimum_patients=10_000).to_payload())
     talk.approve()
     assert talk.ask("count")[0].status is Status.RELEASED
-    twin = pack_arrays(HazardTwin(PROGRAMME).to_arrays())
+    twin = pack_arrays(make_twin(PROGRAMME).to_arrays())
     for task, inputs in (("train/1", twin), ("evaluate", twin), ("synthesise", b"")):
         assert talk.ask(task, inputs)[0].code == "GEM402"
     assert talk.charged() == ["count"]

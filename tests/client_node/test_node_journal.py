@@ -21,7 +21,7 @@ from gemel.core.errors import GemelError
 from gemel.core.messages import HELLO, Envelope, Request, Status, read_reply, sign_request
 from gemel.core.signing import SigningKey
 from gemel.core.study import Study
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 MakeStudy = Callable[..., Study]
@@ -76,7 +76,7 @@ def test_neither_log_tells_of_a_patient(talk: Talk, monkeypatch: pytest.MonkeyPa
     talk.propose()
     talk.decide()
     talk.ask("count")
-    talk.ask("train/1", pack_arrays(HazardTwin(PROGRAMME).to_arrays()))
+    talk.ask("train/1", pack_arrays(make_twin(PROGRAMME).to_arrays()))
 
     def fail(*_args: object, **_named: object) -> None:
         raise ValueError("patient p1-4711 was born on 1950-01-01")

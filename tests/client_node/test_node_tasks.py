@@ -32,13 +32,13 @@ from gemel.synthetic.releases import (
     declared_release,
     travelling,
 )
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.metrics import count_metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 MakeStudy = Callable[..., Study]
 SITE = "beta"
-NAMES = sorted(HazardTwin(PROGRAMME).array_specs())
+NAMES = sorted(make_twin(PROGRAMME).array_specs())
 STRATEGIES = {
     "fedavg": StrategyPlan(),
     "fedprox": StrategyPlan(algorithm=Algorithm.FEDPROX, proximal_mu=0.5),
@@ -67,7 +67,7 @@ def _inputs(
     study: Study, task: str, *, offset: float = 0.0, correction: float = 0.0
 ) -> dict[str, np.ndarray]:
     """The start values, moved; a correction of this size where one is declared."""
-    start = HazardTwin(PROGRAMME).to_arrays()
+    start = make_twin(PROGRAMME).to_arrays()
     return {
         name: np.full(spec.shape, correction, np.float32)
         if name.startswith(CORRECTION)
@@ -140,7 +140,7 @@ def test_parameters_that_the_twin_lacks_or_all_of_them_are_refused(local: tuple[
 def test_local_parameters_go_on_from_where_they_were(make_study: MakeStudy, people: Dataset) -> None:
     study = _with(make_study(), STRATEGIES["a local level"])
     first = _compute("train/1", study, people, _inputs(study, "train/1"))
-    start = HazardTwin(PROGRAMME).to_arrays()["level"]
+    start = make_twin(PROGRAMME).to_arrays()["level"]
     assert not np.array_equal(first["kept.level"], start)
     moved = {"kept.level": first["kept.level"] + np.float32(0.3)}
     again = _compute("train/2", study, people, {**_inputs(study, "train/2"), **moved})
@@ -156,12 +156,12 @@ def test_an_evaluation_takes_what_came_and_what_is_kept(
     study = _with(
         make_study(), STRATEGIES["a local level"], pace=Pace(validate_every=1), cross_site_validation=True
     )
-    kept = HazardTwin(PROGRAMME).to_arrays()["level"] + np.float32(1.5)
+    kept = make_twin(PROGRAMME).to_arrays()["level"] + np.float32(1.5)
     inputs = _inputs(study, task)
-    whole = HazardTwin(PROGRAMME)
+    whole = make_twin(PROGRAMME)
     whole.load_arrays({**inputs, "level": kept})
     _, held_out = people.split()
-    exact = count_metric_tables(PROGRAMME, whole.predict(held_out.values).cumulative_incidence, held_out)
+    exact = count_metric_tables(PROGRAMME, whole.predict(held_out.values), held_out)
     quiet = msgspec.structs.replace(
         study, privacy=msgspec.structs.replace(study.privacy, metrics_noise_multiplier=0.1)
     )
@@ -184,10 +184,10 @@ def test_ditto_trains_a_personal_twin_beside_the_global_and_evaluates_it(
     for n in NAMES:  # the global twin is trained as without: on other noise, by the same rule
         assert np.abs(leaves[n] - plain[n]).max() < 2.0
     personal = {n: a + np.float32(2.0 * (n == f"{KEPT}level")) for n, a in stays.items()}
-    twin = HazardTwin(PROGRAMME)
+    twin = make_twin(PROGRAMME)
     twin.load_arrays({n.removeprefix(KEPT): a for n, a in personal.items()})
     _, held_out = people.split()
-    exact = count_metric_tables(PROGRAMME, twin.predict(held_out.values).cumulative_incidence, held_out)
+    exact = count_metric_tables(PROGRAMME, twin.predict(held_out.values), held_out)
     quiet = msgspec.structs.replace(
         study, privacy=msgspec.structs.replace(study.privacy, metrics_noise_multiplier=0.1)
     )

@@ -22,7 +22,7 @@ from gemel.core.signing import SigningKey, sign_document
 from gemel.core.strategy_plan import Algorithm, Personalisation, StrategyPlan
 from gemel.core.study import Study, parse_study
 from gemel.synthetic.releases import CORRECTION, declared_inputs, declared_release
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 MakeStudy = Callable[..., Study]
@@ -42,7 +42,7 @@ class Asker:
         self.seen: list[tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]] = []
 
     def ask(self, task: str, *, offset: float = 0.0, without: str = " ") -> tuple[Reply, bytes]:
-        start = HazardTwin(PROGRAMME).to_arrays()
+        start = make_twin(PROGRAMME).to_arrays()
         declared = {} if task == HELLO else declared_inputs(task, PROGRAMME, study=self.study)
         arrays = {
             n: np.zeros(spec.shape, np.float32) if n.startswith(CORRECTION) else start[n] + np.float32(offset)
@@ -251,7 +251,7 @@ def test_a_personal_twin_is_trained_round_by_round_and_evaluated_at_its_hospital
         assert reply.status is Status.RELEASED, (task, reply.code)
         unpack_arrays(payload, declared_release(task, PROGRAMME, study=asker.study))
     (_, _, first), (_, second, last), (_, evaluated, _), (_, personal, _) = asker.seen[-4:]
-    for name in HazardTwin(PROGRAMME).array_specs():
+    for name in make_twin(PROGRAMME).array_specs():
         assert np.array_equal(second[f"kept.{name}"], first[f"kept.{name}"])
         assert np.array_equal(personal[f"kept.{name}"], last[f"kept.{name}"])
     assert not any(name.startswith("kept.") for name in evaluated), "the global twin is evaluated as it is"

@@ -23,7 +23,7 @@ from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope, read_reply
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import parse_study
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def test_a_tasks_name_is_no_path(talk: Talk) -> None:
     talk.propose()
     talk.decide()
     assert str(talk.ask("count").status) == "released"
-    twin = pack_arrays(HazardTwin(PROGRAMME).to_arrays())
+    twin = pack_arrays(make_twin(PROGRAMME).to_arrays())
     before = _files(talk.home.folder)
     for task in (task for name in ESCAPES for task in (name, f"train/{name}", f"cross/{name}")):
         inputs = twin if task.startswith(("train/", "cross/")) else b""

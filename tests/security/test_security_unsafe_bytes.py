@@ -22,7 +22,7 @@ from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope, read_reply, sign_reply
 from gemel.core.start_kit import read_join, read_kit
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 if TYPE_CHECKING:
@@ -197,5 +197,5 @@ def test_a_twin_of_the_right_form_is_taken(federation: Federation, make_study: M
     talk.propose()
     talk.decide()
     talk.ask("count")
-    reply = talk.ask("train/1", pack_arrays(HazardTwin(PROGRAMME).to_arrays()))
+    reply = talk.ask("train/1", pack_arrays(make_twin(PROGRAMME).to_arrays()))
     assert str(reply.status) == "released"

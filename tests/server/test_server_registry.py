@@ -20,7 +20,7 @@ from gemel.server.home import CoordinatorHome
 from gemel.server.registry.models import CARD, CARD_PAGE, CERTIFICATE, MANIFEST, STUDY, WEIGHTS, Facts, Models
 from gemel.server.registry.registering import catch_up, open_models
 from gemel.server.registry.views import list_models, model_card_of, model_file, show_model
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_the_weights_given_out_are_the_twin_of_the_certificate(finished: Coordin
     assert media_type == "application/octet-stream"
     from gemel.core.arrays import unpack_arrays
 
-    twin = HazardTwin(PROGRAMME)
+    twin = make_twin(PROGRAMME)
     twin.load_arrays(unpack_arrays(weights, twin.array_specs()))
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from cardiometabolic import PROGRAMME
+from torch import Tensor
 
 from gemel.core.errors import GemelError
+from gemel.core.programme import Programme
 from gemel.server.registry import onnx_export
 from gemel.server.registry.onnx_export import INPUT, OUTPUTS, TOLERANCE, export_onnx, made_up_values
 from gemel.twins.hazard import HazardTwin
-from gemel.twins.installed import installed
+from gemel.twins.installed import find, installed, make_twin
 from gemel.twins.prediction_graph import PredictionGraph
-from gemel.twins.programmes.fatty_liver import PROGRAMME
+from gemel.twins.twin import Twin
 
 
 def trained_twin(seed: int = 0, spread: float = 0.3) -> HazardTwin:
@@ -27,19 +31,49 @@ def trained_twin(seed: int = 0, spread: float = 0.3) -> HazardTwin:
     return twin
 
 
-@pytest.mark.parametrize("programme", installed(), ids=lambda programme: programme.name)
-@pytest.mark.parametrize("seed", range(3))
-def test_the_graph_says_what_the_twin_says_for_every_installed_programme(programme, seed) -> None:
-    twin, draw = HazardTwin(programme), torch.Generator().manual_seed(seed)
+def moved_twin(twin: Twin, seed: int, spread: float = 0.5) -> Twin:
+    """The twin with arbitrary parameters."""
+    draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in twin.parameters():
-            parameter += 0.5 * torch.randn(parameter.shape, generator=draw)
+            parameter += spread * torch.randn(parameter.shape, generator=draw)
+    return twin
+
+
+def agrees(twin: Twin) -> None:
     values = made_up_values(twin)
     with torch.no_grad():
         incidence, alive = PredictionGraph(twin)(torch.from_numpy(values))
     expected = twin.predict(values)
     assert np.abs(incidence.numpy() - expected.cumulative_incidence).max() < TOLERANCE
     assert np.abs(alive.numpy() - expected.alive).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("grid", ["years", "days"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_graph_says_what_the_twin_says_on_any_grid(grid: str, seed: int) -> None:
+    days = msgspec.structs.replace(PROGRAMME, horizon_years=0, grid_days=(7, 14, 182), endpoints=())
+    agrees(moved_twin(HazardTwin(PROGRAMME if grid == "years" else days), seed))
+
+
+@pytest.mark.parametrize("programme", installed(), ids=lambda programme: programme.name)
+def test_an_installed_twin_is_said_exactly_or_refused_by_what_it_adds(programme: Programme) -> None:
+    twin = moved_twin(make_twin(programme), 0, 0.1)
+    with suppress(GemelError):
+        PredictionGraph(twin)
+        agrees(twin)
+        return
+    with pytest.raises(GemelError, match=f"GEM533.*{programme.name}"):
+        export_onnx(twin)
+
+
+def test_a_twin_that_adds_to_its_hazards_is_refused_and_told_by_what() -> None:
+    class Slower(HazardTwin):
+        def covariates(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+            return None
+
+    with pytest.raises(GemelError, match="GEM533.*covariates"):
+        export_onnx(Slower(PROGRAMME))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +126,8 @@ def test_a_twin_with_local_parameters_has_no_onnx_form_and_its_card_says_so(
 
     plan = StrategyPlan(personalisation=Personalisation.LOCAL_PARAMETERS, local_parameters=("level",))
     study = msgspec.structs.replace(make_study(), strategy=plan)
-    arrays = {name: a for name, a in trained_twin().to_arrays().items() if name != "level"}
+    twin = make_twin(find(study.programme, study.programme_version))
+    arrays = {name: a for name, a in twin.to_arrays().items() if name != "level"}
     said, content = _onnx(study, pack_arrays(arrays))
     assert content is None
     assert "stay at hospitals" in said

@@ -14,9 +14,10 @@ from gemel.core.errors import GemelError
 from gemel.core.strategy_plan import Pace
 from gemel.server.cross_site import matrix
 from gemel.server.early_stopping import stops, validated_loss
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.metrics import metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
+from gemel.twins.recalibration import Flag
 
 NOISE = 4.0
 
@@ -31,7 +32,7 @@ def _tables(seed: int) -> dict[str, np.ndarray]:
 
 
 def _model(level: float = 0.0) -> dict[str, np.ndarray]:
-    twin = HazardTwin(PROGRAMME)
+    twin = make_twin(PROGRAMME)
     with torch.no_grad():
         twin.level += level
     return dict(twin.to_arrays())
@@ -99,8 +100,12 @@ def test_the_matrix_has_every_model_at_every_hospital_with_its_error() -> None:
     tables = {owner: {at: _tables(i + 2 * j) for j, at in enumerate(sites)} for i, owner in enumerate(sites)}
     rows = matrix(tables, {"alpha": _model(0.1), "beta": _model(-0.1)}, PROGRAMME, noise_sigma=NOISE)
     cells = {(r["model"], r["hospital"], r["outcome"], r["metric"]) for r in rows}
-    assert len(cells) == len(rows) == 2 * 2 * 2 * 5
-    assert all(r["standard_error"] > 0 and 0 <= r["value"] <= 1 for r in rows)
+    assert len(cells) == len(rows) == 2 * 2 * 2 * 6
+    scores = [r for r in rows if r["metric"] != "observed_over_expected"]
+    assert all(r["standard_error"] > 0 and 0 <= r["value"] <= 1 for r in scores)
+    fits = [r for r in rows if r not in scores]
+    assert len(fits) == 2 * 2 * 2
+    assert all(r["low"] <= r["value"] <= r["high"] and r["flag"] in set(Flag) for r in fits)
     assert [(r["model"], r["hospital"]) for r in rows] == sorted((r["model"], r["hospital"]) for r in rows)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from cardiometabolic import PROGRAMME
 
 from gemel.core.dataset import Dataset
 from gemel.twins.hazard import HazardTwin
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 _FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "clinical" / "nafld"
 _DAYS_PER_YEAR = 365.25
@@ -105,7 +105,7 @@ def make_cohort(sick_twin: HazardTwin) -> Callable[..., Dataset]:
         values[:, 3] = np.where(random.random(patients) < 0.6, np.nan, random.normal(132, 18, patients))
         values[:, 4] = np.where(random.random(patients) < 0.3, np.nan, random.normal(50, 14, patients))
         values[:, 5:] = random.random((patients, values.shape[1] - 5)) < 0.15
-        course = sick_twin.simulate(values, seed=seed)
+        course = sick_twin.simulate(values, seed=seed + 1_000)  # a stream of its own
         ends = random.uniform(0.2, 18, patients)[:, None] if censored else np.full((patients, 1), 99.0)
         gone = (course.event != -1) & (course.time_years > ends)
         return Dataset(

@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from cardiometabolic import PROGRAMME
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemel.core.errors import GemelError
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.hospital_range import predict_range
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 PATIENT = np.array([64, 1, 34, 140, 45, 1, 1, 0, 0, 0, 0], dtype=float)
 

@@ -7,10 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from cardiometabolic import PROGRAMME
 
 from gemel.twins import scores
 from gemel.twins.metrics import count_metric_tables
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 from gemel.twins.recalibration import Correction, recalibrate
 
 PATIENTS, NOISE = 12_000, 6.0
@@ -22,8 +22,7 @@ def people(make_cohort):
 
 
 def _tables(twin, people, *, seed):
-    risk = twin.predict(people.values).cumulative_incidence
-    tables = count_metric_tables(PROGRAMME, risk, people)
+    tables = count_metric_tables(PROGRAMME, twin.predict(people.values), people)
     random = np.random.default_rng(seed)
     return {n: t + np.rint(random.normal(0, NOISE, t.shape)).astype(np.int64) for n, t in tables.items()}
 
@@ -74,7 +73,7 @@ def test_more_noise_makes_wider_intervals_and_changes_less(people, sick_twin):
 
 def test_the_interval_holds_what_noise_does(people, sick_twin):
     exact = recalibrate(
-        sick_twin, count_metric_tables(PROGRAMME, sick_twin.predict(people.values).cumulative_incidence, people),
+        sick_twin, count_metric_tables(PROGRAMME, sick_twin.predict(people.values), people),
         noise_sigma=0.0,
     )["death"]  # fmt: skip
     inside = 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import lifelines
 import numpy as np
 import pytest
+from cardiometabolic import PROGRAMME
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from gemel.core.dataset import Dataset
 from gemel.twins import scores
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 
 def dataset(time, event):

@@ -18,8 +18,9 @@ from gemel.privacy.noise import NoiseSource
 from gemel.privacy.statistics import describe, noisy_counts
 from gemel.synthetic.marginals import count_marginals
 from gemel.synthetic.releases import CORRECTION, KEPT, travelling, whole_twin, without_prefix
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.metrics import count_metric_tables
+from gemel.twins.twin import Twin
 
 # Far above what bounded gradients average to; far below what would overflow.
 MOST_CORRECTION = 1e6
@@ -60,8 +61,7 @@ def compute(
         return describe(study.statistics, dataset, noise=noise)
     if is_evaluation(task):
         twin = _evaluated(task, programme, inputs)
-        prediction = twin.predict(held_out.values)
-        tables = count_metric_tables(programme, prediction.cumulative_incidence, held_out)
+        tables = count_metric_tables(programme, twin.predict(held_out.values), held_out)
         return _noised(_exactly(tables, study.metrics_tables), privacy.metrics_noise_multiplier, noise)
     if task == "synthesise":
         # The held-out patients stay out of the virtual cohort too: they are the control of its report.
@@ -84,7 +84,7 @@ def _train(
         study.strategy,
         trainer,
         lambda arrays: _twin(programme, arrays),
-        HazardTwin(programme).tensors(training),
+        make_twin(programme).tensors(training),
         shared={name: inputs[name] for name in travelling(programme, study.strategy)},
         kept=without_prefix(inputs, KEPT),
         correction=correction,
@@ -92,7 +92,7 @@ def _train(
     return {**leaves, **{f"{KEPT}{name}": array for name, array in stays.items()}}
 
 
-def _evaluated(task: str, programme: Programme, inputs: Arrays) -> HazardTwin:
+def _evaluated(task: str, programme: Programme, inputs: Arrays) -> Twin:
     """The twin that a task evaluates: what came, completed by what is kept; or the personal one."""
     kept = without_prefix(inputs, KEPT)
     if task == "personal" and not kept:
@@ -108,9 +108,9 @@ def _check_correction(correction: Arrays) -> None:
         raise GemelError("GEM341", f"A correction of {most}, at most {MOST_CORRECTION} is taken.")
 
 
-def _twin(programme: Programme, arrays: Arrays) -> HazardTwin:
+def _twin(programme: Programme, arrays: Arrays) -> Twin:
     """A twin with these parameters; the others are at their public start values."""
-    twin = HazardTwin(programme)
+    twin = make_twin(programme)
     twin.load_arrays(whole_twin(programme, arrays))
     return twin
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import numpy as np
 from gemel.core.arrays import Arrays
 from gemel.core.programme import Programme
 from gemel.synthetic.releases import whole_twin
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.metrics import ReleasedScores, metrics_from_tables
+from gemel.twins.recalibration import Recalibration, recalibrate
 
 
 def matrix(
@@ -23,6 +23,9 @@ def matrix(
     noise_sigma: float,
 ) -> list[dict[str, Any]]:
     """Rows of the matrix, ready for JSON: model, hospital, outcome, metric, value, standard_error.
+
+    Of each endpoint that is a risk one row more, with its metric `observed_over_expected`: value, low, high (95 %), and
+    the flag, which says whether the hospital needs to recalibrate that model before it uses it.
 
     Args:
         tables: Whose model -> at which hospital -> its released tables.
@@ -35,25 +38,37 @@ def matrix(
     """
     rows: list[dict[str, Any]] = []
     for owner in sorted(tables):
-        twin = HazardTwin(programme)
+        twin = make_twin(programme)
         twin.load_arrays(whole_twin(programme, models[owner]))
         for hospital, released in sorted(tables[owner].items()):
             counts = {name: table.astype(np.int64) for name, table in released.items()}
             scores = metrics_from_tables(twin, counts, noise_sigma=noise_sigma)
-            for outcome, of in scores.items():
-                rows += _cells(owner, hospital, outcome, of)
+            fits = recalibrate(twin, counts, noise_sigma=noise_sigma)
+            for endpoint, of in scores.items():
+                cell = {"model": owner, "hospital": hospital, "outcome": endpoint}
+                rows += [{**cell, **score} for score in _scores(of)]
+                if endpoint in fits:
+                    rows.append({**cell, "metric": "observed_over_expected", **told(fits[endpoint])})
     return rows
 
 
-def _cells(owner: str, hospital: str, outcome: str, scores: ReleasedScores) -> list[dict[str, Any]]:
+def told(found: Recalibration) -> dict[str, Any]:
+    """What a recalibration says for people: observed over expected with its interval, and the flag."""
+    ratio = found.observed_over_expected
+    return {
+        "value": round(ratio.value, 4),
+        "low": round(ratio.low, 4),
+        "high": round(ratio.high, 4),
+        "flag": str(found.flag),
+    }
+
+
+def _scores(scores: ReleasedScores) -> list[dict[str, Any]]:
     return [
         {
-            "model": owner,
-            "hospital": hospital,
-            "outcome": outcome,
-            "metric": field.name,
-            "value": round(getattr(scores, field.name).value, 4),
-            "standard_error": round(getattr(scores, field.name).standard_error, 4),
+            "metric": name,
+            "value": round(score.value, 4),
+            "standard_error": round(score.standard_error, 4),
         }
-        for field in fields(scores)
+        for name, score in scores.items()
     ]

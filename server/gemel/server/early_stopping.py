@@ -15,14 +15,14 @@ from gemel.core.arrays import Arrays
 from gemel.core.programme import Programme
 from gemel.core.strategy_plan import Pace
 from gemel.synthetic.releases import whole_twin
-from gemel.twins.hazard import HazardTwin
-from gemel.twins.metrics import Score, metrics_from_tables
+from gemel.twins.installed import make_twin
+from gemel.twins.metrics import Score, loss_of, metrics_from_tables
 
 
 def validated_loss(
     releases: Sequence[Arrays], programme: Programme, model: Arrays, *, noise_sigma: float
 ) -> Score:
-    """The loss that a validation saw: the integrated Brier score (0 to 1), averaged over the scored outcomes.
+    """The loss that a validation saw (`metrics.loss_of`: from 0 to 1), averaged over the programme's endpoints.
 
     Args:
         releases: The hospitals' tables, or their one sum.
@@ -31,12 +31,13 @@ def validated_loss(
         noise_sigma: The standard deviation of the noise in a cell of the sum.
 
     Returns:
-        Value and standard error. The outcomes' errors are added as if they were one: the same patients are in all.
+        Value and standard error. The endpoints' errors are added as if they were one: the same patients are in all.
     """
-    twin = HazardTwin(programme)
+    twin = make_twin(programme)
     twin.load_arrays(whole_twin(programme, model))
     summed = {name: np.sum([tables[name] for tables in releases], axis=0) for name in releases[0]}
-    losses = [s.integrated_brier for s in metrics_from_tables(twin, summed, noise_sigma=noise_sigma).values()]
+    scores = metrics_from_tables(twin, summed, noise_sigma=noise_sigma)
+    losses = [loss_of(programme, endpoint, scores[endpoint.name]) for endpoint in programme.endpoints]
     return Score(
         value=float(np.mean([loss.value for loss in losses])),
         standard_error=float(np.mean([loss.standard_error for loss in losses])),

@@ -21,7 +21,7 @@ from gemel.core.strategy_plan import Algorithm, Personalisation, StrategyPlan
 from gemel.core.study import Study
 from gemel.privacy.statistics import declared
 from gemel.synthetic.marginals import marginal_specs
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.metrics import metric_tables
 
 # In the names of arrays: a correction that is sent, and what a node keeps and never sends.
@@ -75,7 +75,7 @@ def declared_kept(task: str, programme: Programme, *, study: Study) -> dict[str,
 
     `kept.NAME`: the local parameters, or a whole personal twin. Empty for other tasks and studies.
     """
-    plan, specs = study.strategy, HazardTwin(programme).array_specs()
+    plan, specs = study.strategy, make_twin(programme).array_specs()
     if not (task.startswith("train/") or is_evaluation(task)):
         return {}
     if plan.personalisation is Personalisation.DITTO:
@@ -87,7 +87,7 @@ def declared_kept(task: str, programme: Programme, *, study: Study) -> dict[str,
 
 def check_strategy(programme: Programme, plan: StrategyPlan) -> None:
     """Refuse (GEM340) local parameters that the twin does not have, or that leave nothing to share."""
-    names, local = set(HazardTwin(programme).array_specs()), set(plan.local_parameters)
+    names, local = set(make_twin(programme).array_specs()), set(plan.local_parameters)
     if not local < names:
         raise GemelError("GEM340", f"Local parameters {sorted(local)} of a twin with {sorted(names)}.")
 
@@ -95,19 +95,19 @@ def check_strategy(programme: Programme, plan: StrategyPlan) -> None:
 def travelling(programme: Programme, plan: StrategyPlan) -> dict[str, ArraySpec]:
     """The twin's parameters that leave hospitals: all but the local ones. Raises GEM340."""
     check_strategy(programme, plan)
-    specs = HazardTwin(programme).array_specs()
+    specs = make_twin(programme).array_specs()
     return {name: spec for name, spec in specs.items() if name not in plan.local_parameters}
 
 
 def starting_model(study: Study, programme: Programme) -> dict[str, NDArray[np.float32]]:
     """The twin's public start values, of the parameters that travel."""
     shared = travelling(programme, study.strategy)
-    return {name: array for name, array in HazardTwin(programme).to_arrays().items() if name in shared}
+    return {name: array for name, array in make_twin(programme).to_arrays().items() if name in shared}
 
 
 def whole_twin(programme: Programme, shared: Arrays) -> dict[str, NDArray[np.generic]]:
     """Parameters that travelled as a whole twin: those that did not are at their public start values."""
-    return {**HazardTwin(programme).to_arrays(), **shared}
+    return {**make_twin(programme).to_arrays(), **shared}
 
 
 def without_prefix(arrays: Mapping[str, NDArray[np.generic]], prefix: str) -> dict[str, NDArray[np.generic]]:

@@ -31,14 +31,14 @@ def predict(
     programme, prevalent = twin.programme, twin.design.prevalent(values)
     patients, outcomes = prevalent.shape
     diseases, times = outcomes - 1, programme.times_years
-    hazards = [twin.hazards_in_state(values, state, plan) for state in range(1 << diseases)]
+    hazards = twin.hazards_by_state(values, plan).astype(np.float64)
     state = np.zeros((patients, len(times), 1 << diseases))
     state[np.arange(patients), 0, prevalent[:, 1:] @ (1 << np.arange(diseases))] = 1.0
     incidence = np.zeros((patients, len(times), outcomes))
     for step in range(len(times) - 1):
         incidence[:, step + 1] = incidence[:, step]
-        for start, hazard in enumerate(hazards):
-            occupied, rate = state[:, step, start], hazard[:, :, step]
+        for start in range(1 << diseases):
+            occupied, rate = state[:, step, start], hazards[:, start, :, step]
             death, survived = rate[:, 0], np.exp(-rate[:, 0])
             incidence[:, step + 1, 0] += occupied * -np.expm1(-death)
             open_diseases = [i for i in range(diseases) if not start >> i & 1]
@@ -64,20 +64,14 @@ def simulate(
 ) -> SimulatedCourse:
     """`paths` random courses for each row of raw values (n, d), one after the other: equal seeds give equal courses."""
     prevalent = twin.design.prevalent(values)
-    states = range(1 << (prevalent.shape[1] - 1))
-    hazards = np.stack([twin.hazards_in_state(values, state, plan) for state in states], axis=1)
+    hazards = twin.hazards_by_state(values, plan)
     return SimulatedCourse(
         *event_courses(hazards, prevalent, twin.programme.times_years, seed=seed, paths=paths)
     )
 
 
 def state_names(programme: Programme) -> tuple[str, ...]:
-    """A name for each set of diseases: bit i of its number is disease i + 1.
-
-    >>> from gemel.twins.programmes.fatty_liver import PROGRAMME
-    >>> state_names(PROGRAMME)
-    ('well', 'cardiovascular', 'diabetes', 'cardiovascular+diabetes')
-    """
+    """A name for each set of diseases, "well" for none, "stroke+diabetes": bit i of its number is disease i + 1."""
     diseases = programme.outcome_names[1:]
     sets = ([d for i, d in enumerate(diseases) if state >> i & 1] for state in range(1 << len(diseases)))
     return tuple("+".join(held) or "well" for held in sets)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.core.errors import GemelError
-from gemel.core.programme import FeatureKind, Outcome, OutcomeKind, Programme
+from gemel.core.programme import Feature, FeatureKind, Missing, Outcome, OutcomeKind, Programme
 
 # Chronic-disease events happen at about 10 years above the mean age of an adult cohort. Centring age there
 # parts the age slope from the level, which is what plain gradient steps need. Public; not fitted on patients.
@@ -29,19 +29,24 @@ class Design:
             times the history of each outcome.
         usable: bool (k, p); false where the column is the outcome's own history: who has it is not at risk.
         history: for each outcome the index of the feature that says it was there at the start, or None.
+        may_be_missing: the indices of the measured features that have a column for being missing.
+        apart: features that are no columns here, because a physiology reads them.
     """
 
     programme: Programme
     names: tuple[str, ...]
     usable: NDArray[np.bool_]
     history: tuple[int | None, ...]
+    may_be_missing: tuple[int, ...]
+    apart: frozenset[str] = frozenset()
 
     def columns(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """float32 (n, p) from raw values (n, d): clipped to public bounds, scaled, missing set to 0."""
         scaled, missing = scale(self.programme, values)
         features = self.programme.columns
-        measured = np.array([feature.kind is FeatureKind.LAST for feature in features], dtype=bool)
-        parts = [scaled * np.where(measured, MEASURED_SCALE, 1), missing[:, measured]]
+        measured = np.isin(np.arange(len(features)), self.may_be_missing)
+        read = np.array([feature.name not in self.apart for feature in features], dtype=bool)
+        parts = [(scaled * np.where(measured, MEASURED_SCALE, 1))[:, read], missing[:, measured]]
         age = scaled[:, [feature.kind is FeatureKind.AGE for feature in features]]
         if age.shape[1]:
             flags = scaled[:, _modified_by_age(self.programme)]
@@ -65,11 +70,14 @@ class Design:
         return present
 
 
-def design_of(programme: Programme) -> Design:
-    """The design that follows from a programme's declaration alone."""
+def design_of(programme: Programme, *, apart: frozenset[str] = frozenset()) -> Design:
+    """The design that follows from a programme's declaration alone, without the features that only a physiology reads."""
     features = programme.columns
-    names = [feature.name for feature in features]
-    names += [f"{feature.name}:missing" for feature in features if feature.kind is FeatureKind.LAST]
+    names = [feature.name for feature in features if feature.name not in apart]
+    may_be_missing = tuple(
+        i for i, feature in enumerate(features) if feature.name not in apart and _may_be_missing(feature)
+    )
+    names += [f"{features[i].name}:missing" for i in may_be_missing]
     if any(feature.kind is FeatureKind.AGE for feature in features):
         names += ["age:squared", *(f"age:{features[i].name}" for i in _modified_by_age(programme))]
     history = tuple(_history_of(programme, outcome) for outcome in programme.outcomes)
@@ -78,7 +86,7 @@ def design_of(programme: Programme) -> Design:
         if column is not None:
             own = (features[column].name, f"age:{features[column].name}")
             usable[j] = [name not in own for name in names]
-    return Design(programme, tuple(names), usable, history)
+    return Design(programme, tuple(names), usable, history, may_be_missing, apart)
 
 
 def scale(
@@ -116,6 +124,11 @@ def check_support(programme: Programme, values: NDArray[np.floating]) -> None:
                 f"{feature.name} = {given[outside][0]:g} {feature.unit} is outside {feature.low:g} to "
                 f"{feature.high:g}.",
             )
+
+
+def _may_be_missing(feature: Feature) -> bool:
+    """Whether a patient may have no value: measured, and not a reason to be out of the cohort. Age and sex are not measured."""
+    return feature.missing_policy is Missing.MASK and feature.kind not in (FeatureKind.AGE, FeatureKind.MALE)
 
 
 def _modified_by_age(programme: Programme) -> list[int]:

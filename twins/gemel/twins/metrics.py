@@ -1,42 +1,43 @@
-"""Scores from released tables: what a node may let out, noised and charged, and what can be read from it.
+"""Scores from released tables: what can be read from what a node let out, with errors that hold noise and sampling.
 
-One table per scored outcome: predicted 10-year risk bin x what became of the patient. A patient not at risk is in no
-cell, every other in exactly one, so adding or removing a patient changes each table by at most 1 in one cell. The
-exact scores on individual data are in `gemel.twins.scores`; they are no release.
+The tables are those of `gemel.twins.endpoint_tables`. The exact scores on individual data are in `gemel.twins.scores`;
+they are no release.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gemel.core.arrays import ArraySpec, check_arrays
-from gemel.core.dataset import CENSORED, OCCURRED, Dataset
-from gemel.core.programme import FeatureKind, Programme
-from gemel.privacy.statistics.follow_up import (
-    cases_and_controls,
-    concordant_and_pairs,
-    interval_status,
-    squared_error,
+from gemel.core.arrays import check_arrays
+from gemel.core.programme import Endpoint, FeatureKind, Programme
+from gemel.privacy.statistics.follow_up import concordant_and_pairs, squared_error
+from gemel.twins.endpoint_tables import (
+    EndpointTable,
+    OutcomeTable,
+    RiskTable,
+    ValueTable,
+    count_metric_tables,
+    metric_tables,
+    table_of,
 )
-from gemel.twins.scores import at_risk
+from gemel.twins.twin import Twin
 
-if TYPE_CHECKING:
-    from gemel.twins.hazard import HazardTwin
+__all__ = [
+    "ReleasedScores",
+    "ReleasedTable",
+    "Score",
+    "count_metric_tables",
+    "loss_of",
+    "metric_tables",
+    "metrics_from_tables",
+    "released_tables",
+]
 
 Floats = NDArray[np.float64]
-# Each further table costs every patient privacy; the noise for each cell is lowest with two.
-SCORED_OUTCOMES = 2
-HORIZONS_YEARS = (5, 10)
-# Public edges of the predicted 10-year risk, about one doubling each; nothing is fitted to the risks at hand.
-# Few, because every cell is noised: twice as many low-risk bins made the standard errors twice as large (measured).
-RISK_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
-# For each interval (0, 5] and (5, 10] years: the outcome, death before it, follow-up ended; then: beyond 10 years.
-STATUSES = ("case_5", "died_first_5", "left_5", "case_10", "died_first_10", "left_10", "beyond_10")
 # Few patients are older: they would make the highest bin look worse than its patients are.
 OLDEST_REFERENCE_AGE = 85
 _DRAWS = 300
@@ -50,49 +51,33 @@ class Score:
     standard_error: float
 
 
+# What a table says on one endpoint, by name: of a risk `auc_5y`, `brier_5y` for each horizon (`auc_182d` where it is no
+# whole year) and, of an outcome, `integrated_brier`; of a value `rmse` and `mean_error` (predicted minus measured).
+# Bins lower an AUC by up to 0.02 (measured with five), and raise an rmse by less than 0.41 bin widths: no error shows that.
+# Calibration is not among them: see `gemel.twins.recalibration`.
+ReleasedScores = Mapping[str, Score]
+
+
 @dataclass(frozen=True)
-class ReleasedScores:
-    """What the tables say on one outcome. Bins lower an AUC by up to 0.02 (measured), which no error shows.
+class ReleasedTable:
+    """One endpoint's released counts with 300 replicas of them, made by a fixed seed: sampling and noise.
 
-    Calibration is not among them: five bins cannot tell a miscalibrated twin from the spread within a bin.
+    Attributes:
+        counts: (rows, columns). replicas: (300, rows, columns).
+        expected: Of a risk, what the twin predicts in each row at each horizon, (rows, horizons), at public reference
+            patients; of a value, nothing.
     """
 
-    auc_5y: Score
-    auc_10y: Score
-    brier_5y: Score
-    brier_10y: Score
-    integrated_brier: Score
-
-
-def metric_tables(programme: Programme) -> dict[str, ArraySpec]:
-    """The declared tables, int64 (risk bins, statuses), by outcome name; sensitivity 1 each."""
-    shape = (len(RISK_EDGES) - 1, len(STATUSES))
-    return {outcome.name: ArraySpec(shape, "int64") for outcome in programme.outcomes[:SCORED_OUTCOMES]}
-
-
-def count_metric_tables(
-    programme: Programme, risk: NDArray[np.floating], dataset: Dataset
-) -> dict[str, NDArray[np.int64]]:
-    """Count the tables, exactly: add noise before they leave.
-
-    `risk` is the cumulative incidence (n, horizon + 1, k) that the twin predicts for these patients.
-    """
-    tables: dict[str, NDArray[np.int64]] = {}
-    for j, name in enumerate(metric_tables(programme)):
-        mine = at_risk(dataset, j)
-        # Clipping first: a risk that is 1 + 1e-9, or not a number, must not fall out of every cell.
-        predicted = np.clip(np.nan_to_num(risk[:, HORIZONS_YEARS[-1], j]), 0, 1)
-        bins = np.digitize(predicted, RISK_EDGES[1:-1])
-        cells = (bins * len(STATUSES) + _status(dataset, j))[mine]
-        counts = np.bincount(cells, minlength=(len(RISK_EDGES) - 1) * len(STATUSES))
-        tables[name] = counts.reshape(len(RISK_EDGES) - 1, len(STATUSES)).astype(np.int64)
-    return tables
+    table: EndpointTable
+    counts: Floats
+    replicas: Floats
+    expected: Floats
 
 
 def metrics_from_tables(
-    twin: HazardTwin, tables: Mapping[str, NDArray[np.integer]], *, noise_sigma: float
+    twin: Twin, tables: Mapping[str, NDArray[np.integer]], *, noise_sigma: float
 ) -> dict[str, ReleasedScores]:
-    """Scores of a released twin from (noisy, possibly summed) tables, by outcome.
+    """Scores of a released twin from (noisy, possibly summed) tables, by endpoint.
 
     `noise_sigma` is the standard deviation of the noise in each cell: of a sum over sites, the root of the sum of
     squares. Who was followed stands for who left, weighted by the inverse probability of being followed, taken
@@ -101,61 +86,96 @@ def metrics_from_tables(
     Raises GEM403 when the tables are not the declared ones.
     """
     scores: dict[str, ReleasedScores] = {}
-    for name, counts, replicas, expected in metric_replicas(twin, tables, noise_sigma=noise_sigma):
-        point, spread = _scores(counts, expected), _scores(replicas, expected)
-        scores[name] = ReleasedScores(
-            **{key: Score(float(point[key]), float(np.std(spread[key]))) for key in point}
-        )
+    for released in released_tables(twin, tables, noise_sigma=noise_sigma):
+        point = _scores(released.table, released.counts, released.expected)
+        spread = _scores(released.table, released.replicas, released.expected)
+        scores[released.table.endpoint.name] = {
+            name: Score(float(point[name]), float(np.std(spread[name]))) for name in point
+        }
     return scores
 
 
-def metric_replicas(
-    twin: HazardTwin, tables: Mapping[str, NDArray[np.integer]], *, noise_sigma: float
-) -> list[tuple[str, Floats, Floats, Floats]]:
-    """By outcome: its table (bins, statuses), 300 replicas of it with noise, the twin's risk in each bin (bins, 2).
-
-    Raises GEM403 when the tables are not the declared ones.
-    """
-    check_arrays(dict(tables), metric_tables(twin.programme))
-    found: list[tuple[str, Floats, Floats, Floats]] = []
+def released_tables(
+    twin: Twin, tables: Mapping[str, NDArray[np.integer]], *, noise_sigma: float
+) -> Iterator[ReleasedTable]:
+    """Each endpoint's table with its replicas, in the programme's order. Raises GEM403 for others than the declared ones."""
+    programme = twin.programme
+    check_arrays(dict(tables), metric_tables(programme))
+    prediction = twin.predict(_reference_patients(programme))
     # By the programme's order: a dictionary read from a file is in the order of its names.
-    for j, name in enumerate(metric_tables(twin.programme)):
-        # Nobody dies before death: what is in those cells is noise, and known to be.
-        possible = np.array([j > 0 or not status.startswith("died_first") for status in STATUSES])
-        counts = np.asarray(tables[name], dtype=np.float64) * possible
+    for endpoint in programme.endpoints:
+        table = table_of(programme, endpoint)
+        counts = np.asarray(tables[endpoint.name], dtype=np.float64) * table.possible
         random = np.random.default_rng(0)
         replicas = random.poisson(_without_negatives(counts), (_DRAWS, *counts.shape))
         noise = noise_sigma * random.standard_normal(replicas.shape)
-        found.append((name, counts, replicas + noise * possible, _expected_risk(twin, j)))
-    return found
+        expected = np.zeros((0, 0))
+        if isinstance(table, RiskTable):
+            expected = _expected_risk(table, prediction.risk(programme, endpoint))
+        yield ReleasedTable(table, counts, replicas + noise * table.possible, expected)
 
 
-def _status(dataset: Dataset, outcome: int) -> NDArray[np.int64]:
-    time, event = dataset.time_years[:, outcome], dataset.event[:, outcome]
-    died_first = (event == CENSORED) & (dataset.event[:, 0] == OCCURRED) & (outcome != 0)
-    kind = np.where(event == OCCURRED, 0, np.where(died_first, 1, 2))
-    return interval_status(time, kind.astype(np.int64), HORIZONS_YEARS, kinds=3)
+def loss_of(programme: Programme, endpoint: Endpoint, scores: ReleasedScores) -> Score:
+    """One number from 0 to 1 to be made small: the (integrated) Brier score, or the squared error over the squared range."""
+    table = table_of(programme, endpoint)
+    if isinstance(table, RiskTable):
+        return scores["integrated_brier" if endpoint.outcome else f"brier_{table.labels[0]}"]
+    width = float(table.edges[-1] - table.edges[0])
+    error = scores["rmse"]
+    share = error.value / width
+    return Score(share**2, 2 * share * error.standard_error / width)
 
 
-def _scores(counts: Floats, expected: Floats) -> dict[str, Floats]:
-    """Scores (...) of tables (..., bins, statuses), given the predicted risk (bins, 2) at 5 and 10 years.
+def _scores(table: EndpointTable, counts: Floats, expected: Floats) -> dict[str, Floats]:
+    """Scores (...) of tables (..., rows, columns).
 
     All sums are linear in the cells, so noise of mean zero moves no score systematically.
     """
+    if isinstance(table, ValueTable):
+        return _of_values(table, counts)
+    if not isinstance(table, RiskTable):
+        raise TypeError(f"{table.endpoint.name} has a table of no known kind")
     scores: dict[str, Floats] = {}
-    for i, years in enumerate(HORIZONS_YEARS):
-        cases, controls = cases_and_controls(counts, i)
+    for i, label in enumerate(table.labels):
+        cases, controls = table.cases_and_controls(counts, i)
         right, pairs = concordant_and_pairs(cases, controls)
-        scores[f"auc_{years}y"] = np.clip(right / np.maximum(pairs, 1.0), 0, 1)
+        scores[f"auc_{label}"] = np.clip(right / np.maximum(pairs, 1.0), 0, 1)
         everyone = np.maximum((cases + controls).sum(axis=-1), 1.0)
-        scores[f"brier_{years}y"] = squared_error(cases, controls, expected[:, i]) / everyone
-    # The mean over the years 1 to 10 of straight lines through the score at 0, 5 and 10 years.
-    scores["integrated_brier"] = 0.5 * scores["brier_5y"] + 0.3 * scores["brier_10y"]
+        scores[f"brier_{label}"] = squared_error(cases, controls, expected[:, i]) / everyone
+    if isinstance(table, OutcomeTable):
+        shares = _shares_of_the_integral(table)
+        parts = [share * scores[f"brier_{label}"] for share, label in zip(shares, table.labels, strict=True)]
+        scores["integrated_brier"] = np.sum(parts, axis=0)
     return scores
 
 
+def _shares_of_the_integral(table: OutcomeTable) -> Floats:
+    """By how much the Brier score at each horizon enters the mean over the grid's steps up to the last one.
+
+    The score between the horizons is taken from straight lines through it, from 0 at the start on.
+    """
+    programme, days = table.programme, table.endpoint.horizons_days
+    times = np.array(programme.times_years[: programme.step_at(days[-1]) + 1])
+    knots = np.array([0.0, *(programme.times_years[programme.step_at(day)] for day in days)])
+    lines = [np.interp(times[1:], knots, row) for row in np.eye(len(knots))[1:]]
+    shares: Floats = np.average(lines, axis=1, weights=np.diff(times))
+    return shares
+
+
+def _of_values(table: ValueTable, counts: Floats) -> dict[str, Floats]:
+    """From the middles of the bins; who was not measured is left out."""
+    measured, middle = counts[..., :-1], table.middles
+    error = middle[:, None] - middle[None, :]
+    people = np.maximum(measured.sum(axis=(-1, -2)), 1.0)
+    squared = (measured * error**2).sum(axis=(-1, -2)) / people
+    return {
+        "rmse": np.sqrt(np.maximum(squared, 0)),
+        "mean_error": np.asarray((measured * error).sum(axis=(-1, -2)) / people),
+    }
+
+
 def _without_negatives(counts: Floats) -> Floats:
-    """The nearest table (bins, statuses) without negative cells that keeps each status' total."""
+    """The nearest table (rows, columns) without negative cells that keeps each column's total."""
     total = np.maximum(counts.sum(axis=-2, keepdims=True), 0)
     descending = -np.sort(-counts, axis=-2)
     rank = np.arange(1, counts.shape[-2] + 1)[:, None]
@@ -165,13 +185,11 @@ def _without_negatives(counts: Floats) -> Floats:
     return projected
 
 
-def _expected_risk(twin: HazardTwin, outcome: int) -> Floats:
-    """Predicted risk (bins, 2) at 5 and 10 years of each bin, from the twin at public reference patients."""
-    incidence = twin.predict(_reference_patients(twin.programme)).cumulative_incidence[:, :, outcome]
-    risk = incidence[:, list(HORIZONS_YEARS)]
-    bins = np.digitize(risk[:, -1], RISK_EDGES[1:-1])
-    middle = (np.array(RISK_EDGES[1:]) + np.array(RISK_EDGES[:-1])) / 2
-    expected = np.stack([middle / 2, middle], axis=1)
+def _expected_risk(table: RiskTable, risk: Floats) -> Floats:
+    """Predicted risk (rows, horizons) of each row, from that of public reference patients (n, horizons)."""
+    bins, horizons = table.rows(risk[:, -1]), np.array(table.horizons_years)
+    middle = (table.edges[1:] + table.edges[:-1]) / 2
+    expected: Floats = middle[:, None] * horizons / horizons[-1]
     for b in range(len(middle)):
         if (mine := (bins == b) & (risk[:, -1] > 0)).any():
             expected[b] = risk[mine].mean(axis=0)
@@ -180,11 +198,11 @@ def _expected_risk(twin: HazardTwin, outcome: int) -> Floats:
 
 def _reference_patients(programme: Programme) -> Floats:
     """Every whole age x sex x (no history | one history), measurements at their public reference mean."""
-    kinds = [feature.kind for feature in programme.features]
+    kinds = [feature.kind for feature in programme.columns]
     base = np.array(
         [
             0.0 if kind is FeatureKind.PRESENT else f.reference_mean
-            for kind, f in zip(kinds, programme.features, strict=True)
+            for kind, f in zip(kinds, programme.columns, strict=True)
         ]
     )
     rows = [base]
@@ -192,7 +210,7 @@ def _reference_patients(programme: Programme) -> Floats:
         base + (np.arange(len(kinds)) == i) for i, kind in enumerate(kinds) if kind is FeatureKind.PRESENT
     ]
     patients = np.array(rows)
-    for i, feature in enumerate(programme.features):
+    for i, feature in enumerate(programme.columns):
         if feature.kind is FeatureKind.MALE:
             patients = np.concatenate([_with(patients, i, sex) for sex in (0.0, 1.0)])
         if feature.kind is FeatureKind.AGE:

@@ -1,6 +1,7 @@
-"""A twin's prediction as one torch graph, from raw values to probabilities: what can be exported to other runtimes.
+"""A hazard twin's prediction as one torch graph, from raw values to probabilities: what can be exported to other runtimes.
 
-`gemel.twins.course.predict` is the reference; this says the same in tensors of fixed loops, without numpy.
+`gemel.twins.course.predict` is the reference; this says the same in tensors of fixed loops, without numpy. A twin that
+adds to it (a physiology, targets, another dynamics) has no such form yet, and is refused.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from gemel.core.errors import GemelError
 from gemel.core.programme import FeatureKind
 from gemel.twins.design import AGE_SQUARED_SCALE, EVENT_AGE_SHIFT, MEASURED_SCALE, PRODUCT_SCALE, design_of
 from gemel.twins.hazard import HIGHEST_LOG_HAZARD, LOWEST_LOG_HAZARD, HazardTwin
+from gemel.twins.twin import Twin
+
+# What this graph says again; a twin that overrides one of them says something else.
+_SAID = ("predict", "expected", "inputs", "covariates", "log_hazard", "hazards_in_state")
 
 
 class PredictionGraph(nn.Module):
-    """values float32 (n, d), NaN where missing -> cumulative incidence float32 (n, horizon + 1, k), alive (n, horizon + 1).
+    """values float32 (n, d), NaN where missing -> cumulative incidence float32 (n, times, k), alive (n, times).
 
-    Raises GEM533 when this form does not build the columns that the twin's design does.
+    Raises GEM533 for a twin that is more than competing hazards on a grid, or whose columns this form does not build.
     """
 
     low: Tensor
@@ -31,13 +36,19 @@ class PredictionGraph(nn.Module):
     gains: Tensor
     stays: Tensor
 
-    def __init__(self, twin: HazardTwin) -> None:
+    def __init__(self, twin: Twin) -> None:
         super().__init__()
-        features = twin.programme.features
+        if not isinstance(twin, HazardTwin):
+            raise GemelError("GEM533", f"The twin of {twin.programme.name} is not one of competing hazards.")
+        if own := [name for name in _SAID if getattr(type(twin), name) is not getattr(HazardTwin, name)]:
+            raise GemelError(
+                "GEM533", f"The twin of {twin.programme.name} adds to competing hazards: {', '.join(own)}."
+            )
+        features = twin.programme.columns
         kinds = [feature.kind for feature in features]
         self.twin = twin
-        self.horizon = twin.programme.horizon_years
-        self.measured = [i for i, kind in enumerate(kinds) if kind is FeatureKind.LAST]
+        self.steps = len(twin.programme.times_years) - 1
+        self.measured = list(twin.design.may_be_missing)
         self.age = kinds.index(FeatureKind.AGE) if FeatureKind.AGE in kinds else None
         self.history = twin.design.history
         by_age = [name.removeprefix("age:") for name in twin.design.names if name.startswith("age:")]
@@ -49,7 +60,7 @@ class PredictionGraph(nn.Module):
             + (EVENT_AGE_SHIFT * feature.scale if feature.kind is FeatureKind.AGE else 0.0)
             for feature in features
         ]
-        factor = [MEASURED_SCALE if kind is FeatureKind.LAST else 1.0 for kind in kinds]
+        factor = [MEASURED_SCALE if i in self.measured else 1.0 for i in range(len(kinds))]
         for name, numbers in (
             ("low", [feature.low for feature in features]),
             ("high", [feature.high for feature in features]),
@@ -74,7 +85,7 @@ class PredictionGraph(nn.Module):
 
     def _check_columns(self) -> None:
         """The columns of this graph are those of the design, at the public reference patient and beside it."""
-        features = self.twin.programme.features
+        features = self.twin.programme.columns
         rows = [
             [feature.reference_mean + shift * feature.scale for feature in features] for shift in (-1, 0, 1)
         ]
@@ -100,19 +111,19 @@ class PredictionGraph(nn.Module):
         return torch.cat(parts, dim=1), age
 
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities at the yearly grid; see the class."""
-        rate = self._rates(values)  # (n, sets, years, k)
+        """Probabilities on the grid; see the class."""
+        rate = self._rates(values)  # (n, sets, steps, k)
         death, survived = rate[..., 0], torch.exp(-rate[..., 0])
         both = rate[..., 1:] + death[..., None]
         onset = rate[..., 1:] / both * (1 - torch.exp(-both)) * (1 - self.states)[:, None, :]
         first = torch.cat([(1 - torch.exp(-death))[..., None], onset], dim=-1)
-        moves = self._moves(rate, survived)  # (n, sets before, years, sets after)
+        moves = self._moves(rate, survived)  # (n, sets before, steps, sets after)
         occupied = self._start(values)
         incidence = [torch.zeros_like(first[:, 0, 0, :])]
         alive = [occupied.sum(dim=1)]
-        for year in range(self.horizon):
-            incidence.append(incidence[-1] + (occupied[:, :, None] * first[:, :, year, :]).sum(dim=1))
-            occupied = (occupied[:, :, None] * moves[:, :, year, :]).sum(dim=1)
+        for step in range(self.steps):
+            incidence.append(incidence[-1] + (occupied[:, :, None] * first[:, :, step, :]).sum(dim=1))
+            occupied = (occupied[:, :, None] * moves[:, :, step, :]).sum(dim=1)
             alive.append(occupied.sum(dim=1))
         return torch.stack(incidence, dim=1), torch.stack(alive, dim=1)
 
@@ -120,15 +131,15 @@ class PredictionGraph(nn.Module):
         columns, age = self.columns(values)
         twin = self.twin
         who = twin.level + columns @ (twin.weights * twin.usable).T
-        when = twin.time_basis @ twin.slopes[:, :2].T
-        ageing = age[:, None, None] * twin.time_basis[:, :1] * twin.slopes[:, 2]
+        when = twin.time_basis @ twin.slopes[:, :-1].T
+        ageing = age[:, None, None] * twin.time_basis[:, :1] * twin.slopes[:, -1]
         state = self.states @ (twin.couplings * twin.coupled).T  # (sets, k)
-        eta = (who[:, None, :] + when + ageing)[:, None, :, :] + state[:, None, :]
+        eta = (who[:, None, :] + when + ageing + twin.log_width[:, None])[:, None, :, :] + state[:, None, :]
         limited: Tensor = torch.exp(eta.clamp(LOWEST_LOG_HAZARD, HIGHEST_LOG_HAZARD))
         return limited
 
     def _moves(self, rate: Tensor, survived: Tensor) -> Tensor:
-        free = torch.exp(-rate[..., 1:])  # (n, sets, years, m)
+        free = torch.exp(-rate[..., 1:])  # (n, sets, steps, m)
         moved = survived[..., None].expand(*survived.shape, len(self.states))
         for i in range(self.states.shape[1]):
             stays_free = free[..., i][..., None]

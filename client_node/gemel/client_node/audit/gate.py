@@ -22,7 +22,7 @@ from gemel.core.signing import SignedDocument, SigningKey, sign_document
 from gemel.core.study import Study
 from gemel.privacy.audit.report import Check
 from gemel.synthetic.releases import declared_release
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 
 ATTACK = "gate"
 _Said = tuple[Reply, Envelope]
@@ -205,7 +205,7 @@ def _inputs_not_named(node: Throwaway, study: Study) -> _Said:
 def _inputs_changed_since(node: Throwaway, study: Study) -> _Said:
     document = _counted(node, study)
     node.ask(document, "train/1")
-    moved = {name: array + 1 for name, array in HazardTwin(node.programme).to_arrays().items()}
+    moved = {name: array + 1 for name, array in make_twin(node.programme).to_arrays().items()}
     return node.send(node.envelope(document, "train/1", pack_arrays(moved)))
 
 

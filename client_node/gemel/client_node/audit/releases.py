@@ -19,7 +19,7 @@ from gemel.privacy.audit.intervals import FALSE_ALARM, variance_ratio_limits
 from gemel.privacy.audit.report import Check
 from gemel.privacy.audit.tables import variance_of
 from gemel.synthetic.marginals import count_marginals
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.metrics import count_metric_tables
 
 ATTACK = "releases"
@@ -49,10 +49,13 @@ def attack_tables(node: Throwaway, template: Study) -> Iterator[Check]:
         released[task] = payload_of(node, task, got)
     dataset = node.dataset()
     training, held_out = dataset.split()
-    twin, privacy = HazardTwin(node.programme), study.privacy
-    risk = twin.predict(held_out.values).cumulative_incidence
+    twin, privacy = make_twin(node.programme), study.privacy
+    prediction = twin.predict(held_out.values)
     exact: dict[str, tuple[_Tables, float]] = {
-        "evaluate": (count_metric_tables(node.programme, risk, held_out), privacy.metrics_noise_multiplier),
+        "evaluate": (
+            count_metric_tables(node.programme, prediction, held_out),
+            privacy.metrics_noise_multiplier,
+        ),
         "synthesise": (count_marginals(node.programme, training), privacy.marginals_noise_multiplier),
     }
     for task, (tables, sigma) in exact.items():
@@ -104,7 +107,7 @@ def attack_update(node: Throwaway, template: Study) -> Iterator[Check]:
         # Far from the truth on either side, and not so small that the study's own floor stops it.
         if public > 5 and abs(math.log(public / true)) > 0.4:
             break
-    before = HazardTwin(node.programme).to_arrays()
+    before = make_twin(node.programme).to_arrays()
     rounds = [f"train/{number + 1}" for number in range(_ROUNDS)]
     updates = [payload_of(node, task, node.ask(document, task)[1]) for task in rounds]
     moved = np.concatenate([(after[name] - before[name]).reshape(-1) for after in updates for name in before])
@@ -124,13 +127,13 @@ def attack_update(node: Throwaway, template: Study) -> Iterator[Check]:
 def attack_sensitivity(node: Throwaway, _template: Study) -> Iterator[Check]:
     """Take each patient out, and put worst-case ones in: no table moves by more than one in one cell."""
     dataset = node.dataset()
-    twin = HazardTwin(node.programme)
+    twin = make_twin(node.programme)
 
     def marginals(some: Dataset) -> _Tables:
         return count_marginals(node.programme, some)
 
     def metrics(some: Dataset) -> _Tables:
-        return count_metric_tables(node.programme, twin.predict(some.values).cumulative_incidence, some)
+        return count_metric_tables(node.programme, twin.predict(some.values), some)
 
     for name, count in (("marginals", marginals), ("metrics", metrics)):
         worst = max(_furthest(count, some) for some in (dataset, spoilt(dataset)))

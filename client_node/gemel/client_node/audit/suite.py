@@ -13,7 +13,7 @@ from gemel.core.study import Study
 from gemel.privacy.audit import described
 from gemel.privacy.audit.report import Check, carry_out
 from gemel.privacy.audit.subject import Subject, one_thread
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 
 _Attack = Callable[[Throwaway, Study], Iterable[Check]]
 _ATTACKS: tuple[tuple[str, _Attack], ...] = (
@@ -26,10 +26,11 @@ _ATTACKS: tuple[tuple[str, _Attack], ...] = (
 def subject_of(programme: Programme, study: Study, *, patients: int, seed: int) -> Subject:
     """A programme's twin with made-up patients, as a subject of the privacy room's attacks."""
     dataset = made_up_dataset(programme, patients=patients, seed=seed)
-    tensors = HazardTwin(programme).tensors(dataset)
     name = f"the twin of {programme.name}"
+    tensors = make_twin(programme).tensors(dataset)
+    features = "columns" if "columns" in tensors else ""
     return Subject(
-        name, partial(HazardTwin, programme), tensors, study.training, study.privacy.delta, "columns"
+        name, partial(make_twin, programme), tensors, study.training, study.privacy.delta, features
     )
 
 

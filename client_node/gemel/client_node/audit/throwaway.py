@@ -29,7 +29,7 @@ from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, SigningKey, sign_document
 from gemel.core.study import AggregationPlan, Study
 from gemel.synthetic.releases import declared_inputs
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 
 SITE, STEWARD = "audit", "audit steward"
 PATIENTS, FLOOR = 60, 20
@@ -67,7 +67,7 @@ class Throwaway:
         """What a coordinator sends with a task: the twin at its public start, or nothing."""
         if not declared_inputs(task, self.programme):
             return b""
-        return pack_arrays(HazardTwin(self.programme).to_arrays())
+        return pack_arrays(make_twin(self.programme).to_arrays())
 
     def envelope(self, study: SignedDocument, task: str, inputs: bytes = b"", **forged: Any) -> Envelope:
         """A request as the coordinator signs it; `forged` replaces its fields, or `key` the signer."""

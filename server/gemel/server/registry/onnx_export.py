@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from gemel.core.errors import GemelError
-from gemel.twins.hazard import HazardTwin
 from gemel.twins.prediction_graph import PredictionGraph
+from gemel.twins.twin import Twin
 
 TOLERANCE = 1e-5
 CHECKED_PATIENTS = 256
@@ -19,8 +19,8 @@ OPSET = 18
 INPUT, OUTPUTS = "values", ("cumulative_incidence", "alive")
 
 
-def export_onnx(twin: HazardTwin) -> bytes:
-    """The prediction as an ONNX model: values float32 (n, d) -> cumulative_incidence (n, years + 1, k), alive (n, years + 1).
+def export_onnx(twin: Twin) -> bytes:
+    """The prediction as an ONNX model: values float32 (n, d) -> cumulative_incidence (n, times, k), alive (n, times).
 
     Run by onnxruntime on made-up patients and compared with `twin.predict`: never further away than `TOLERANCE`.
     Raises GEM533 when the exporter is not installed, cannot express the twin, or the model does not agree.
@@ -61,13 +61,11 @@ def _forget_origin(model: Any) -> None:
         part.doc_string = ""
 
 
-def made_up_values(
-    twin: HazardTwin, *, patients: int = CHECKED_PATIENTS
-) -> np.ndarray[Any, np.dtype[np.float32]]:
+def made_up_values(twin: Twin, *, patients: int = CHECKED_PATIENTS) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Raw values (n, d) around the public reference, beyond the bounds too, a tenth missing; nobody's."""
     draw = np.random.default_rng(0)
     columns = []
-    for feature in twin.programme.features:
+    for feature in twin.programme.columns:
         column = feature.reference_mean + 2 * feature.scale * draw.standard_normal(patients)
         if feature.low == 0 and feature.high == 1:
             column = (draw.random(patients) < 0.5).astype(np.float64)
@@ -78,7 +76,7 @@ def made_up_values(
 
 def _exported(graph: PredictionGraph) -> bytes:
     # Two examples: with one, the exporter takes the number of patients for a constant.
-    example = torch.zeros(2, len(graph.twin.programme.features))
+    example = torch.zeros(2, len(graph.twin.programme.columns))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -98,7 +96,7 @@ def _exported(graph: PredictionGraph) -> bytes:
     return content
 
 
-def _agree(onnxruntime: Any, content: bytes, twin: HazardTwin) -> None:
+def _agree(onnxruntime: Any, content: bytes, twin: Twin) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
