@@ -14,7 +14,7 @@ other targets get heads of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -148,13 +148,27 @@ class HazardTwin(Twin):
         self, values: NDArray[np.floating], state: int, plan: TreatmentPlan = NOTHING_CHANGED
     ) -> Floats:
         """λ (n, k, steps) of patients who are all in one state (bit i: disease i + 1) in every step."""
-        diseases = len(self.programme.outcomes) - 1
-        bits = torch.tensor([float(state >> i & 1) for i in range(diseases)])
+        return self._hazards(values, [state], plan)[:, 0].astype(np.float64)
+
+    def hazards_by_state(
+        self, values: NDArray[np.floating], plan: TreatmentPlan = NOTHING_CHANGED
+    ) -> NDArray[np.float32]:
+        """λ (n, 2^m, k, steps): `hazards_in_state` of every set of diseases, with one run of the physiology."""
+        return self._hazards(values, range(1 << (len(self.programme.outcomes) - 1)), plan)
+
+    def _hazards(
+        self, values: NDArray[np.floating], states: Sequence[int], plan: TreatmentPlan
+    ) -> NDArray[np.float32]:
+        outcomes, steps = len(self.programme.outcomes), len(self.log_width)
         batch = {name: torch.from_numpy(array) for name, array in self.inputs(values, plan).items()}
-        held = bits.expand(len(values), len(self.log_width), diseases)
+        hazards = np.empty((len(values), len(states), outcomes, steps), np.float32)
         with torch.no_grad():
-            eta = self.log_hazard(batch["columns"], batch["age"], held, self.covariates(batch))
-            hazards: Floats = torch.exp(eta).numpy().astype(np.float64)
+            covariates = self.covariates(batch)
+            for place, state in enumerate(states):
+                bits = torch.tensor([float(state >> i & 1) for i in range(outcomes - 1)])
+                held = bits.expand(len(values), steps, outcomes - 1)
+                eta = self.log_hazard(batch["columns"], batch["age"], held, covariates)
+                hazards[:, place] = torch.exp(eta).numpy()
         return hazards
 
     def predict(self, values: NDArray[np.floating], *, plan: TreatmentPlan = NOTHING_CHANGED) -> Prediction:
