@@ -1,4 +1,4 @@
-"""Cardiometabolic course in fatty liver: death, cardiovascular disease, diabetes over 15 years.
+"""Fatty liver, heart and circulation: death, heart failure, atrial fibrillation, infarction, stroke, diabetes over 15 years.
 
 Context: the ARTEMIS row of the European virtual-human-twin programmes. Open data that it was tried on:
 Allen AM et al., Hepatology 2018;67:1726 (Olmsted County; R package survival, nafld1-3).
@@ -16,6 +16,7 @@ from gemel.core.programme import (
     OutcomeKind,
     Programme,
 )
+from gemel.twins.programmes.fatty_liver.treatments import TREATMENTS
 
 # The codes, units and bounds are the library's; each says there by what source.
 CONCEPTS = tuple(
@@ -33,11 +34,16 @@ CONCEPTS = tuple(
         "atrial_fibrillation",
         "myocardial_infarction",
         "stroke",
+        "aspartate_aminotransferase",
+        "alanine_aminotransferase",
+        "platelets",
+        "albumin",
+        "liver_stiffness",
     )
 )
 
-_CARDIOVASCULAR = ("heart_failure", "atrial_fibrillation", "myocardial_infarction", "stroke")
 _YEARS_5 = 1826
+_YEARS_10 = 3652
 _CHOSEN = "round clinical reference values, chosen by the programme's authors; not fitted on patients"
 
 
@@ -54,6 +60,25 @@ def _history(name: str, title: str, *concepts: str) -> Feature:
         bin_edges=(0.0, 0.5, 1.0),
         source="recorded diagnosis",
         concepts=concepts,
+    )
+
+
+def _measured(
+    name: str, title: str, unit: str, mean: float, scale: float, edges: tuple[float, ...], concept: str
+) -> Feature:
+    return Feature(
+        name=name,
+        title=title,
+        kind=FeatureKind.LAST,
+        unit=unit,
+        low=edges[0],
+        high=edges[-1],
+        reference_mean=mean,
+        scale=scale,
+        bin_edges=edges,
+        source=_CHOSEN,
+        concepts=(concept,),
+        window_days=_YEARS_5,
     )
 
 
@@ -82,76 +107,111 @@ FEATURES = (
         bin_edges=(0.0, 0.5, 1.0),
         source="administrative sex",
     ),
-    Feature(
-        name="body_mass_index_kg_m2",
-        title="Body mass index",
-        kind=FeatureKind.LAST,
-        unit="kg/m2",
-        low=15,
-        high=60,
-        reference_mean=28,
-        scale=6,
-        bin_edges=(15, 20, 22.5, 25, 27.5, 30, 32.5, 35, 40, 45, 60),
-        source=_CHOSEN,
-        concepts=("body_mass_index",),
-        window_days=_YEARS_5,
+    _measured(
+        "body_mass_index_kg_m2",
+        "Body mass index",
+        "kg/m2",
+        28,
+        6,
+        (15, 20, 22.5, 25, 27.5, 30, 32.5, 35, 40, 45, 60),
+        "body_mass_index",
     ),
-    Feature(
-        name="systolic_blood_pressure_mmhg",
-        title="Systolic blood pressure",
-        kind=FeatureKind.LAST,
-        unit="mm[Hg]",
-        low=80,
-        high=220,
-        reference_mean=130,
-        scale=20,
-        bin_edges=(80, 100, 110, 120, 130, 140, 150, 160, 180, 220),
-        source=_CHOSEN,
-        concepts=("systolic_blood_pressure",),
-        window_days=_YEARS_5,
+    _measured(
+        "systolic_blood_pressure_mmhg",
+        "Systolic blood pressure",
+        "mm[Hg]",
+        130,
+        20,
+        (80, 100, 110, 120, 130, 140, 150, 160, 180, 220),
+        "systolic_blood_pressure",
     ),
-    Feature(
-        name="hdl_cholesterol_mg_dl",
-        title="HDL cholesterol",
-        kind=FeatureKind.LAST,
-        unit="mg/dL",
-        low=15,
-        high=120,
-        reference_mean=50,
-        scale=15,
-        bin_edges=(15, 30, 35, 40, 45, 50, 55, 60, 70, 80, 120),
-        source=_CHOSEN,
-        concepts=("hdl_cholesterol",),
-        window_days=_YEARS_5,
+    _measured(
+        "hdl_cholesterol_mg_dl",
+        "HDL cholesterol",
+        "mg/dL",
+        50,
+        15,
+        (15, 30, 35, 40, 45, 50, 55, 60, 70, 80, 120),
+        "hdl_cholesterol",
     ),
     _history("fatty_liver", "Fatty liver disease", "fatty_liver"),
     _history("hypertension", "Hypertension", "hypertension"),
     _history("dyslipidaemia", "Dyslipidaemia", "dyslipidaemia"),
     _history("diabetes_history", "Diabetes before the index date", "diabetes"),
     _history("ischaemic_heart_disease", "Ischaemic heart disease", "ischaemic_heart_disease"),
+    _history("heart_failure_history", "Heart failure before the index date", "heart_failure"),
     _history(
-        "cardiovascular_history", "Heart failure, AF, MI or stroke before the index date", *_CARDIOVASCULAR
+        "atrial_fibrillation_history", "Atrial fibrillation before the index date", "atrial_fibrillation"
+    ),
+    _history(
+        "myocardial_infarction_history",
+        "Myocardial infarction before the index date",
+        "myocardial_infarction",
+    ),
+    _history("stroke_history", "Stroke before the index date", "stroke"),
+    # What the published fibrosis scores and the fibrosis chain read; no hazard reads them directly.
+    _measured(
+        "aspartate_aminotransferase_u_l",
+        "Aspartate aminotransferase (AST)",
+        "U/L",
+        30,
+        20,
+        (5, 20, 30, 40, 60, 100, 500),
+        "aspartate_aminotransferase",
+    ),
+    _measured(
+        "alanine_aminotransferase_u_l",
+        "Alanine aminotransferase (ALT)",
+        "U/L",
+        35,
+        25,
+        (5, 20, 30, 40, 60, 100, 500),
+        "alanine_aminotransferase",
+    ),
+    _measured(
+        "platelets_10e9_l",
+        "Platelets",
+        "10*9/L",
+        240,
+        65,
+        (20, 100, 150, 200, 250, 300, 800),
+        "platelets",
+    ),
+    _measured("albumin_g_dl", "Albumin", "g/dL", 4.2, 0.4, (1, 3, 3.5, 4, 4.5, 6), "albumin"),
+    _measured(
+        "liver_stiffness_kpa",
+        "Liver stiffness by transient elastography",
+        "kPa",
+        7,
+        4,
+        (1.5, 5, 8, 10, 14, 20, 75),
+        "liver_stiffness",
     ),
 )
 
 OUTCOMES = (
     Outcome(name="death", title="Death", kind=OutcomeKind.DEATH),
-    Outcome(
-        name="cardiovascular",
-        title="First heart failure, atrial fibrillation, myocardial infarction or stroke",
-        kind=OutcomeKind.FIRST_DIAGNOSIS,
-        concepts=_CARDIOVASCULAR,
+    *(
+        Outcome(name=name, title=title, kind=OutcomeKind.FIRST_DIAGNOSIS, concepts=(name,))
+        for name, title in (
+            ("heart_failure", "Heart failure"),
+            ("atrial_fibrillation", "Atrial fibrillation"),
+            ("myocardial_infarction", "Myocardial infarction"),
+            ("stroke", "Stroke"),
+            ("diabetes", "Diabetes"),
+        )
     ),
-    Outcome(name="diabetes", title="Diabetes", kind=OutcomeKind.FIRST_DIAGNOSIS, concepts=("diabetes",)),
 )
+CARDIOVASCULAR = ("heart_failure", "atrial_fibrillation", "myocardial_infarction", "stroke")
 
 PROGRAMME = Programme(
     name="fatty_liver",
-    version="1",
-    title="Cardiometabolic course in fatty liver",
+    version="2",
+    title="Fatty liver, heart and circulation",
     question=(
-        "Over 15 years, how likely are death, a first cardiovascular disease and diabetes in an adult "
-        "with or without fatty liver, and how would losing weight change what the twin expects?"
+        "Over 15 years, how likely are death, heart failure, atrial fibrillation, myocardial infarction, stroke and "
+        "diabetes in an adult with or without fatty liver, how does the liver's fibrosis move, and what would "
+        "losing weight or a drug change?"
     ),
     cohort=CohortDefinition(minimum_age_years=18, maximum_age_years=100, minimum_follow_up_days=1),
     concepts=CONCEPTS,
@@ -159,7 +219,13 @@ PROGRAMME = Programme(
     outcomes=OUTCOMES,
     horizon_years=15,
     endpoints=tuple(
-        Endpoint(name=outcome.name, title=outcome.title, outcome=outcome.name, horizons_days=(1826, 3652))
+        Endpoint(
+            name=outcome.name,
+            title=outcome.title,
+            outcome=outcome.name,
+            horizons_days=(_YEARS_5, _YEARS_10),
+        )
         for outcome in OUTCOMES[:2]  # each further one costs every patient privacy
     ),
+    treatments=TREATMENTS,
 )
