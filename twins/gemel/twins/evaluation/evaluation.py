@@ -242,7 +242,8 @@ def _ordinal(
     """Of the twin, and of everybody's mean shares; where death counts, it is the worst level."""
     if endpoint.outcome or target_of(programme, endpoint).kind is not TargetKind.ORDINAL:
         return None
-    level, predicted = levels_of(prediction, dataset, programme, endpoint)
+    predicted = level_probabilities(prediction, programme, endpoint)
+    level = observed_levels(dataset, programme, endpoint)
     reached = np.zeros(predicted.shape)
     reached[np.arange(len(level)), np.nan_to_num(level).astype(np.int64)] = 1.0
     shares = (event.weight[:, None] * reached).sum(axis=0) / max(event.weight.sum(), 1e-12)
@@ -253,22 +254,22 @@ def _ordinal(
     )
 
 
-def levels_of(
-    prediction: Prediction, dataset: Dataset, programme: Programme, endpoint: Endpoint
-) -> tuple[Floats, Floats]:
-    """Of an ordinal target: the level of each patient (n,), NaN where not known, and its predicted probabilities (n, levels).
-
-    Where the endpoint counts death, it is a level of its own, the highest.
-    """
+def level_probabilities(prediction: Prediction, programme: Programme, endpoint: Endpoint) -> Floats:
+    """Of an ordinal target: the predicted probabilities (n, levels). Where the endpoint counts death, it is the highest level."""
     target = target_of(programme, endpoint)
     probabilities: Floats = prediction.targets[target.name]
-    level = measured_target(dataset, target.name)
     if not endpoint.with_death:
-        return level, probabilities
+        return probabilities
     alive = prediction.alive[:, programme.step_at(float(target.at_days or 0))][:, None]
-    with_death = np.concatenate([alive * probabilities, 1 - alive], axis=1)
+    return np.concatenate([alive * probabilities, 1 - alive], axis=1)
+
+
+def observed_levels(dataset: Dataset, programme: Programme, endpoint: Endpoint) -> Floats:
+    """Of an ordinal target: the level of each patient (n,), counted as in `level_probabilities`; NaN where not known."""
+    target = target_of(programme, endpoint)
+    level = measured_target(dataset, target.name)
     died = fates(programme, endpoint, dataset) == Fate.DIED
-    return np.where(died, probabilities.shape[1], level), with_death
+    return np.where(died, len(target.levels) + 1, level)
 
 
 def _plain(value: Any) -> Any:
