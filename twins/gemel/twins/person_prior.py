@@ -27,8 +27,9 @@ def to_scale(parameter: Parameter, value: Tensor) -> Tensor:
 def from_scale(parameter: Parameter, place: Tensor) -> Tensor:
     """The value at a place on its parameter's scale, kept within the parameter's bounds; the inverse of `to_scale`."""
     if parameter.scale is Scale.LOGIT:
-        return parameter.low + (parameter.high - parameter.low) * torch.sigmoid(place)
-    value = place if parameter.scale is Scale.NATURAL else place.exp()
+        value = parameter.low + (parameter.high - parameter.low) * torch.sigmoid(place)
+    else:
+        value = place if parameter.scale is Scale.NATURAL else place.exp()
     return value.clamp(parameter.low, parameter.high)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import grad, jvp
 
 from gemel.core.errors import GemelError
 from gemel.twins.assimilation.measurements import MeasurementError, Measurements
@@ -70,7 +69,8 @@ class MaximumAPosteriori:
         def objective(z: Tensor) -> Tensor:
             return 0.5 * (z**2).sum(1) - self.log_likelihood(prior.theta(z), measurements)
 
-        z = _minimum(objective, torch.zeros_like(prior.location))
+        with torch.no_grad():
+            z = _minimum(objective, torch.zeros_like(prior.location))
         _, curvature = _derivatives(objective, z)
         values, vectors = torch.linalg.eigh(curvature)
         inverse = vectors @ torch.diag_embed(1 / values.clamp(min=_LEAST_CURVATURE)) @ vectors.transpose(1, 2)
@@ -114,15 +114,14 @@ def course_log_likelihood(
 
 def _derivatives(objective: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (n, p) and Hessian (n, p, p) of every patient: no patient's objective depends on another's z."""
-    slope = grad(lambda at: objective(at).sum())
-    value = slope(z)
-    columns = []
-    for i in range(z.shape[1]):
-        along = torch.zeros_like(z)
-        along[:, i] = 1.0
-        columns.append(jvp(slope, (z,), (along,))[1])
-    hessian = torch.stack(columns, dim=2) if columns else z.new_zeros(len(z), 0, 0)
-    return value, (hessian + hessian.transpose(1, 2)) / 2
+    with torch.enable_grad():
+        at = z.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(objective(at).sum(), at, create_graph=True)
+        columns = [
+            torch.autograd.grad(slope[:, i].sum(), at, retain_graph=True)[0] for i in range(z.shape[1])
+        ]
+    hessian = torch.stack(columns, dim=2)
+    return slope.detach(), (hessian + hessian.transpose(1, 2)) / 2
 
 
 def _minimum(objective: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -135,7 +134,7 @@ def _minimum(objective: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     damping = torch.full_like(least, 1e-3)
     for _ in range(_MOST_STEPS):
         slope, curvature = _derivatives(objective, z)
-        flat = slope.abs().amax(1) < _FLAT if z.shape[1] else torch.ones_like(least, dtype=torch.bool)
+        flat = slope.abs().amax(1) < _FLAT
         # A step that no damping lets improve: rounding, not the slope, decides.
         stuck = damping > 1e12
         if bool((flat | stuck).all()):
@@ -149,7 +148,11 @@ def _minimum(objective: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
         z = torch.where(better[:, None], tried, z)
         least = torch.where(better, value, least)
         damping = torch.where(better, damping * 0.1, damping * 10).clamp(min=1e-12)
-    slope, _ = _derivatives(objective, z)
-    if z.shape[1] and bool((slope.abs().amax(1) > 1e-2 * (1 + least.abs())).any()):
+    slope, curvature = _derivatives(objective, z)
+    values, vectors = torch.linalg.eigh(curvature)
+    along = (vectors.transpose(1, 2) @ slope[:, :, None])[:, :, 0]
+    # What one more step would gain. Written so that what is no number fails.
+    gain = (along**2 / values.abs().clamp(min=_LEAST_CURVATURE)).sum(1)
+    if not bool((gain <= 1e-6 * (1 + least.abs())).all()):
         raise GemelError("GEM610", "No most likely parameters were found for a patient's observations.")
     return z
