@@ -66,26 +66,37 @@ def gemel(
 @app.command()
 def demo(
     *,
+    programme: Annotated[str, typer.Option(metavar="NAME", help="An installed programme.")] = "fatty_liver",
     out: Annotated[Path, typer.Option(help="Folder for the report and all files.")] = Path("out/demo"),
-    hospitals: Annotated[int, typer.Option(min=2, max=5, help="Hospitals to split the cohort into.")] = 3,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds of training.")] = 6,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of open data. Without the programme's file in it, its people are simulated.",
+        ),
+    ] = None,
+    hospitals: Annotated[int, typer.Option(min=2, max=20, help="Hospitals to deal the people out to.")] = 3,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Rounds of training.", show_default="the programme's"),
+    ] = None,
     epsilon: Annotated[
         float, typer.Option(min=0.1, max=100, help="Budget of each patient, everything included.")
     ] = 3.0,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the virtual cohort.")] = 0,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Run the whole walk on this machine, over real Flower.
+    """Run the whole walk of a programme on this machine, over real Flower.
 
-    Hospitals made from open data, a signed study, private training, evaluation, a virtual cohort, one report.
+    Hospitals made from open data, a signed study, private training, evaluation, one patient's what-if, a virtual cohort, one
+    report.
     """
     say("Loading torch, Flower and the FHIR models …")
     with failures(output):
-        from gemel.cli.demo.run import main
+        from gemel.cli.demo.run import Settings, main
 
-        main(
-            out, hospitals=hospitals, rounds=rounds, epsilon=epsilon, seed=seed, as_json=output is Format.JSON
-        )
+        settings = Settings(hospitals=hospitals, rounds=rounds or 0, epsilon=epsilon, seed=seed, data=data)
+        main(programme, out, settings, as_json=output is Format.JSON)
 
 
 app.command("doctor")(doctor.doctor)

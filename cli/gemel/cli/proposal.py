@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from gemel.privacy.accounting import price
 from gemel.privacy.planning import Shares, planned_study
 from gemel.synthetic.marginals import marginal_specs
 from gemel.synthetic.releases import check_strategy
+from gemel.twins.installed import definition_of
 from gemel.twins.metrics import metric_tables
 
 _ANY_NOISE = 1e4  # until it is solved for
@@ -81,13 +81,9 @@ def propose(
 def usual_training(programme: Programme, **changes: Any) -> tuple[TrainingPlan, Shares]:
     """A programme's usual training without its noise, and its usual division of the budget.
 
-    Raises GEM104 when the programme declares none.
+    Raises GEM104 for a programme that is not installed.
     """
-    try:
-        module = importlib.import_module(f"gemel.twins.programmes.{programme.name}.plan")
-        usual = module.DEFAULT_TRAINING
-    except (ImportError, AttributeError) as error:
-        raise GemelError("GEM104", f"Programme {programme.name} declares no usual training.") from error
+    usual = definition_of(programme).training
     names = ("rounds", "local_steps", "learning_rate", "momentum", "max_grad_norm", "sample_rate")
     values = {name: getattr(usual, name) for name in names}
     training = TrainingPlan(**{**values, **changes}, noise_multiplier=0.0)

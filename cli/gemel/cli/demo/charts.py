@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from markupsafe import Markup
 
-from gemel.cli.demo.summary import Curves, Round, Score, Scores, Site, Survival
+from gemel.cli.demo.summary import CoursePair, Round, Site, Survival, WhatIf
 from gemel.cli.demo.svg import (
     BLUE,
     GREY,
@@ -22,6 +23,7 @@ from gemel.cli.demo.svg import (
     stroke,
     text,
 )
+from gemel.core.programme import DAYS_PER_YEAR
 
 
 def walk(sites: Sequence[Site], *, virtual_patients: int) -> Markup:
@@ -114,89 +116,128 @@ def budgets(sites: Sequence[Site]) -> Markup:
 
 
 def discrimination(
-    models: Mapping[str, Scores], titles: Mapping[str, str], outcomes: Mapping[str, str]
+    models: Mapping[str, Mapping[str, float | None]],
+    titles: Mapping[str, str],
+    endpoints: Mapping[str, str],
 ) -> Markup:
-    """AUC at 10 years: one line for each outcome, one shape for each model."""
-    values = [
-        score.auc_10y for scores in models.values() for score in scores.values() if score.auc_10y is not None
-    ]
+    """AUC at the last horizon: one line for each endpoint, one shape for each model."""
+    values = [score for scores in models.values() for score in scores.values() if score is not None]
     if not values:
         return NOTHING
     low, high = floor(min(*values, 0.98) * 20 - 0.4) / 20, min(1.0, ceil(max(values) * 20 + 0.4) / 20)
-    plot = Plot(235, 44, 620, len(outcomes) * 54, low, high, 0, 1)
+    plot = Plot(325, 44, 530, len(endpoints) * 54, low, high, 0, 1)
     drawn = [_legend(titles)]
     ticks = round((high - low) / 0.05)
     for x in (low + i * 0.05 for i in range(ticks + 1)):
         across, _ = plot.at(x, 0)
         drawn.append(stroke(across, 44, across, 44 + plot.height, colour=PALE))
         drawn.append(text(across, 44 + plot.height + 17, f"{x:.2f}", anchor="middle", small=True))
-    for row, (outcome, title) in enumerate(outcomes.items()):
+    for row, (endpoint, title) in enumerate(endpoints.items()):
         y = 44 + 27 + row * 54
-        drawn.append(text(221, y + 4, title, anchor="end", fit=34))
-        drawn.append(stroke(235, y, 855, y, colour=GREY))
+        drawn.append(text(311, y + 4, title, anchor="end", fit=46))
+        drawn.append(stroke(325, y, 855, y, colour=GREY))
         # The joint twin is drawn last, so that nothing hides it.
         for shape, model in reversed(list(enumerate(models))):
-            score = models[model].get(outcome, Score()).auc_10y
+            score = models[model].get(endpoint)
             if score is not None:
                 drawn.append(_marker(shape, plot.at(score, 0)[0], y, f"{titles[model]}: {score:.3f}"))
-    return picture(
-        900, 44 + plot.height + 26, "AUC at 10 years of four models; the table says the same.", drawn
-    )
+    return picture(900, 44 + plot.height + 26, "AUC of four models; the table says the same.", drawn)
 
 
-def courses(
-    years: Sequence[float],
-    factual: Curves,
-    counterfactual: Curves,
-    *,
-    low: Mapping[str, Curves],
-    high: Mapping[str, Curves],
-    titles: Mapping[str, str],
-) -> Markup:
-    """Small multiples: expected risk by year as is (solid) and after the change (dashed), each with its range."""
-    outcomes = [name for name in factual if name in counterfactual]
-    everything = [factual, counterfactual, *high.values()]
-    top = _nice(max((v for curves in everything for o in outcomes for v in curves.get(o, [])), default=0.0))
-    width = (900 - 52 * len(outcomes) - 20) / max(len(outcomes), 1)
+def risk_courses(what_if: WhatIf) -> Markup:
+    """Small multiples: expected risk over time under the plan (solid) and the other (dashed), each with its range."""
+    names = [name for name in what_if.with_plan if name in what_if.with_other]
+    curves = [
+        c[name]
+        for c in (what_if.with_plan, what_if.with_other, *what_if.high.values())
+        for name in names
+        if name in c
+    ]
+    top = _nice(max((value for curve in curves for value in curve), default=0.0))
+    cells = []
+    for name in names:
+        bands = [
+            (what_if.low.get(side, {}).get(name), what_if.high.get(side, {}).get(name))
+            for side in ("plan", "other")
+        ]
+        pair = what_if.with_plan[name], what_if.with_other[name]
+        cells.append(_Cell(what_if.titles.get(name, name), pair, bands, 0.0, top, "{:.1%}"))
+    label = "Expected risk over time under both plans; the table below gives the numbers."
+    return _multiples(cells, what_if.times, label)
+
+
+def measured_courses(what_if: WhatIf) -> Markup:
+    """Small multiples: what is measured, as expected under the plan (solid) and the other (dashed)."""
+    cells = []
+    for course in what_if.courses:
+        low, high = _span(course)
+        pair = course.with_plan, course.with_other
+        cells.append(_Cell(f"{course.name}, {course.unit}", pair, [], low, high, "{:.3g}"))
+    return _multiples(cells, what_if.times, "Expected course of what is measured, under both plans.")
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One small picture: two curves, a band for each where there is one, and the range of its axis."""
+
+    title: str
+    pair: tuple[Sequence[float], Sequence[float]]
+    bands: Sequence[tuple[Sequence[float] | None, Sequence[float] | None]]
+    low: float
+    high: float
+    form: str
+
+
+def _multiples(cells: Sequence[_Cell], times: Sequence[float], label: str) -> Markup:
+    columns = min(len(cells), 3)
+    rows = ceil(len(cells) / columns)
+    width = (900 - 52 * columns - 20) / columns
     drawn = []
-    for column, outcome in enumerate(outcomes):
-        plot = Plot(52 + column * (width + 52), 34, width - 56, 200, years[0], years[-1], 0, top)
-        drawn.append(text(plot.left, 16, titles.get(outcome, outcome), bold=True, fit=36))
-        drawn.append(plot.axes(x_ticks=_years(years), y_ticks=[top * i / 4 for i in range(5)]))
-        sides = (("factual", factual, BLUE, False), ("counterfactual", counterfactual, ORANGE, True))
-        for side, _, colour, _ in sides:
-            bounds = low.get(side, {}).get(outcome), high.get(side, {}).get(outcome)
-            if bounds[0] and bounds[1]:
-                drawn.append(plot.band(years, bounds[0], bounds[1], colour=colour))
-        drawn += [plot.line(years, curves[outcome], colour=c, dashed=d) for _, curves, c, d in sides]
-        ends = [plot.at(years[-1], curves[outcome][-1])[1] for _, curves, _, _ in sides]
-        for (_, curves, colour, _), y in zip(sides, _apart(ends), strict=True):
-            drawn.append(
-                text(
-                    plot.left + plot.width + 5, y + 4, f"{curves[outcome][-1]:.1%}", colour=colour, bold=True
-                )
-            )
-    label = "Expected risk by year, as is and after the change; the table below gives the numbers."
-    return picture(900, 262, label, drawn)
+    for number, cell in enumerate(cells):
+        left, top = 52 + number % columns * (width + 52), 34 + number // columns * 262
+        plot = Plot(left, top, width - 56, 200, times[0], times[-1], cell.low, cell.high)
+        drawn.append(text(plot.left, top - 18, cell.title, bold=True, fit=round(width / 8)))
+        ticks = [cell.low + (cell.high - cell.low) * i / 4 for i in range(5)]
+        drawn.append(plot.axes(x_ticks=_ticks(times), y_ticks=ticks, percent="%" in cell.form))
+        for (low, high), colour in zip(cell.bands, (BLUE, ORANGE), strict=False):
+            if low and high:
+                drawn.append(plot.band(times, low, high, colour=colour))
+        ends = [plot.at(times[-1], curve[-1])[1] for curve in cell.pair]
+        sides = zip(cell.pair, (BLUE, ORANGE), (False, True), _apart(ends), strict=True)
+        for curve, colour, dashed, y in sides:
+            drawn.append(plot.line(times, curve, colour=colour, dashed=dashed))
+            end = cell.form.format(curve[-1])
+            drawn.append(text(plot.left + plot.width + 5, y + 4, end, colour=colour, bold=True))
+    return picture(900, 262 * rows, label, drawn)
+
+
+def _span(course: CoursePair) -> tuple[float, float]:
+    """Round limits a little beyond both curves."""
+    values = [*course.with_plan, *course.with_other]
+    low, high = min(values), max(values)
+    room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
+    return low - room, high + room
 
 
 def survival(curve: Survival) -> Markup:
-    """Share alive by year: real people solid, virtual people dashed."""
-    years = curve.years
+    """Share alive over time: real people solid, virtual people dashed."""
+    in_days = curve.years[-1] < 2
+    years = [round(year * DAYS_PER_YEAR) for year in curve.years] if in_days else curve.years
+    unit = "days" if in_days else "years"
     low = max(0.0, floor(min(*curve.real, *curve.virtual) * 10 - 0.5) / 10)
     plot = Plot(60, 14, 690, 230, years[0], years[-1], low, 1.0)
     steps = round((1 - low) / 0.1)
     ticks = [low + i * 0.1 for i in range(steps + 1)]
     ends = _apart([plot.at(years[-1], curve.real[-1])[1], plot.at(years[-1], curve.virtual[-1])[1]])
     drawn = [
-        plot.axes(x_ticks=_years(years), y_ticks=ticks),
+        plot.axes(x_ticks=_ticks(years), y_ticks=ticks),
         plot.line(years, curve.real, colour=BLUE),
         plot.line(years, curve.virtual, colour=ORANGE, dashed=True),
         text(758, ends[0] + 4, f"Real {curve.real[-1]:.1%}", colour=BLUE, bold=True),
         text(758, ends[1] + 4, f"Virtual {curve.virtual[-1]:.1%}", colour=ORANGE, bold=True),
-        text(405, 276, "Years since the index date", anchor="middle", small=True),
+        text(405, 276, f"{unit.capitalize()} since the index date", anchor="middle", small=True),
     ]
-    return picture(900, 284, "Share alive by year in the real and in the virtual cohort.", drawn)
+    return picture(900, 284, "Share alive over time in the real and in the virtual cohort.", drawn)
 
 
 def _disc(x: float, y: float) -> Markup:
@@ -245,9 +286,11 @@ def _apart(ys: list[float]) -> list[float]:
     return [first + sign * overlap / 2, second - sign * overlap / 2]
 
 
-def _years(years: Sequence[float]) -> list[float]:
-    step = 5 if years[-1] - years[0] > 8 else 1
-    return [year for year in years if year % step == 0]
+def _ticks(times: Sequence[float]) -> list[float]:
+    """Four to eight round times from the first to the last."""
+    span = times[-1] - times[0]
+    step = next(step for step in (1, 2, 5, 10, 30, 60, 90, 180, 365, 730) if span / step <= 8)
+    return [times[0] + i * step for i in range(int(span / step) + 1)]
 
 
 def _nice(value: float) -> float:

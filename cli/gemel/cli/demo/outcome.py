@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,32 @@ MODELS = {
     "federated_dp": "joint twin, private",
     "pooled": "same twin, pooled, not private",
     "local": "each hospital alone (mean)",
-    "cox": "Cox on age and sex, pooled",
+    "age_and_sex": "age and sex alone, pooled",
 }
-OUTCOMES = {"death": "death", "cardiovascular": "heart and circulation"}
 FILES = (
     ("report", "report.html"),
     ("summary", "summary.json"),
+    ("twin", "twin.safetensors"),
     ("certificate", "certificate.json"),
     ("ledgers", "ledgers"),
     ("virtual cohort", "virtual_cohort"),
 )
 
 
-def show(summary: dict[str, Any], out: Path) -> None:
+def show(summary: Mapping[str, Any], out: Path) -> None:
     """Print the result of a demo."""
-    width = None if sys.stdout.isatty() else 100
+    width = None if sys.stdout.isatty() else 110
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
-    console.print(_metrics(summary["metrics"]))
+    if summary["source"]["simulated"]:
+        console.print(
+            f"SIMULATED PEOPLE: {summary['source']['title']}. The numbers below say that the walk works, nothing of medicine.\n",
+            markup=False,
+        )
+    console.print(_scores(summary))
+    if summary["metrics"]["baselines"]:
+        console.print(_baselines(summary))
+    if summary["what_if"]:
+        console.print(_what_if(summary["what_if"]))
     console.print(_hospitals(summary))
     for what, name in FILES:
         console.print(f"{what + ':':<16}{out / name}")
@@ -37,26 +47,66 @@ def show(summary: dict[str, Any], out: Path) -> None:
     console.print(f"  gemel verify {out / 'certificate.json'}")
 
 
-def _metrics(metrics: dict[str, Any]) -> Table:
-    """One row for each model and outcome: eight narrow columns would wrap on a usual terminal."""
-    table = Table(title="Foresight on held-out patients (AUC: higher is better; IBS: lower)", box=None)
+def _scores(summary: Mapping[str, Any]) -> Table:
+    """One row for each endpoint, model: its scores in words, for they differ between endpoints."""
+    metrics = summary["metrics"]
+    table = Table(
+        title="Foresight on held-out patients (AUC: higher is better; IBS, Brier, RMSE: lower)", box=None
+    )
     table.title_justify = "left"
-    for heading in ("", "model", "AUC 5 years", "AUC 10 years", "IBS"):
-        table.add_column(heading, justify="left" if heading in ("", "model") else "right")
-    for outcome, title in OUTCOMES.items():
-        for number, (key, model) in enumerate(MODELS.items()):
-            score = metrics[key][outcome]
-            figures = (_figure(score[name]) for name in ("auc_5y", "auc_10y", "ibs"))
-            table.add_row("" if number else title, model, *figures)
-        released = metrics["released"][outcome]
+    lines = {name: line for name, line in summary["endpoints"].items() if name in metrics["released"]}
+    most = max(len(line["figures"]) for line in lines.values())
+    for heading in ("", "model", *[""] * most):
+        table.add_column(heading, justify="left" if len(table.columns) < 2 else "right")
+    for name, line in lines.items():
+        table.add_row(line["title"], "", *(f"[dim]{heading}[/dim]" for heading in line["figures"].values()))
+        for key, model in MODELS.items():
+            score = metrics[key][name]
+            table.add_row("", model, *(_figure(score.get(figure)) for figure in line["figures"]))
+        released = metrics["released"][name]
         noisy = (
-            f"{released[n]['value']:.2f} ± {released[n]['standard_error']:.2f}" for n in ("auc_5y", "auc_10y")
+            f"{released[f]['value']:.2f} ± {released[f]['standard_error']:.2f}" if f in released else ""
+            for f in line["figures"]
         )
-        table.add_row("", "joint twin, as the hospitals released it", *noisy, "")
+        table.add_row("", "joint twin, as the hospitals released it", *noisy)
     return table
 
 
-def _hospitals(summary: dict[str, Any]) -> Table:
+def _baselines(summary: Mapping[str, Any]) -> Table:
+    table = Table(title="\nPublished scores, on the held-out patients who have their inputs", box=None)
+    table.title_justify = "left"
+    for heading in ("score", "of", "people", "", "score's", "joint twin's"):
+        table.add_column(heading, justify="left" if heading in ("score", "of", "") else "right")
+    for line in summary["metrics"]["baselines"]:
+        endpoint = summary["endpoints"][line["endpoint"]]
+        figure = endpoint["figures"].get(line["figure"], line["figure"])
+        figures = (_figure(line[key]) for key in ("score", "twin"))
+        table.add_row(line["title"], endpoint["title"], f"{line['patients']:,}", figure, *figures)
+    return table
+
+
+def _what_if(what_if: Mapping[str, Any]) -> Table:
+    """The last time of each outcome under both plans, or why there is none."""
+    table = Table(title=f"\n{what_if['title']}: what if?", box=None)
+    table.title_justify = "left"
+    if what_if["reasons"]:
+        table.add_column("The twin does not say")
+        for reason in what_if["reasons"]:
+            table.add_row(reason)
+        return table
+    at = f"{what_if['times'][-1]:g} {what_if['time_unit']}"
+    for heading in (f"risk at {at}", "A", "B", "A minus B"):
+        table.add_column(heading, justify="left" if heading.startswith("risk") else "right")
+    for name, curve in what_if["with_plan"].items():
+        ends = curve[-1], what_if["with_other"][name][-1]
+        points = f"{100 * (ends[0] - ends[1]):+.1f} points"
+        table.add_row(what_if["titles"][name], *(f"{risk:.1%}" for risk in ends), points)
+    table.caption = f"A: {what_if['plan']}. B: {what_if['other']}. {what_if['claim']}"
+    table.caption_justify = "left"
+    return table
+
+
+def _hospitals(summary: Mapping[str, Any]) -> Table:
     table = Table(title="\nWhat each hospital's patients spent, everything included", box=None)
     table.title_justify = "left"
     for heading in ("hospital", "people", "ε spent", "ε cap", "left the hospital"):

@@ -10,7 +10,7 @@ import numpy as np
 from gemel.cli.demo.federation import Federation
 from gemel.cli.demo.screen import describe
 from gemel.core.dataset import Dataset
-from gemel.core.programme import FeatureKind, Programme
+from gemel.core.programme import Programme
 from gemel.core.study import Study
 from gemel.privacy.accounting import price
 from gemel.privacy.ledger import spending
@@ -18,35 +18,8 @@ from gemel.server.home import RunFolder
 from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.comparison import Comparison
 from gemel.synthetic.releases import declared_release
-from gemel.twins.hazard import HazardTwin
-
-# A patient of no hospital: the what-if of the report. Weight loss of 10 % lowers BMI by 10 %.
-PATIENT = {
-    "age_years": 52.0,
-    "male": 1.0,
-    "body_mass_index_kg_m2": 36.0,
-    "systolic_blood_pressure_mmhg": 138.0,
-    "hdl_cholesterol_mg_dl": 39.0,
-    "fatty_liver": 1.0,
-    "hypertension": 1.0,
-    "dyslipidaemia": 1.0,
-    "diabetes_history": 0.0,
-    "ischaemic_heart_disease": 0.0,
-    "cardiovascular_history": 0.0,
-}
-WEIGHT_LOSS = 0.10
-
-
-def described_patient(programme: Programme) -> dict[str, float | str | bool]:
-    """The what-if's patient for readers: words where the twin sees 1 and 0."""
-    described: dict[str, float | str | bool] = {}
-    for feature in programme.features:
-        value = PATIENT[feature.name]
-        if feature.kind is FeatureKind.MALE:
-            described["sex"] = "male" if value else "female"
-        else:
-            described[feature.name] = bool(value) if feature.kind is FeatureKind.PRESENT else value
-    return described
+from gemel.twins.installed import make_twin
+from gemel.twins.twin import Twin
 
 
 def datasets(federation: Federation, programme: Programme) -> dict[str, Dataset]:
@@ -55,19 +28,19 @@ def datasets(federation: Federation, programme: Programme) -> dict[str, Dataset]
     return {site: Dataset.load(home.folder / "data" / name) for site, home in federation.nodes.items()}
 
 
-def final_twin(run: RunFolder, study: Study, programme: Programme) -> HazardTwin:
+def final_twin(run: RunFolder, programme: Programme) -> Twin:
     """The global twin after the last round."""
-    twin = HazardTwin(programme)
+    twin = make_twin(programme)
     twin.load_arrays(run.load_model(run.last_model_name(), twin.array_specs()))
     return twin
 
 
-def last_site_twins(run: RunFolder, study: Study, programme: Programme) -> list[HazardTwin]:
+def last_site_twins(run: RunFolder, study: Study, programme: Programme) -> list[Twin]:
     """The twins that the hospitals released in the last round, as far as they took part."""
     task = f"train/{study.training.rounds}"
     twins = []
     for site in run.contributors(task):
-        twin = HazardTwin(programme)
+        twin = make_twin(programme)
         twin.load_arrays(run.load_release(task, site, twin.array_specs()))
         twins.append(twin)
     return twins

@@ -1,4 +1,4 @@
-"""`gemel demo`: three hospitals of real people, a real federation, a twin, a virtual cohort, one report."""
+"""`gemel demo`: hospitals of open-data people, a real federation, a twin, a virtual cohort, one report."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from gemel.cli.demo import results
 from gemel.cli.demo.comparison import compare, pool
+from gemel.cli.demo.endpoint_lines import endpoint_line, scored_endpoints
 from gemel.cli.demo.federation import Federation, create, run_study, running
 from gemel.cli.demo.hospitals import HospitalExport, write_hospitals
+from gemel.cli.demo.one_patient import observed_one_by_one, two_plans
 from gemel.cli.demo.outcome import show
-from gemel.cli.demo.report import write_report
+from gemel.cli.demo.report import in_words, write_report
 from gemel.cli.demo.screen import Screen, step
-from gemel.cli.proposal import propose, sign
+from gemel.cli.proposal import propose, sign, usual_training
+from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
-from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, SigningKey
-from gemel.core.study import Study, TrainingPlan
-from gemel.privacy.planning import Shares
+from gemel.core.study import Study
 from gemel.server.home import RunFolder
 from gemel.synthetic.cohort import fit, sample
 from gemel.synthetic.comparison import compare as compare_cohort
@@ -34,11 +37,9 @@ from gemel.synthetic.export import write as write_cohort
 from gemel.synthetic.marginals import sum_sites
 from gemel.synthetic.report import write_report as write_cohort_report
 from gemel.synthetic.study_provenance import provenance_of_study
-from gemel.twins.hazard import HazardTwin
-from gemel.twins.hospital_range import predict_range
+from gemel.twins.definition import OpenData, TwinDefinition
 from gemel.twins.metrics import metrics_from_tables
-from gemel.twins.programmes.fatty_liver import PROGRAMME
-from gemel.twins.programmes.fatty_liver.plan import DEFAULT_TRAINING
+from gemel.twins.twin import Twin
 
 DELTA = 1e-5
 MINIMUM_PATIENTS = 100
@@ -48,49 +49,103 @@ STUDY_TIMEOUT_S = 1800.0
 MARK = ".gemel-demo"
 
 
-def run_demo(out: Path, *, hospitals: int, rounds: int, epsilon: float, seed: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Settings:
+    """What a demo is asked for.
+
+    Attributes:
+        hospitals: How many to deal the people out to, 2 to 20.
+        rounds: Rounds of training; 0 for the programme's own.
+        epsilon: Each patient's budget at each hospital, everything included.
+        seed: Of the people's order and of the virtual cohort; privacy noise is never seeded.
+        data: The folder of open data; without the programme's file in it its people are simulated.
+    """
+
+    hospitals: int
+    rounds: int
+    epsilon: float
+    seed: int
+    data: Path | None
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What the walk through the federation left behind."""
+
+    definition: TwinDefinition
+    settings: Settings
+    out: Path
+    federation: Federation
+    exports: Sequence[HospitalExport]
+    study: Study
+    run: RunFolder
+    twin: Twin
+    sites: dict[str, Dataset]
+
+
+def run_demo(definition: TwinDefinition, out: Path, settings: Settings) -> dict[str, Any]:
     """Run the whole walk into `out`; returns the summary that `summary.json` holds.
 
-    Args:
-        out: Made anew; a folder that is not an earlier demo's is refused (GEM803).
-        hospitals: How many to split the cohort into, 2 to 5.
-        rounds: Rounds of training.
-        epsilon: Each patient's budget at each hospital, everything included.
-        seed: Of the split and of the virtual cohort; privacy noise is never seeded.
+    `out` is made anew; a folder that is not an earlier demo's is refused (GEM803).
     """
     started = time.monotonic()
     _prepare(out)
-    with step(1, "Three hospitals from real people: the open Olmsted County cohort, written as FHIR"):
-        exports = write_hospitals(out / "hospitals", hospitals=hospitals, seed=seed)
-    federation = create(
-        out / "federation",
-        {export.name: export.folder for export in exports},
-        PROGRAMME,
-        epsilon_cap=epsilon,
-        delta=DELTA,
-        minimum_patients=MINIMUM_PATIENTS,
-        seed=seed,
-    )
-    with step(2, f"A study at ε = {epsilon:g}, δ = {DELTA:g}, everything included: planned and signed"):
-        study, document = _study(federation, rounds=rounds, epsilon=epsilon)
-    (out / "study.json").write_bytes(document.to_bytes())
-    with step(
-        3, f"A coordinator and {hospitals} nodes over Flower (TLS, node keys): approve, train, evaluate"
-    ):
-        run = _train(federation, exports, document, study, epsilon_cap=epsilon)
-    with step(4, "The same patients, four ways: federated, pooled, each hospital alone, Cox on age and sex"):
-        sites = results.datasets(federation, PROGRAMME)
-        twin = results.final_twin(run, study, PROGRAMME)
-        metrics = compare(PROGRAMME, sites, twin)
-        metrics["released"] = _released(run, study, twin)
+    walked = _walk(definition, out, settings)
+    with step(4, "The same patients, four ways: federated, pooled, each hospital alone, age and sex"):
+        metrics = compare(definition.programme, walked.sites, walked.twin, definition.baselines)
+        metrics["released"] = _released(walked)
     with step(5, f"A virtual cohort of {VIRTUAL_PATIENTS:,} patients from what was released"):
-        synthetic = _virtual_cohort(out, run, study, twin, list(sites.values()), seed=seed)
-    summary = _summary(federation, exports, run, study, metrics=metrics, synthetic=synthetic, out=out)
-    summary["what_if"] = _what_if(run, study, twin)
+        synthetic = _virtual_cohort(walked)
+    with step(6, "One patient of no hospital: two plans, and what observations change"):
+        patient = _one_patient(walked)
+    summary = {**_summary(walked), "metrics": metrics, "synthetic": synthetic, **patient}
     summary["seconds"] = round(time.monotonic() - started, 1)
     (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     write_report(summary, out / "report.html")
     return summary
+
+
+def _walk(definition: TwinDefinition, out: Path, settings: Settings) -> Walked:
+    """Hospitals, study, federation: to the final twin."""
+    programme, source = definition.programme, source_of(definition.open_data, settings.data)
+    hospitals = in_words(settings.hospitals)
+    kind = "simulated people" if source["simulated"] else "real people"
+    with step(1, f"{hospitals} hospitals from {kind}: {source['title']}, written as FHIR"):
+        people = list(definition.open_data.people(settings.data, seed=settings.seed))
+        exports = write_hospitals(
+            out / "hospitals", programme, people, hospitals=settings.hospitals, seed=settings.seed
+        )
+    federation = create(
+        out / "federation",
+        {export.name: export.folder for export in exports},
+        programme,
+        epsilon_cap=settings.epsilon,
+        delta=DELTA,
+        minimum_patients=MINIMUM_PATIENTS,
+        seed=settings.seed,
+    )
+    with step(
+        2, f"A study at ε = {settings.epsilon:g}, δ = {DELTA:g}, everything included: planned and signed"
+    ):
+        study, document = _study(definition, federation, settings)
+    (out / "study.json").write_bytes(document.to_bytes())
+    with step(
+        3,
+        f"A coordinator and {settings.hospitals} nodes over Flower (TLS, node keys): approve, train, evaluate",
+    ):
+        run = _train(federation, exports, document, study, epsilon_cap=settings.epsilon)
+    twin, sites = results.final_twin(run, programme), results.datasets(federation, programme)
+    return Walked(definition, settings, out, federation, exports, study, run, twin, sites)
+
+
+def source_of(open_data: OpenData, data: Path | None) -> dict[str, Any]:
+    """Whose records these are: real ones where the programme's file is at hand, else simulated."""
+    real = not open_data.file or (data is not None and (data / open_data.file).exists())
+    return {
+        "title": open_data.title if real else open_data.simulated_title,
+        "simulated": not real,
+        "licence": open_data.licence if real else "",
+    }
 
 
 def _prepare(out: Path) -> None:
@@ -101,38 +156,18 @@ def _prepare(out: Path) -> None:
     (out / MARK).touch()
 
 
-def training(rounds: int) -> TrainingPlan:
-    """The programme's usual training over some rounds; its noise is solved for by the plan."""
-    usual = DEFAULT_TRAINING
-    return TrainingPlan(
-        rounds=rounds,
-        local_steps=usual.local_steps,
-        learning_rate=usual.learning_rate,
-        momentum=usual.momentum,
-        max_grad_norm=usual.max_grad_norm,
-        sample_rate=usual.sample_rate,
-        noise_multiplier=0.0,
-    )
-
-
-def shares() -> Shares:
-    """The programme's usual division of the budget."""
-    usual = DEFAULT_TRAINING
-    return Shares(
-        training=usual.training_share,
-        marginals=usual.marginals_share,
-        count=usual.count_share,
-    )
-
-
-def _study(federation: Federation, *, rounds: int, epsilon: float) -> tuple[Study, SignedDocument]:
+def _study(
+    definition: TwinDefinition, federation: Federation, settings: Settings
+) -> tuple[Study, SignedDocument]:
     sites = federation.site_keys
+    changes = {"rounds": settings.rounds} if settings.rounds else {}
+    training, shares = usual_training(definition.programme, **changes)
     study = propose(
-        PROGRAMME,
-        training(rounds),
-        shares(),
+        definition.programme,
+        training,
+        shares,
         sites=sites,
-        epsilon=epsilon,
+        epsilon=settings.epsilon,
         delta=DELTA,
         minimum_patients=MINIMUM_PATIENTS,
         quorum=len(sites) // 2 + 1,
@@ -155,28 +190,28 @@ def _train(
         return run_study(federation, document, watch=screen.watch, timeout_s=STUDY_TIMEOUT_S)
 
 
-def _released(run: RunFolder, study: Study, twin: HazardTwin) -> dict[str, Any]:
+def _released(walked: Walked) -> dict[str, Any]:
     """The metrics that the hospitals themselves let out, with their standard errors."""
-    tables = results.releases(run, "evaluate", PROGRAMME)
+    tables = results.releases(walked.run, "evaluate", walked.definition.programme)
     summed = {name: np.sum([table[name] for table in tables], axis=0) for name in tables[0]}
-    sigma = study.privacy.metrics_noise_multiplier * math.sqrt(len(tables))
-    scores = metrics_from_tables(twin, summed, noise_sigma=sigma)
+    sigma = walked.study.privacy.metrics_noise_multiplier * math.sqrt(len(tables))
+    scores = metrics_from_tables(walked.twin, summed, noise_sigma=sigma)
     return {
-        outcome: {
+        endpoint: {
             name: {"value": score.value, "standard_error": score.standard_error}
-            for name, score in (("auc_5y", of.auc_5y), ("auc_10y", of.auc_10y))
+            for name, score in of.items()
+            if name.startswith(("auc", "rmse")) and math.isfinite(score.value)
         }
-        for outcome, of in scores.items()
+        for endpoint, of in scores.items()
     }
 
 
-def _virtual_cohort(
-    out: Path, run: RunFolder, study: Study, twin: HazardTwin, datasets: list[Any], *, seed: int
-) -> dict[str, Any]:
-    tables = results.releases(run, "synthesise", PROGRAMME)
+def _virtual_cohort(walked: Walked) -> dict[str, Any]:
+    programme, run, study = walked.definition.programme, walked.run, walked.study
+    tables = results.releases(run, "synthesise", programme)
     model = fit(
-        PROGRAMME,
-        sum_sites(PROGRAMME, tables),
+        programme,
+        sum_sites(programme, tables),
         noise_multiplier=study.privacy.marginals_noise_multiplier,
         sites=len(tables),
     )
@@ -188,61 +223,38 @@ def _virtual_cohort(
         noise="secure",
         certificate_sha256=certificate.payload_sha256 if certificate is not None else None,
     )
-    cohort = sample(model, twin, patients=VIRTUAL_PATIENTS, seed=seed, provenance=provenance)
-    folder = out / "virtual_cohort"
+    cohort = sample(
+        model, walked.twin, patients=VIRTUAL_PATIENTS, seed=walked.settings.seed, provenance=provenance
+    )
+    folder = walked.out / "virtual_cohort"
     files = write_cohort(cohort, folder, provenance=provenance)
-    training, held_out = pool(datasets).split()
+    training, held_out = pool(list(walked.sites.values())).split()
     comparison = compare_cohort(cohort, training, held_out)
     report = write_cohort_report(cohort, folder, comparison=comparison)
-    return results.synthetic_lines(cohort, comparison, files, report, out)
+    return results.synthetic_lines(cohort, comparison, files, report, walked.out)
 
 
-def _what_if(run: RunFolder, study: Study, twin: HazardTwin) -> dict[str, Any]:
-    """One patient of no hospital, as is and 10 % lighter, with the range over the hospitals' last models."""
-    values = np.array([results.PATIENT[name] for name in PROGRAMME.feature_names])
-    lighter = results.PATIENT["body_mass_index_kg_m2"] * (1 - results.WEIGHT_LOSS)
-    pair = twin.what_if(values, {"body_mass_index_kg_m2": lighter})
-    after = values.copy()
-    after[PROGRAMME.feature_names.index("body_mass_index_kg_m2")] = lighter
-    twins = [twin, *results.last_site_twins(run, study, PROGRAMME)]
-    ranges = {
-        "factual": predict_range(twins, values[None]),
-        "counterfactual": predict_range(twins, after[None]),
-    }
+def _one_patient(walked: Walked) -> dict[str, Any]:
+    """The example, a patient of no hospital: under two plans, and fitted to its observations."""
+    example, programme = walked.definition.example, walked.definition.programme
+    site_twins = results.last_site_twins(walked.run, walked.study, programme)
+    training, _ = pool(list(walked.sites.values())).split()
     return {
-        "patient": results.described_patient(PROGRAMME),
-        "change": f"10 % less weight: body mass index {lighter:.1f} instead of 36.0 kg/m²",
-        "years": list(range(PROGRAMME.horizon_years + 1)),
-        "factual": _curves(PROGRAMME, pair.factual.cumulative_incidence[0]),
-        "counterfactual": _curves(PROGRAMME, pair.counterfactual.cumulative_incidence[0]),
-        "low": {name: _curves(PROGRAMME, r.low[0]) for name, r in ranges.items()},
-        "high": {name: _curves(PROGRAMME, r.high[0]) for name, r in ranges.items()},
-        "range_note": "the range over the hospitals' own last models and the joint one, not a confidence interval",
+        "what_if": two_plans(example, walked.twin, site_twins, training, seed=walked.settings.seed),
+        "assimilation": observed_one_by_one(example, walked.twin),
     }
 
 
-def _curves(programme: Programme, incidence: np.ndarray[Any, Any]) -> dict[str, list[float]]:
-    return {name: incidence[:, j].tolist() for j, name in enumerate(programme.outcome_names)}
-
-
-def _summary(
-    federation: Federation,
-    exports: Sequence[HospitalExport],
-    run: RunFolder,
-    study: Study,
-    *,
-    metrics: dict[str, Any],
-    synthetic: dict[str, Any],
-    out: Path,
-) -> dict[str, Any]:
+def _summary(walked: Walked) -> dict[str, Any]:
+    run, study, out, programme = walked.run, walked.study, walked.out, walked.definition.programme
     certificate = run.certificate
     if certificate is None:
         raise GemelError("GEM504", "The run left no certificate.")
     (out / "certificate.json").write_bytes(certificate.to_bytes())
     shutil.copy(run.folder / f"model-{study.training.rounds:04d}.safetensors", out / "twin.safetensors")
-    ledgers = results.export_ledgers(federation, out)
-    titles = {export.name: export.title for export in exports}
-    sizes = {export.name: export.patients for export in exports}
+    ledgers = results.export_ledgers(walked.federation, out)
+    titles = {export.name: export.title for export in walked.exports}
+    sizes = {export.name: export.patients for export in walked.exports}
     return {
         "title": study.title,
         "rounds": study.training.rounds,
@@ -252,18 +264,23 @@ def _summary(
             "sha256": study.sha256,
             "programme": f"{study.programme}@{study.programme_version}",
         },
-        "sites": results.site_lines(federation, sizes, titles, run),
+        "source": source_of(walked.definition.open_data, walked.settings.data),
+        "sites": results.site_lines(walked.federation, sizes, titles, run),
         "rounds_detail": results.round_lines(run),
-        "metrics": metrics,
-        "synthetic": synthetic,
+        "endpoints": {
+            endpoint.name: msgspec.to_builtins(endpoint_line(programme, endpoint))
+            for endpoint in scored_endpoints(programme)
+        },
         "ledgers": ledgers,
         "certificate": {"file": "certificate.json", "sha256": certificate.payload_sha256},
     }
 
 
-def main(out: Path, *, hospitals: int, rounds: int, epsilon: float, seed: int, as_json: bool) -> None:
+def main(programme: str, out: Path, settings: Settings, *, as_json: bool) -> None:
     """The command: run, then print the result table (or the summary as one JSON object) on stdout."""
-    summary = run_demo(out, hospitals=hospitals, rounds=rounds, epsilon=epsilon, seed=seed)
+    from gemel.cli.programme import find_definition
+
+    summary = run_demo(find_definition(programme), out, settings)
     if as_json:
         sys.stdout.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     else:

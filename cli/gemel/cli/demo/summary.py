@@ -6,13 +6,18 @@ A metric that cannot be computed (no event in time) is null, never 0.
 
     title, seconds, rounds, delta
     study            {title, sha256, programme}
+    source           {title, simulated, licence}
     sites[]          {name, title?, patients, epsilon_spent, epsilon_cap, left[]: {what, bytes}}
     rounds_detail[]  {round, sites: [name], missing: [{site, code}], seconds, bytes}
-    metrics          {federated_dp, pooled, local, cox: SCORES, released: {outcome: {auc_5y, auc_10y:
-                     {value, standard_error}}}, per_site: {site: {held_out_patients, federated_dp, local, local_on_all: SCORES}}}
-    SCORES           {outcome: {auc_5y, auc_10y, ibs}} with at least "death" and "cardiovascular"
-    what_if          {patient: {feature: value}, change, years[], factual, counterfactual: {outcome: [..]},
-                     low, high: {"factual" | "counterfactual": {outcome: [..]}}, range_note}
+    endpoints        {endpoint: {title, phrase, main, figures: {score: heading}, higher_is_better}}
+    metrics          {federated_dp, pooled, local, age_and_sex: SCORES, baselines[]: {name, title, source, mark, endpoint, figure,
+                     patients, score, twin}, released: {endpoint: {score: {value, standard_error}}},
+                     per_site: {site: {held_out_patients, federated_dp, local, local_on_all: SCORES}}}
+    SCORES           {endpoint: {score: value}}
+    what_if          {title, patient[]: {title, value, unit, flag}, plan, other, claim, assumptions[], unchecked[], reasons[], times[],
+                     time_unit, titles: {outcome: title}, with_plan, with_other: {outcome: [..]}, low, high: {"plan" | "other": {outcome: [..]}},
+                     range_note, courses[]: {name, unit, with_plan[], with_other[]}, targets[]: {title, with_plan, with_other}}
+    assimilation     {title, note, parameters[], steps[]: {observations, parameters[], expected, off_by, later[]}, later[]}
     synthetic        {patients, files[], survival: {years[], real[], virtual[]}, marginal_distance: {feature: distance},
                      nearest_neighbour: {label: number}, report}
     ledgers[]        {site, file, entries[]: {task, epsilon_after}}
@@ -81,15 +86,26 @@ class Round(msgspec.Struct, frozen=True):
     bytes: int | None = None
 
 
-class Score(msgspec.Struct, frozen=True):
-    """How well one model foresees one outcome; null where it cannot be computed."""
+class Source(msgspec.Struct, frozen=True):
+    """Whose records the hospitals hold: an open cohort's, or made-up ones."""
 
-    auc_5y: float | None = None
-    auc_10y: float | None = None
-    ibs: float | None = None
+    title: str
+    simulated: bool = False
+    licence: str = ""
 
 
-Scores = dict[str, Score]
+class EndpointLine(msgspec.Struct, frozen=True):
+    """What the twin is scored on: in a sentence (`phrase`), in a table (`figures`: a heading for each score), in one number (`main`)."""
+
+    title: str
+    phrase: str
+    main: str
+    figures: dict[str, str]
+    higher_is_better: bool = True
+
+
+# By endpoint, by score; null where it cannot be computed.
+Scores = dict[str, dict[str, float | None]]
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -108,28 +124,98 @@ class SiteScores(msgspec.Struct, frozen=True):
     local_on_all: Scores = {}
 
 
+class BaselineLine(msgspec.Struct, frozen=True):
+    """A published score beside the joint twin, both on those held-out patients who have its inputs."""
+
+    title: str
+    endpoint: str
+    figure: str
+    patients: int
+    score: float | None
+    twin: float | None
+    source: str = ""
+    mark: str = ""
+
+
 class Metrics(msgspec.Struct, frozen=True):
-    """The four models on the same held-out patients."""
+    """The four models on the same held-out patients, and the published scores."""
 
     federated_dp: Scores
     pooled: Scores
     local: Scores
-    cox: Scores
+    age_and_sex: Scores
+    baselines: list[BaselineLine] = []
     released: dict[str, dict[str, Released]] = {}
     per_site: dict[str, SiteScores] = {}
 
 
-class WhatIf(msgspec.Struct, frozen=True):
-    """One patient's expected course as is, and after one change."""
+class PatientLine(msgspec.Struct, frozen=True):
+    """A feature of the example; `flag`: 1 and 0 mean yes and no."""
 
-    patient: dict[str, float | str | bool | None]
-    change: str
-    years: list[float]
-    factual: Curves
-    counterfactual: Curves
+    title: str
+    value: float | None
+    unit: str = ""
+    flag: bool = False
+
+
+class CoursePair(msgspec.Struct, frozen=True):
+    """Something measured, as expected under both plans."""
+
+    name: str
+    unit: str
+    with_plan: list[float]
+    with_other: list[float]
+
+
+class TargetPair(msgspec.Struct, frozen=True):
+    """Something at one day, as expected under both plans, in words."""
+
+    title: str
+    with_plan: str
+    with_other: str
+
+
+class WhatIf(msgspec.Struct, frozen=True):
+    """One patient's expected course under two plans; with `reasons` when the twin may not say."""
+
+    patient: list[PatientLine]
+    plan: str
+    other: str
+    title: str = ""
+    claim: str = ""
+    assumptions: list[str] = []
+    unchecked: list[str] = []
+    reasons: list[str] = []
+    times: list[float] = []
+    time_unit: str = "years"
+    titles: dict[str, str] = {}
+    with_plan: Curves = {}
+    with_other: Curves = {}
     low: dict[str, Curves] = {}
     high: dict[str, Curves] = {}
     range_note: str = ""
+    courses: list[CoursePair] = []
+    targets: list[TargetPair] = []
+
+
+class AssimilationStep(msgspec.Struct, frozen=True):
+    """After some observations: the person's parameters, what was expected of the next one, and what of later, in words."""
+
+    observations: int
+    parameters: list[str]
+    expected: str
+    observed: str
+    later: list[str]
+
+
+class Assimilation(msgspec.Struct, frozen=True):
+    """One patient to whom the twin is fitted, one observation after the other."""
+
+    title: str
+    parameters: list[str]
+    later: list[str]
+    at: str
+    steps: list[AssimilationStep]
 
 
 class Survival(msgspec.Struct, frozen=True):
@@ -184,8 +270,11 @@ class Summary(msgspec.Struct, frozen=True):
     seconds: float
     study: StudyLine
     delta: float
+    endpoints: dict[str, EndpointLine]
+    source: Source
     rounds_detail: list[Round] = []
     what_if: WhatIf | None = None
+    assimilation: Assimilation | None = None
     ledgers: list[Ledger] = []
     title: str = ""
 

@@ -49,13 +49,13 @@ class Plot:
         return Markup('<polygon points="{}" fill="{}" fill-opacity="0.14"/>').format(points, colour)
 
     def axes(self, *, x_ticks: Iterable[float], y_ticks: Iterable[float], percent: bool = True) -> Markup:
-        """Grid lines, tick labels; the x axis is in years."""
+        """Grid lines and tick labels."""
         drawn = []
         for y in y_ticks:
             x0, at = self.at(self.x_low, y)
             drawn.append(stroke(x0, at, x0 + self.width, at, colour=PALE))
             drawn.append(
-                text(x0 - 6, at + 4, f"{y:.0%}" if percent else f"{y:.2f}", anchor="end", small=True)
+                text(x0 - 6, at + 4, f"{y:.0%}" if percent else f"{y:.3g}", anchor="end", small=True)
             )
         for x in x_ticks:
             across, y0 = self.at(x, self.y_low)
