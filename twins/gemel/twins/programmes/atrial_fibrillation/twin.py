@@ -1,9 +1,9 @@
 """The twin of atrial fibrillation: it starts at published rates, and learns from hospitals how theirs differ.
 
-Stroke: the hazard is the published rate at the person's CHA2DS2-VASc to a learned power, times learned effects of the features,
-times the ratio at the person's propensity to form clots (`rhythm`), times the effect of anticoagulation in randomised trials
+Stroke: the hazard is the published rate at the person's CHA2DS2-VASc to a learned power, times a learned level and course over
+time, times the ratio at the person's propensity to form clots (`rhythm`), times the effect of anticoagulation in randomised trials
 (`effects`). The last two are not learned: data sets of hospitals hold neither burden nor randomised treatment. Death: competing,
-learned. Major bleeding: published only (HAS-BLED on warfarin, and the trials' ratios), with death competing.
+learned from all features. Major bleeding: published only (HAS-BLED on warfarin, and the trials' ratios), with death competing.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from gemel.twins.twin import Individual, Observations
 
 # Deaths in the first year of 90,693 people with newly diagnosed atrial fibrillation: 12.0 %. Dalgaard F et al., BMJ Open 2020.
 START_DEATHS_PER_YEAR = 0.128
+# Strokes per year around which the published rates are told: for gradients of about one size, since it cancels.
+_MIDDLE_RATE = 0.03
 _DRUGS = ("warfarin", "direct_anticoagulant")
 _STROKE = 1
 _BURDENS = 41
@@ -57,10 +59,11 @@ class AtrialFibrillationTwin(HazardTwin):
     def __init__(self, programme: Programme) -> None:
         super().__init__(programme)
         # What a drug does comes from trials: who gets it in a hospital differs from who does not.
-        columns = [name not in _DRUGS for name in self.design.names]
-        self.usable[:, [not kept for kept in columns]] = 0.0
+        self.usable[:, [name in _DRUGS for name in self.design.names]] = 0.0
+        # Strokes are few. Who is at risk of one is published; hospitals teach the level, its course, and the score's power.
+        self.usable[_STROKE] = 0.0
         with torch.no_grad():
-            self.level.copy_(torch.tensor([np.log(START_DEATHS_PER_YEAR), 0.0]))
+            self.level.copy_(torch.tensor([np.log(START_DEATHS_PER_YEAR), np.log(_MIDDLE_RATE)]))
             self.effects.copy_(torch.tensor([[0.0], [1.0]]))
 
     @staticmethod
@@ -74,7 +77,7 @@ class AtrialFibrillationTwin(HazardTwin):
     ) -> dict[str, NDArray[np.float32]]:
         """Beside the columns: the log of the published rate (n,), and of what clots and drugs make of it (n, steps)."""
         score = CHA2DS2_VASC.formula(self._known(values))
-        published = np.log(rate_of(FRIBERG_2012, score))
+        published = np.log(rate_of(FRIBERG_2012, score) / _MIDDLE_RATE)
         factor = self._clots(len(values), plan) + self._drugs(values)[:, None]
         arrays = {"published": published, "factor": factor}
         return super().inputs(values, plan) | {k: v.astype(np.float32) for k, v in arrays.items()}
