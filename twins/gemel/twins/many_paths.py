@@ -15,6 +15,8 @@ from torch import Tensor
 
 from gemel.core.dataset import OCCURRED, PREVALENT
 
+_CLOCKS = (3,)
+
 Floats32 = NDArray[np.float32]
 # Paths that are held at once: a few arrays of them stay in a processor's second-level cache.
 CHUNK = 1 << 16
@@ -46,7 +48,9 @@ def event_courses(
         `SimulatedCourse`.
     """
     patients, _, outcomes, steps = hazards.shape
-    draws = np.random.default_rng(seed).standard_exponential((outcomes, patients, paths), dtype=np.float32)
+    # A stream of its own: callers draw their values from the plain seed.
+    random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_CLOCKS))
+    draws = random.standard_exponential((outcomes, patients, paths), dtype=np.float32)
     clocks = list(torch.from_numpy(draws).unbind(0))
     # By step and outcome, the states in the last dimension: (steps, k, n, states).
     rates = torch.from_numpy(np.ascontiguousarray(hazards.transpose(3, 2, 0, 1), dtype=np.float32))

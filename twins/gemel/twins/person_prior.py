@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gemel.twins.parameters import Parameter, Scale
 
+_DEVIATES = (4,)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 
 
@@ -119,8 +120,9 @@ def person_prior(
 
 
 def standard_draws(size: Sequence[int], *, seed: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
-    """Standard normal numbers that depend on the seed alone."""
-    return torch.from_numpy(np.random.default_rng(list(seed)).standard_normal(tuple(size))).to(dtype)
+    """Standard normal numbers that depend on the seed alone, of a stream that no caller's plain seed has."""
+    random = np.random.default_rng(np.random.SeedSequence(list(seed), spawn_key=_DEVIATES))
+    return torch.from_numpy(random.standard_normal(tuple(size))).to(dtype)
 
 
 def _repeated(value: Tensor, members: int) -> Tensor:
