@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.core.programme import Programme
+from gemel.twins.known_events import KnownEvents
 from gemel.twins.many_paths import event_courses
 from gemel.twins.prediction import Prediction, SimulatedCourse
 from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan
@@ -22,35 +23,57 @@ if TYPE_CHECKING:
 
 
 def predict(
-    twin: HazardTwin, values: NDArray[np.floating], plan: TreatmentPlan = NOTHING_CHANGED
+    twin: HazardTwin,
+    values: NDArray[np.floating],
+    plan: TreatmentPlan = NOTHING_CHANGED,
+    *,
+    known: KnownEvents | None = None,
 ) -> Prediction:
     """The course of each patient from raw values (n, d); values beyond the public bounds are clipped to them.
 
+    `known` is what came of it already: such an event has probability 1 from then on, and what had not come 0 until then.
     Call `gemel.twins.design.check_support` first where an individual is told the result.
     """
-    programme, prevalent = twin.programme, twin.design.prevalent(values)
+    hazards = twin.hazards_by_state(values, plan)
+    return propagate(twin.programme, twin.design.prevalent(values), hazards, known=known)
+
+
+def propagate(
+    programme: Programme,
+    prevalent: NDArray[np.bool_],
+    hazards: NDArray[np.floating],
+    *,
+    known: KnownEvents | None = None,
+) -> Prediction:
+    """The course of n patients under hazards (n, 2^m, k, steps) by set of diseases, from what they have, prevalent (n, k)."""
     patients, outcomes = prevalent.shape
     diseases, times = outcomes - 1, programme.times_years
-    hazards = twin.hazards_by_state(values, plan).astype(np.float64)
+    hazards = hazards.astype(np.float64)
     state = np.zeros((patients, len(times), 1 << diseases))
     state[np.arange(patients), 0, prevalent[:, 1:] @ (1 << np.arange(diseases))] = 1.0
     incidence = np.zeros((patients, len(times), outcomes))
     for step in range(len(times) - 1):
+        span = times[step], times[step + 1]
+        left = 1.0 if known is None else known.open_share(*span)
         incidence[:, step + 1] = incidence[:, step]
         for start in range(1 << diseases):
-            occupied, rate = state[:, step, start], hazards[:, start, :, step]
+            occupied, rate = state[:, step, start], hazards[:, start, :, step] * left
             death, survived = rate[:, 0], np.exp(-rate[:, 0])
             incidence[:, step + 1, 0] += occupied * -np.expm1(-death)
             open_diseases = [i for i in range(diseases) if not start >> i & 1]
+            new, moved = np.array([start]), (occupied * survived)[:, None]
             for i in open_diseases:
                 both = rate[:, i + 1] + death
-                incidence[:, step + 1, i + 1] += occupied * rate[:, i + 1] / both * -np.expm1(-both)
-            for new in _subsets(open_diseases):
-                moved = occupied * survived
-                for i in open_diseases:
-                    stays_free = np.exp(-rate[:, i + 1])
-                    moved = moved * ((1 - stays_free) if new >> i & 1 else stays_free)
-                state[:, step + 1, start | new] += moved
+                share = rate[:, i + 1] / np.maximum(both, np.finfo(np.float64).tiny)
+                incidence[:, step + 1, i + 1] += occupied * share * -np.expm1(-both)
+                stays_free = np.exp(-rate[:, i + 1, None])
+                new, moved = (
+                    np.concatenate([new, new | 1 << i]),
+                    np.concatenate([moved * stays_free, moved * (1 - stays_free)], axis=1),
+                )
+            state[:, step + 1, new] += moved
+        if known is not None:
+            known.take_in(state[:, step + 1], incidence[:, step + 1], *span)
     return Prediction(programme.outcome_names, times, incidence, state_names(programme), state, prevalent)
 
 
@@ -75,11 +98,3 @@ def state_names(programme: Programme) -> tuple[str, ...]:
     diseases = programme.outcome_names[1:]
     sets = ([d for i, d in enumerate(diseases) if state >> i & 1] for state in range(1 << len(diseases)))
     return tuple("+".join(held) or "well" for held in sets)
-
-
-def _subsets(members: list[int]) -> list[int]:
-    """Every set of the members, as bits."""
-    subsets = [0]
-    for member in members:
-        subsets += [subset | 1 << member for subset in subsets]
-    return subsets
