@@ -79,3 +79,10 @@ def known_events(programme: Programme, observations: Observations, *, persons: i
     if (until > onset[:, 0] + _SAME).any():
         raise GemelError("GEM604", "Something was seen of a patient after the death.")
     return KnownEvents(np.where(np.isfinite(onset[:, 0]), np.inf, until), onset)
+
+
+def parted(programme: Programme, observations: Observations) -> tuple[Observations, Observations]:
+    """Observations of outcomes, for `known_events`; and all others."""
+    names = programme.outcome_names
+    events = {name: series for name, series in observations.items() if name in names}
+    return events, {name: series for name, series in observations.items() if name not in names}
