@@ -49,6 +49,7 @@ class HazardTwin(Twin):
     log_width: Tensor
     usable: Tensor
     coupled: Tensor
+    effects: Tensor
     # How many numbers the physiology gives the hazards at each step.
     covariate_count = 0
 
@@ -148,25 +149,27 @@ class HazardTwin(Twin):
         self, values: NDArray[np.floating], state: int, plan: TreatmentPlan = NOTHING_CHANGED
     ) -> Floats:
         """λ (n, k, steps) of patients who are all in one state (bit i: disease i + 1) in every step."""
-        return self._hazards(values, [state], plan)[:, 0].astype(np.float64)
+        return self.hazards_of(self.inputs(values, plan), [state])[:, 0].astype(np.float64)
 
     def hazards_by_state(
         self, values: NDArray[np.floating], plan: TreatmentPlan = NOTHING_CHANGED
     ) -> NDArray[np.float32]:
         """λ (n, 2^m, k, steps): `hazards_in_state` of every set of diseases, with one run of the physiology."""
-        return self._hazards(values, range(1 << (len(self.programme.outcomes) - 1)), plan)
+        return self.hazards_of(self.inputs(values, plan), range(1 << (len(self.programme.outcomes) - 1)))
 
-    def _hazards(
-        self, values: NDArray[np.floating], states: Sequence[int], plan: TreatmentPlan
+    def hazards_of(
+        self, inputs: Mapping[str, NDArray[np.float32]], states: Sequence[int]
     ) -> NDArray[np.float32]:
+        """λ (n, states, k, steps) of patients with these `inputs`, who are in one of the states in every step."""
         outcomes, steps = len(self.programme.outcomes), len(self.log_width)
-        batch = {name: torch.from_numpy(array) for name, array in self.inputs(values, plan).items()}
-        hazards = np.empty((len(values), len(states), outcomes, steps), np.float32)
+        batch = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        patients = len(inputs["columns"])
+        hazards = np.empty((patients, len(states), outcomes, steps), np.float32)
         with torch.no_grad():
             covariates = self.covariates(batch)
             for place, state in enumerate(states):
                 bits = torch.tensor([float(state >> i & 1) for i in range(outcomes - 1)])
-                held = bits.expand(len(values), steps, outcomes - 1)
+                held = bits.expand(patients, steps, outcomes - 1)
                 eta = self.log_hazard(batch["columns"], batch["age"], held, covariates)
                 hazards[:, place] = torch.exp(eta).numpy()
         return hazards

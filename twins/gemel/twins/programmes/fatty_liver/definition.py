@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from gemel.twins.claims import Grade
 from gemel.twins.definition import ContextOfUse, Example, TwinDefinition, Validation
-from gemel.twins.hazard import HazardTwin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
+from gemel.twins.programmes.fatty_liver.circulation import Circulation
+from gemel.twins.programmes.fatty_liver.fibrosis import FibrosisChain
 from gemel.twins.programmes.fatty_liver.open_data import OlmstedCounty
 from gemel.twins.programmes.fatty_liver.plan import DEFAULT_TRAINING
+from gemel.twins.programmes.fatty_liver.published_scores import BASELINES
+from gemel.twins.programmes.fatty_liver.twin import FattyLiverTwin
 from gemel.twins.treatment_plan import TreatmentPlan
 
 _CONTEXT = ContextOfUse(
@@ -51,18 +54,26 @@ _EXAMPLE = Example(
         "dyslipidaemia": 1.0,
         "diabetes_history": 0.0,
         "ischaemic_heart_disease": 0.0,
-        "cardiovascular_history": 0.0,
+        "heart_failure_history": 0.0,
+        "atrial_fibrillation_history": 0.0,
+        "myocardial_infarction_history": 0.0,
+        "stroke_history": 0.0,
+        "aspartate_aminotransferase_u_l": 48.0,
+        "alanine_aminotransferase_u_l": 55.0,
+        "platelets_10e9_l": 205.0,
+        "albumin_g_dl": 4.1,
     },
     plan=TreatmentPlan(name="as it is"),
-    other_plan=TreatmentPlan(name="as it is"),
+    other_plan=TreatmentPlan.always({"weight_loss": 10.0}, name="10 % less weight, kept"),
+    observations={"liver_stiffness": ((30.0, 9.8), (400.0, 11.5)), "fib_4": ((400.0, 1.9), (800.0, 2.2))},
 )
 
 DEFINITION = TwinDefinition(
     programme=PROGRAMME,
-    twin=HazardTwin,
+    twin=FattyLiverTwin,
     training=DEFAULT_TRAINING,
-    physiology=(),
-    baselines=(),
+    physiology=(FibrosisChain(), Circulation()),
+    baselines=BASELINES,
     claims=(),
     context=_CONTEXT,
     validation=_VALIDATION,
