@@ -39,7 +39,7 @@ def reference_values(
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def virtual_dataset(
+def sample_cohort(
     twin: Twin, values: NDArray[np.floating], *, seed: int, plan: TreatmentPlan = NOTHING_CHANGED
 ) -> Dataset:
     """The courses of virtual people under a plan, as a data set: raw values (n, d), followed to the horizon.

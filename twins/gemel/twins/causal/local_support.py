@@ -25,7 +25,6 @@ class LocalSupport:
     """From the raw values (n, d) of the people that a hospital trained with: exact, hence local."""
 
     people: NDArray[np.floating]
-    knows = ("the hospital's own patients",)
 
     def propensity(
         self, programme: Programme, values: Floats, plan: TreatmentPlan, other_plan: TreatmentPlan

@@ -35,13 +35,16 @@ _PEOPLE_FOR_PARAMETERS = 4000
 class Effect:
     """An estimate with its 95 % interval; None where the error of the twin's parameters is not known.
 
-    `people_error` and `parameter_error` are standard errors; of a ratio, of its logarithm.
+    `people_error` and `parameter_error` are standard errors; of a ratio, of its logarithm. `pull` is by how much twins trained
+    on draws from this one lie off it on average (`retrained`): what clipping and stopping early do to the effect. The interval
+    holds it; the value is not corrected for it.
     """
 
     value: float
     interval: tuple[float, float] | None
     people_error: float
     parameter_error: float | None
+    pull: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class PopulationEffect:
 
     Attributes:
         mean, other_mean: Mean risk (or value) under the plan, and under the other.
-        people: How many were averaged over.
+        included: Who was averaged over, bool (n,).
         left_out: How many were not, by reason.
         overlap: Of the smaller of the two propensities; empty where it is not known.
         unchecked: What nothing here could check.
@@ -59,7 +62,7 @@ class PopulationEffect:
 
     estimand: Estimand
     refusal: Reason | None
-    people: int
+    included: NDArray[np.bool_]
     left_out: Mapping[Reason, int]
     overlap: Mapping[str, float]
     unchecked: tuple[str, ...]
@@ -67,6 +70,11 @@ class PopulationEffect:
     other_mean: float | None = None
     effect: Effect | None = None
     e_value: EValue | None = None
+
+    @property
+    def people(self) -> int:
+        """How many were averaged over."""
+        return int(self.included.sum())
 
 
 def population_effect(
@@ -93,9 +101,10 @@ def population_effect(
     support = check_plans(estimand.programme, given, estimand.plan, estimand.other_plan, evidence=evidence)
     supported, at_risk = support.supported, _at_risk(twin, given, estimand)
     overlap = support.propensity.summary() if len(given) else {}
-    kept = given[supported & at_risk]
+    included = supported & at_risk
+    kept = given[included]
     found = PopulationEffect(
-        estimand, _refusal(supported, at_risk), len(kept), support.counts, overlap, support.unchecked
+        estimand, _refusal(supported, at_risk), included, support.counts, overlap, support.unchecked
     )
     if found.refusal is not None:
         return found
@@ -186,7 +195,8 @@ def _effect(
     parameter_error = float(np.sqrt(np.mean(np.square(away))))
     error = math.hypot(people_error, parameter_error)
     reach = _quantile(people_error, parameter_error, len(parameters)) * error
-    return Effect(back(value), (back(value - reach), back(value + reach)), people_error, parameter_error)
+    interval = back(value - reach), back(value + reach)
+    return Effect(back(value), interval, people_error, parameter_error, float(np.mean(away)))
 
 
 def _quantile(people_error: float, parameter_error: float, draws: int) -> float:

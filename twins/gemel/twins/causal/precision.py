@@ -21,7 +21,7 @@ from torch.func import functional_call, grad, vmap
 
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
-from gemel.twins.reference_cohort import virtual_dataset
+from gemel.twins.reference_cohort import sample_cohort
 from gemel.twins.twin import Twin
 
 Parameters = Mapping[str, NDArray[np.float32]]
@@ -64,10 +64,12 @@ def sandwich(twin: Twin, dataset: Dataset, *, ridge: float = RIDGE) -> Floats:
     curvature = _curvature(twin, names, flat, batch) / people + np.diag(penalty)
     slope = scores.mean(axis=0) + penalty * start
     inverse = np.linalg.pinv(curvature, rcond=1e-8, hermitian=True)
+    if np.linalg.eigvalsh(curvature)[0] < -1e-5:
+        raise GemelError("GEM627", "The loss curves downward at its parameters: no optimum.")
     distance = people * float(slope @ inverse @ slope)
     if not distance <= FARTHEST_FROM_OPTIMUM:
         raise GemelError(
-            "GEM627", f"Its parameters lie {np.sqrt(abs(distance)):.2g} standard errors from the optimum."
+            "GEM627", f"Its parameters lie {np.sqrt(distance):.2g} standard errors from the optimum."
         )
     spread = np.cov(scores, rowvar=False)
     covariance: Floats = inverse @ np.atleast_2d(spread) @ inverse / people
@@ -95,7 +97,7 @@ def retrained(
     return tuple(
         train(
             [
-                virtual_dataset(twin, values, seed=int(seeds[replica * len(sites) + site]))
+                sample_cohort(twin, values, seed=int(seeds[replica * len(sites) + site]))
                 for site, values in enumerate(sites)
             ]
         )

@@ -34,7 +34,6 @@ class ReleasedSupport:
 
     tables: Mapping[tuple[str, str], NDArray[np.integer]]
     noise_sigma: float
-    knows = ("the released tables",)
 
     def propensity(
         self, programme: Programme, values: Floats, plan: TreatmentPlan, other_plan: TreatmentPlan

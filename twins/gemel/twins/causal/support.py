@@ -61,8 +61,6 @@ class Propensity:
 class SupportEvidence(Protocol):
     """What is known of the people that a twin learnt from: a hospital's own data, or released tables."""
 
-    knows: tuple[str, ...]
-
     def propensity(
         self, programme: Programme, values: Floats, plan: TreatmentPlan, other_plan: TreatmentPlan
     ) -> Propensity:
