@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from cardiometabolic import PROGRAMME
 
 from gemel.core.dataset import Dataset
 from gemel.synthetic.cohort import BaselineModel, VirtualCohort, fit, sample
 from gemel.synthetic.marginals import cliques, count_marginals
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 NOISE = 2.0
 
@@ -20,6 +20,7 @@ NOISE = 2.0
 class Course:
     time_years: np.ndarray
     event: np.ndarray
+    targets: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class StandInTwin:

@@ -3,11 +3,11 @@ import itertools
 
 import numpy as np
 import pytest
+from cardiometabolic import PROGRAMME
 
 from gemel.core.errors import GemelError
 from gemel.synthetic.cohort import fit, sample
 from gemel.synthetic.marginals import cliques, count_marginals, encode, levels
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 SIZES = {f.name: levels(f) for f in PROGRAMME.features}
 

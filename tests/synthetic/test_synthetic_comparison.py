@@ -2,13 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from cardiometabolic import PROGRAMME
 from lifelines import KaplanMeierFitter
 from scipy.stats import spearmanr
 
 from gemel.core.errors import GemelError
 from gemel.synthetic.comparison import NOTE, _rank_correlation, compare, kaplan_meier
 from gemel.synthetic.marginals import encode
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 
 @pytest.fixture(scope="module")

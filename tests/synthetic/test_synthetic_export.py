@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from cardiometabolic import PROGRAMME
 from pyarrow import parquet
 
 from gemel.core.errors import GemelError
@@ -13,7 +14,6 @@ from gemel.synthetic.cohort import sample
 from gemel.synthetic.export import write
 from gemel.synthetic.fhir import HTEST, first_verified_code, own_concept, patient_ids, resources
 from gemel.synthetic.fhir_check import check_resources, references
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ FAULTS = {
     "no unit": lambda r: r["valueQuantity"].pop("code"),
     "nan": lambda r: r["valueQuantity"].update(value=float("nan")),
     "bad date": lambda r: r.update(effectiveDateTime="2000-13-01"),
-    "too early": lambda r: r.update(effectiveDateTime="1999-12-31"),
+    "too early": lambda r: r.update(effectiveDateTime="1899-12-31"),
     "dangling": lambda r: r.update(subject={"reference": "Patient/nobody"}),
     "other type": lambda r: r.update(resourceType="Immunization"),
 }

@@ -1,25 +1,27 @@
 import numpy as np
 import pytest
+from cardiometabolic import PROGRAMME
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemel.core.arrays import check_arrays
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
-from gemel.core.programme import Feature, FeatureKind
+from gemel.core.programme import Feature, FeatureKind, Missing
 from gemel.synthetic.marginals import (
     anchor,
     cliques,
     companions,
     count_marginals,
+    edges_of,
     encode,
     level_of,
     levels,
     marginal_specs,
+    may_be_missing,
     sum_sites,
     table_name,
 )
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 FEATURES = {feature.name: feature for feature in PROGRAMME.features}
 BMI = FEATURES["body_mass_index_kg_m2"]
@@ -146,8 +148,8 @@ def test_the_structure_follows_from_the_programme_alone():
     without_age = msgspec.structs.replace(
         PROGRAMME, features=tuple(f for f in PROGRAMME.features if f.kind is not FeatureKind.AGE)
     )
-    with pytest.raises(GemelError, match="GEM701"):
-        cliques(without_age)
+    # Without an age the first feature ties the others together.
+    assert {a for a, _ in cliques(without_age)[: len(without_age.features) - 1]} == {"male"}
 
 
 def test_sites_are_added_up(real):
@@ -200,3 +202,23 @@ def test_levels_of_the_toy_population_fill_the_declared_range(real):
     codes = encode(PROGRAMME, real.values)
     assert all(codes[f.name].min() >= 0 and codes[f.name].max() < levels(f) for f in PROGRAMME.features)
     assert table_name(("a", "b")) in {"marginal/a*b"}
+
+
+def test_a_feature_without_bins_of_its_own_gets_public_ones_within_its_bounds():
+    import msgspec
+
+    bare = msgspec.structs.replace(FEATURES["body_mass_index_kg_m2"], bin_edges=())
+    assert edges_of(bare) == (15, 19.0, 25.0, 31.0, 37.0, 60)
+    assert levels(bare) == 6
+    flag = msgspec.structs.replace(FEATURES["fatty_liver"], bin_edges=())
+    assert edges_of(flag) == (0, 0.5, 1)
+
+
+def test_whatever_may_be_missing_by_its_declaration_has_a_level_for_it():
+    import msgspec
+
+    body = FEATURES["body_mass_index_kg_m2"]
+    for kind in (FeatureKind.FIRST, FeatureKind.MEAN, FeatureKind.MAX):
+        assert may_be_missing(msgspec.structs.replace(body, kind=kind))
+    assert not may_be_missing(msgspec.structs.replace(body, missing=Missing.EXCLUDE))
+    assert not may_be_missing(FEATURES["age_years"])

@@ -1,11 +1,11 @@
 import pytest
+from cardiometabolic import PROGRAMME
 
 from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
 from gemel.privacy.accounting import epsilon, price
 from gemel.synthetic.cohort import fit, sample
 from gemel.synthetic.marginals import count_marginals, marginal_specs
 from gemel.synthetic.study_provenance import provenance_of_study
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 
 @pytest.fixture

@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gemel.core.dataset import OCCURRED
 from gemel.core.errors import GemelError
-from gemel.core.programme import Feature, FeatureKind, Programme
+from gemel.core.programme import DAYS_PER_YEAR, Feature, FeatureKind, Programme, Target, TargetKind
 from gemel.synthetic.marginals import (
     anchor,
     check_tables,
     cliques,
     companions,
+    edges_of,
     is_binary,
     levels,
     may_be_missing,
@@ -25,17 +27,18 @@ from gemel.synthetic.marginals import (
 from gemel.synthetic.private_pgm import Graph, estimate
 from gemel.synthetic.provenance import CohortProvenance, check_covers, read_provenance, release_id
 
-DAYS_PER_YEAR = 365.25
-
 
 class Course(Protocol):
-    """What a twin simulates: times since the index date in years (n, k) and what happened then (n, k)."""
+    """What a twin simulates: times since the index date in years (n, k), what happened then (n, k), and targets (n,)."""
 
     @property
     def time_years(self) -> NDArray[np.floating]: ...  # noqa: D102
 
     @property
     def event(self) -> NDArray[np.integer]: ...  # noqa: D102
+
+    @property
+    def targets(self) -> Mapping[str, NDArray[np.floating]]: ...  # noqa: D102
 
 
 class Simulator(Protocol):
@@ -88,6 +91,8 @@ class VirtualCohort:
     Attributes:
         values: float32 (n, d), each in its feature's unit, NaN where missing.
         time_years: float32 (n, k), whole days over 365.25. event: int8 (n, k), as in `core.dataset.Dataset`.
+        targets: float32 (n, t) in the order of the programme's `target_names`; NaN where the patient had died before,
+            and of what the twin does not simulate.
         source_patients_estimate: how many patients the hospitals counted, as far as the noisy tables tell.
     """
 
@@ -95,6 +100,7 @@ class VirtualCohort:
     values: NDArray[np.float32]
     time_years: NDArray[np.float32]
     event: NDArray[np.int8]
+    targets: NDArray[np.float32]
     seed: int
     provenance: CohortProvenance
     source_patients_estimate: float
@@ -164,10 +170,11 @@ def sample(
         raise ValueError(f"patients must be at least 1, got {patients}")
     drawn = model.draw_levels(patients, seed=seed)
     generator = _stream(seed, 2)
-    values = np.stack([_decode(f, drawn[f.name], generator) for f in programme.features], axis=1)
+    values = np.stack([_decode(f, drawn[f.name], generator) for f in programme.columns], axis=1)
     course = twin.simulate(values, seed=seed)
     time_years, event = _whole_days(course, shape=(patients, len(programme.outcomes)))
-    return VirtualCohort(programme, values, time_years, event, seed, statement, model.noisy_total)
+    targets = _targets(programme, course, time_years, event)
+    return VirtualCohort(programme, values, time_years, event, targets, seed, statement, model.noisy_total)
 
 
 def _stream(seed: int, number: int) -> np.random.Generator:
@@ -187,17 +194,22 @@ def graph_of(programme: Programme) -> Graph:
         ready = [name for name in waiting if name not in tree or tree[name] in order]
         order += ready
         waiting = [name for name in waiting if name not in ready]
-    sizes = {feature.name: levels(feature) for feature in programme.features}
+    sizes = {feature.name: levels(feature) for feature in programme.columns}
     return Graph(anchor(programme), tuple(order), tree, sizes)
 
 
 def _decode(feature: Feature, level: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.float32]:
     """Values (n,) for levels: 0 and 1 for a binary feature, else uniform within the public bin."""
-    edges = np.asarray(feature.bin_edges, dtype=np.float64)
+    edges = np.asarray(edges_of(feature), dtype=np.float64)
     inside = np.minimum(level, len(edges) - 2)
     fraction = generator.random(len(level))
     if is_binary(feature):
         values = inside.astype(np.float64)
+    elif is_whole(feature):
+        # The whole numbers of the bin, of which the last bin has its upper edge too; where there is none, that edge.
+        first, upper = np.ceil(edges[inside]), edges[inside + 1]
+        last = np.where(inside == len(edges) - 2, np.floor(upper), np.ceil(upper) - 1)
+        values = np.minimum(first + np.floor(fraction * np.maximum(last - first + 1, 1)), upper)
     else:
         step = _resolution(feature)
         raw = edges[inside] + fraction * (edges[inside + 1] - edges[inside])
@@ -207,6 +219,11 @@ def _decode(feature: Feature, level: NDArray[np.intp], generator: np.random.Gene
     if may_be_missing(feature):
         values = np.where(level == len(edges) - 1, np.nan, values)
     return values.astype(np.float32)
+
+
+def is_whole(feature: Feature) -> bool:
+    """Whether values are whole numbers: counts, and points of a score (UCUM writes such units in braces)."""
+    return feature.kind is FeatureKind.COUNT or feature.unit.startswith("{")
 
 
 def _resolution(feature: Feature) -> float:
@@ -224,3 +241,27 @@ def _whole_days(course: Course, *, shape: tuple[int, int]) -> tuple[NDArray[np.f
         raise GemelError("GEM602", f"The twin simulated {time_years.shape}, expected finite times {shape}.")
     days = np.where(event < 0, 0.0, np.maximum(1.0, np.rint(time_years * DAYS_PER_YEAR)))
     return (days / DAYS_PER_YEAR).astype(np.float32), event.astype(np.int8)
+
+
+def _targets(
+    programme: Programme, course: Course, time_years: NDArray[np.float32], event: NDArray[np.int8]
+) -> NDArray[np.float32]:
+    """The targets (n, t) that go with a course in whole days: nobody is measured after death."""
+    found = np.full((len(event), len(programme.target_names)), np.nan, np.float32)
+    end_days = np.rint(time_years[:, 0] * DAYS_PER_YEAR)
+    for j, name in enumerate(programme.target_names):
+        target = next(target for target in programme.targets if target.name == name)
+        found[:, j] = _target(target, course, end_days, event[:, 0])
+    return found
+
+
+def _target(
+    target: Target, course: Course, end_days: NDArray[np.floating], death: NDArray[np.int8]
+) -> NDArray[np.float32]:
+    died = (death == OCCURRED) & (end_days <= (target.at_days or 0))
+    if target.kind is TargetKind.DEATH:
+        return died.astype(np.float32)
+    found = np.array(course.targets.get(target.name, np.full(len(death), np.nan)), np.float32)
+    if target.kind is not TargetKind.BINARY:
+        found[died] = np.nan
+    return found

@@ -26,7 +26,7 @@ NOTE = "exact comparison with open data; a hospital would publish hold-out based
 Levels = Mapping[str, NDArray[np.intp]]
 Floats = NDArray[np.float64]
 
-_STEPS_PER_YEAR = 4
+_STEPS_PER_YEAR, _FEWEST_STEPS = 4, 60
 _FEWEST_AT_RISK = 20
 _ROWS_AT_ONCE = 250
 
@@ -35,6 +35,18 @@ class FeatureDistance(msgspec.Struct, frozen=True, kw_only=True):
     """Total variation of one feature's levels: virtual against real, and hold-out against real of equal size."""
 
     feature: str
+    title: str
+    virtual: float
+    holdout: float
+
+
+class TargetDistance(msgspec.Struct, frozen=True, kw_only=True):
+    """Between the distributions of a target among those in whom it is known: the largest difference of the shares below a value.
+
+    NaN-free: 0 where nobody has it.
+    """
+
+    target: str
     title: str
     virtual: float
     holdout: float
@@ -92,6 +104,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     rank_correlation_error: float
     rank_correlation_error_holdout: float
     neighbours: Neighbours
+    targets: tuple[TargetDistance, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -123,7 +136,10 @@ def compare(cohort: VirtualCohort, reference: Dataset, holdout: Dataset) -> Comp
                 virtual=_distance(programme, (f.name,), virtual, real),
                 holdout=_distance(programme, (f.name,), other, real),
             )
-            for f in programme.features
+            for f in programme.columns
+        ),
+        targets=tuple(
+            _target_distance(cohort, reference, held, t) for t in range(len(programme.target_names))
         ),
         pairs_virtual=_mean_pair_distance(programme, virtual, real),
         pairs_holdout=_mean_pair_distance(programme, other, real),
@@ -152,7 +168,8 @@ def kaplan_meier(time_years: NDArray[Any], event: NDArray[Any], grid_years: Floa
 def _curve(cohort: VirtualCohort, reference: Dataset, holdout: Dataset, j: int) -> SurvivalCurve:
     """Curves up to the last time at which enough people of each group are still observed."""
     programme = cohort.programme
-    grid = np.arange(programme.horizon_years * _STEPS_PER_YEAR + 1) / _STEPS_PER_YEAR
+    horizon = programme.times_years[-1]
+    grid = np.linspace(0, horizon, max(_FEWEST_STEPS, round(horizon * _STEPS_PER_YEAR)) + 1)
     groups = (cohort, reference, holdout)
     found = [kaplan_meier(g.time_years[:, j], g.event[:, j], grid) for g in groups]
     observed = np.all([at_risk >= _FEWEST_AT_RISK for _, at_risk in found], axis=0)
@@ -169,9 +186,31 @@ def _curve(cohort: VirtualCohort, reference: Dataset, holdout: Dataset, j: int) 
     )
 
 
+def _target_distance(cohort: VirtualCohort, reference: Dataset, holdout: Dataset, t: int) -> TargetDistance:
+    name = cohort.programme.target_names[t]
+    target = next(target for target in cohort.programme.targets if target.name == name)
+    real, virtual, held = (g.targets[:, t] for g in (reference, cohort, holdout))
+    return TargetDistance(
+        target=name,
+        title=target.title,
+        virtual=_kolmogorov(virtual, real),
+        holdout=_kolmogorov(held, real),
+    )
+
+
+def _kolmogorov(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """The largest difference of two empirical distribution functions."""
+    first, second = (np.sort(values[np.isfinite(values)]) for values in (one, other))
+    if not first.size or not second.size:
+        return 0.0
+    at = np.concatenate([first, second])
+    shares = (np.searchsorted(group, at, side="right") / group.size for group in (first, second))
+    return float(np.abs(np.subtract(*shares)).max())
+
+
 def _distance(programme: Programme, names: tuple[str, ...], one: Levels, other: Levels) -> float:
     """Total variation between the joint distributions of some features' levels."""
-    shape = tuple(levels(f) for name in names for f in programme.features if f.name == name)
+    shape = tuple(levels(f) for name in names for f in programme.columns if f.name == name)
     shares = []
     for codes in (one, other):
         flat = np.ravel_multi_index(tuple(codes[name] for name in names), shape)
@@ -223,8 +262,8 @@ def _neighbours(
 
 def _scaled(programme: Programme, values: NDArray[Any]) -> Floats:
     """Features on their public scales, a missing one as zero beside a flag."""
-    center = np.array([f.reference_mean for f in programme.features])
-    scale = np.array([f.scale for f in programme.features])
+    center = np.array([f.reference_mean for f in programme.columns])
+    scale = np.array([f.scale for f in programme.columns])
     missing = np.isnan(values)
     return np.concatenate([np.where(missing, 0.0, (values - center) / scale), missing], axis=1)
 

@@ -50,7 +50,7 @@ def write(cohort: VirtualCohort, folder: Path, *, provenance: Mapping[str, Any])
 
 
 def table(cohort: VirtualCohort) -> pa.Table:
-    """One row per virtual patient: id, marks, features, then time and event of each outcome.
+    """One row per virtual patient: id, marks, features, then time and event of each outcome, then targets.
 
     A missing value is null. Fields carry unit and title, the schema the provenance.
     """
@@ -60,7 +60,7 @@ def table(cohort: VirtualCohort) -> pa.Table:
         pa.array([True] * len(cohort), pa.bool_()),
     ]
     fields = [pa.field("virtual_patient", pa.string()), pa.field("synthetic", pa.bool_())]
-    for j, feature in enumerate(cohort.programme.features):
+    for j, feature in enumerate(cohort.programme.columns):
         columns.append(pa.array(cohort.values[:, j], pa.float32(), from_pandas=True))
         fields.append(_field(feature.name, pa.float32(), unit=feature.unit, title=feature.title))
     for j, outcome in enumerate(cohort.programme.outcomes):
@@ -68,6 +68,10 @@ def table(cohort: VirtualCohort) -> pa.Table:
         fields.append(_field(f"{outcome.name}_time_years", pa.float32(), unit="a", title=outcome.title))
         columns.append(pa.array(cohort.event[:, j], pa.int8()))
         fields.append(_field(f"{outcome.name}_event", pa.int8(), unit="1", title=outcome.title))
+    targets = [t for t in cohort.programme.targets if t.name in cohort.programme.target_names]
+    for j, target in enumerate(targets):
+        columns.append(pa.array(cohort.targets[:, j], pa.float32(), from_pandas=True))
+        fields.append(_field(target.name, pa.float32(), unit=target.unit, title=target.title))
     metadata = {
         "gemel.security": "HTEST",
         "gemel.release": cohort.release,
@@ -90,7 +94,10 @@ def _manifest(cohort: VirtualCohort, folder: Path, files: list[Path]) -> dict[st
         "seed": cohort.seed,
         "virtual_patients": len(cohort),
         "fhir_version": FHIR_VERSION,
-        "units": {feature.name: feature.unit for feature in programme.features},
+        "units": {
+            **{feature.name: feature.unit for feature in programme.columns},
+            **{target.name: target.unit for target in programme.targets},
+        },
         "event_codes": {"1": "occurred", "0": "censored", "-1": "prevalent at the index date"},
         "not_for": "training of twins, decisions about a person, or estimates of rare subgroups",
         "provenance": cohort.provenance.as_dict(),

@@ -1,7 +1,8 @@
 """Virtual patients as FHIR R4 resources: plain dicts, marked synthetic, with ids that depend on the seed alone.
 
 What it writes is what the platform's readers read: the index date is the start of the first finished
-Encounter, follow-up ends with the last one or with death, histories are Conditions on the index date.
+Encounter (or what the cohort asks for on that day), follow-up ends with the last one or with death, histories stand on the
+last day of their window, targets are measured on their day.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ import datetime
 import math
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gemel.core.concepts import Code
-from gemel.core.programme import Feature, FeatureKind, OutcomeKind, Programme
-from gemel.synthetic.cohort import DAYS_PER_YEAR, VirtualCohort
+from gemel.core.concepts import ATC, Code, Concept
+from gemel.core.programme import (
+    DAYS_PER_YEAR,
+    Comparison,
+    Feature,
+    FeatureKind,
+    Programme,
+    Target,
+    TargetKind,
+    Threshold,
+)
+from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.provenance import posterior_from_even_odds
 
 Resource = dict[str, Any]
@@ -38,8 +48,13 @@ UCUM = "http://unitsofmeasure.org"
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:gemel:virtual-cohort")
 _TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
 # Bodily measurements; every other unit is a laboratory's.
-_DIAGNOSED = (OutcomeKind.FIRST_DIAGNOSIS, OutcomeKind.NEXT_DIAGNOSIS)
 _VITAL_UNITS = frozenset({"mm[Hg]", "kg/m2", "/min", "Cel", "kg", "cm"})
+_PERSONAL = (FeatureKind.AGE, FeatureKind.MALE)
+# What one value says as well as many.
+_SINGLE = (FeatureKind.LAST, FeatureKind.FIRST, FeatureKind.MEAN, FeatureKind.MIN, FeatureKind.MAX)
+# Where a window starts with the record: no virtual record says anything earlier.
+_LONG_AGO = 3650
+EARLIEST = INDEX_DATE - datetime.timedelta(days=_LONG_AGO)
 
 
 def patient_ids(cohort: VirtualCohort) -> list[str]:
@@ -59,46 +74,121 @@ def resources(cohort: VirtualCohort) -> Iterator[Resource]:
     yield _provenance(cohort, release, ids)
 
 
+class _Said(NamedTuple):
+    """One statement of a virtual record: a concept, its day from the index date, and a value where it is measured."""
+
+    concept: str
+    title: str
+    day: int
+    value: float | None = None
+
+
+# A name that makes the resource's id, and what it says.
+_Part = tuple[str, _Said]
+
+
 class _PatientWriter:
     """Builds the resources of one virtual patient."""
 
     def __init__(self, cohort: VirtualCohort, release: str, row: int, patient: str) -> None:
         self.programme = cohort.programme
-        self.values = cohort.values[row]
+        self.values = dict(zip(cohort.programme.feature_names, cohort.values[row].tolist(), strict=True))
+        self.targets = dict(zip(cohort.programme.target_names, cohort.targets[row].tolist(), strict=True))
         self.event = cohort.event[row]
         self.release, self.row, self.patient = release, row, patient
         self.subject = {"reference": f"Patient/{patient}"}
 
     def write(self, days: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Resource]:
         """All resources; `days` (k,) are the outcomes' times since the index date."""
-        end = _date(int(days[0]))
-        yield self._patient(death=end if self.event[0] == 1 else None)
-        first = self._encounter("first", _date(0))
+        end = int(days[0])
+        yield self._patient(death=_date(end) if self.event[0] == 1 else None)
+        first, last = self._encounter("first", 0), self._encounter("last", end)
+        earlier = _days_before(self.programme)
+        if earlier:
+            yield self._encounter("before", -earlier)
         yield first
-        yield self._encounter("last", end)
-        encounter = {"reference": f"Encounter/{first['id']}"}
-        for feature, value in zip(self.programme.features, self.values, strict=True):
-            if feature.kind is FeatureKind.LAST and not math.isnan(value):
-                yield self._observation(feature, float(value), encounter)
+        yield last
+        for part, what in (*self._history(), *self._admission()):
+            yield self._statement(part, what, first)
+        for part, what in (*self._outcomes(days), *self._measured_later()):
+            yield self._statement(part, what, last)
+
+    def _history(self) -> Iterator[_Part]:
+        """What the features say was recorded, each on the last day of its window. A slope and a series are not written."""
+        for feature in self.programme.columns:
+            value = self.values[feature.name]
+            if feature.kind in _PERSONAL or math.isnan(value):
+                continue
+            concept = feature.concepts[0]
+            if feature.kind in _SINGLE:
+                yield feature.name, _Said(concept, feature.title, feature.to_days, value)
             elif feature.kind is FeatureKind.PRESENT and value == 1:
                 concept = own_concept(self.programme, feature)
-                yield self._condition(f"history/{feature.name}", concept, feature.title, _date(0))
+                yield f"history/{feature.name}", _Said(concept, feature.title, feature.to_days)
+            elif feature.kind is FeatureKind.TIME_SINCE:
+                day = max(-round(value), _from(None))
+                yield f"history/{feature.name}", _Said(concept, feature.title, day)
+            elif feature.kind is FeatureKind.COUNT:
+                for number in range(round(value)):
+                    day = max(feature.to_days - number, _from(feature.start_days))
+                    yield f"history/{feature.name}/{number}", _Said(concept, feature.title, day)
+
+    def _admission(self) -> Iterator[_Part]:
+        """What puts the patient into the cohort, where no feature has said it yet."""
+        cohort = self.programme.cohort
+        said = {
+            concept
+            for feature in self.programme.columns
+            if feature.kind is FeatureKind.PRESENT and self.values[feature.name] == 1 and not feature.to_days
+            for concept in [own_concept(self.programme, feature)]
+        }
+        index = cohort.index
+        if index.concepts and not said & set(index.concepts):
+            concept = self.programme.concept(index.concepts[0])
+            value = meeting(index.threshold, concept)
+            yield "index", _Said(concept.name, concept.title, 0, value)
+        for criterion in cohort.required:
+            concept = self.programme.concept(criterion.concepts[0])
+            value = meeting(criterion.threshold, concept)
+            day = max(_from(criterion.from_days), min(criterion.to_days or 0, 0))
+            for number in range(criterion.minimum_count):
+                part = f"required/{criterion.name}/{number}"
+                yield part, _Said(concept.name, concept.title, day, value)
+
+    def _outcomes(self, days: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[_Part]:
         for j, outcome in enumerate(self.programme.outcomes):
-            if outcome.kind in _DIAGNOSED and self.event[j] == 1:
-                onset = _date(int(days[j]))
-                yield self._condition(f"outcome/{outcome.name}", outcome.concepts[0], outcome.title, onset)
+            if outcome.concepts and self.event[j] == 1:
+                concept = self.programme.concept(outcome.concepts[0])
+                value = meeting(outcome.threshold, concept)
+                yield f"outcome/{outcome.name}", _Said(concept.name, outcome.title, int(days[j]), value)
+
+    def _measured_later(self) -> Iterator[_Part]:
+        """The targets, each on its day."""
+        for target in self.programme.targets:
+            value = self.targets.get(target.name, math.nan)
+            if math.isnan(value) or not target.concepts:
+                continue
+            concept, day = self.programme.concept(target.concepts[0]), target.at_days or 0
+            if target.kind is TargetKind.BINARY:
+                if value != 1:
+                    continue
+                value = meeting(target.threshold, concept)
+            elif target.kind is TargetKind.ORDINAL:
+                value = value_of_level(target, concept, round(value))
+            yield f"target/{target.name}", _Said(concept.name, target.title, day, value)
 
     def _base(self, kind: str, part: str = "") -> Resource:
         number = self.patient if kind == "Patient" else _identify(self.release, kind, self.row, part)
         return {"resourceType": kind, "id": number, "meta": _meta(self.release)}
 
     def _patient(self, *, death: str | None) -> Resource:
-        age, male = 0.0, math.nan
-        for feature, value in zip(self.programme.features, self.values, strict=True):
+        cohort = self.programme.cohort
+        age, male = (cohort.minimum_age_years + cohort.maximum_age_years) / 2, math.nan
+        for feature in self.programme.columns:
             if feature.kind is FeatureKind.AGE:
-                age = float(value)
+                age = self.values[feature.name]
             elif feature.kind is FeatureKind.MALE:
-                male = float(value)
+                male = self.values[feature.name]
         # Up to whole days, so that nobody is born too late to meet the cohort's minimum age.
         born = INDEX_DATE - datetime.timedelta(days=math.ceil(age * DAYS_PER_YEAR - 0.01))
         resource = self._base("Patient") | {
@@ -109,35 +199,51 @@ class _PatientWriter:
         }
         return resource | ({"deceasedDateTime": death} if death else {})
 
-    def _encounter(self, part: str, day: str) -> Resource:
+    def _encounter(self, part: str, day: int) -> Resource:
         return self._base("Encounter", part) | {
             "status": "finished",
             "class": {"system": f"{_TERMINOLOGY}/v3-ActCode", "code": "AMB", "display": "ambulatory"},
             "subject": self.subject,
-            "period": {"start": day, "end": day},
+            "period": {"start": _date(day), "end": _date(day)},
         }
 
-    def _observation(self, feature: Feature, value: float, encounter: Resource) -> Resource:
-        category = "vital-signs" if feature.unit in _VITAL_UNITS else "laboratory"
-        code = first_verified_code(self.programme, feature.concepts[0])
+    def _statement(self, part: str, said: _Said, encounter: Resource) -> Resource:
+        """As hospitals record it: a measurement, a prescription, or a diagnosis."""
+        concept = self.programme.concept(said.concept)
+        code = first_verified_code(self.programme, concept.name)
+        if concept.unit is not None:
+            value = said.value if said.value is not None else meeting(None, concept)
+            return self._observation(part, said, concept.unit, float(value or 0.0), encounter)
+        if code.system == ATC:
+            return self._base("MedicationRequest", part) | {
+                "status": "completed",
+                "intent": "order",
+                "medicationCodeableConcept": _codeable(code, said.title),
+                "subject": self.subject,
+                "authoredOn": _date(said.day),
+            }
+        return self._condition(part, code, said.title, _date(said.day))
+
+    def _observation(self, part: str, said: _Said, unit: str, value: float, encounter: Resource) -> Resource:
+        category = "vital-signs" if unit in _VITAL_UNITS else "survey" if unit[:1] == "{" else "laboratory"
         coding = {"system": f"{_TERMINOLOGY}/observation-category", "code": category}
-        return self._base("Observation", feature.name) | {
+        return self._base("Observation", part) | {
             "status": "final",
             "category": [{"coding": [coding]}],
-            "code": _codeable(code, feature.title),
+            "code": _codeable(first_verified_code(self.programme, said.concept), said.title),
             "subject": self.subject,
-            "encounter": encounter,
-            "effectiveDateTime": INDEX_DATE.isoformat(),
+            "encounter": {"reference": f"Encounter/{encounter['id']}"},
+            "effectiveDateTime": _date(said.day),
             "valueQuantity": {
                 # Six digits say what a float32 holds; more would print its binary tail.
                 "value": float(f"{value:.6g}"),
-                "unit": feature.unit,
+                "unit": unit,
                 "system": UCUM,
-                "code": feature.unit,
+                "code": unit,
             },
         }
 
-    def _condition(self, part: str, concept: str, title: str, onset: str) -> Resource:
+    def _condition(self, part: str, code: Code, title: str, onset: str) -> Resource:
         return self._base("Condition", part) | {
             "clinicalStatus": {
                 "coding": [{"system": f"{_TERMINOLOGY}/condition-clinical", "code": "active"}]
@@ -145,11 +251,42 @@ class _PatientWriter:
             "verificationStatus": {
                 "coding": [{"system": f"{_TERMINOLOGY}/condition-ver-status", "code": "confirmed"}]
             },
-            "code": _codeable(first_verified_code(self.programme, concept), title),
+            "code": _codeable(code, title),
             "subject": self.subject,
             "onsetDateTime": onset,
             "recordedDate": onset,
         }
+
+
+def _days_before(programme: Programme) -> int:
+    """How long before the index date the record starts: as the cohort asks, and as windows that end before it need."""
+    windows = [feature.to_days for feature in programme.columns]
+    windows += [criterion.to_days or 0 for criterion in programme.cohort.required]
+    return max(programme.cohort.minimum_look_back_days, *(-day for day in windows), 0)
+
+
+def _from(start_days: int | None) -> int:
+    return -_LONG_AGO if start_days is None else start_days
+
+
+def meeting(threshold: Threshold | None, concept: Concept) -> float | None:
+    """A plausible value of a concept that meets a threshold: half-way to its bound; None for what is not measured."""
+    if concept.unit is None:
+        return None
+    low, high = concept.low, concept.high
+    if threshold is not None:
+        upward = threshold.comparison in (Comparison.ABOVE, Comparison.AT_LEAST)
+        low, high = (threshold.value, high) if upward else (low, threshold.value)
+    bounds = [bound for bound in (low, high) if bound is not None]
+    return sum(bounds) / len(bounds) if bounds else 0.0
+
+
+def value_of_level(target: Target, concept: Concept, level: int) -> float:
+    """The lowest value of a level of an ordinal target; of the lowest level the concept's bound, else one below the next."""
+    if level > 0:
+        return target.levels[level - 1]
+    below = target.levels[0] - 1
+    return concept.low if concept.low is not None and below < concept.low < target.levels[0] else below
 
 
 def own_concept(programme: Programme, feature: Feature) -> str:
@@ -157,7 +294,7 @@ def own_concept(programme: Programme, feature: Feature) -> str:
 
     A history of several diagnoses does not say which one it was; nothing finer is modelled.
     """
-    others = {c for f in programme.features if f.name != feature.name for c in f.concepts}
+    others = {c for f in programme.columns if f.name != feature.name for c in f.concepts}
     return next((c for c in feature.concepts if c not in others), feature.concepts[0])
 
 

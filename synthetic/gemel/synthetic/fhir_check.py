@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gemel.core.errors import GemelError
-from gemel.synthetic.fhir import HTEST, INDEX_DATE, TAG_SYSTEM, UCUM, Resource
+from gemel.synthetic.fhir import EARLIEST, HTEST, INDEX_DATE, TAG_SYSTEM, UCUM, Resource
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "Patient": ("identifier", "gender", "birthDate"),
     "Encounter": ("status", "class", "subject", "period"),
     "Condition": ("clinicalStatus", "verificationStatus", "code", "subject", "onsetDateTime"),
     "Observation": ("status", "code", "subject", "encounter", "effectiveDateTime", "valueQuantity"),
+    "MedicationRequest": ("status", "intent", "medicationCodeableConcept", "subject", "authoredOn"),
     "Provenance": ("target", "recorded", "agent", "entity"),
 }
 # Required bindings of R4 (4.0.1), narrowed to what a virtual cohort may say.
@@ -25,6 +26,8 @@ ALLOWED: dict[tuple[str, str], frozenset[str]] = {
     ("Patient", "gender"): frozenset({"male", "female", "unknown"}),
     ("Encounter", "status"): frozenset({"finished"}),
     ("Observation", "status"): frozenset({"final"}),
+    ("MedicationRequest", "status"): frozenset({"completed"}),
+    ("MedicationRequest", "intent"): frozenset({"order"}),
 }
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -96,16 +99,15 @@ def _bindings(resource: Resource) -> str | None:
 
 def _dates(resource: Resource) -> str | None:
     period = resource.get("period", {})
-    after = [
-        resource.get("onsetDateTime"),
-        resource.get("effectiveDateTime"),
-        resource.get("deceasedDateTime"),
-    ]
-    for day in (resource.get("birthDate"), *after, period.get("start"), period.get("end")):
+    said = [resource.get(element) for element in ("onsetDateTime", "effectiveDateTime", "authoredOn")]
+    died = resource.get("deceasedDateTime")
+    for day in (resource.get("birthDate"), died, *said, period.get("start"), period.get("end")):
         if day is not None and not _is_date(day):
             return f"{day!r} is no date"
-    if any(day is not None and day < INDEX_DATE.isoformat() for day in (*after, period.get("start"))):
-        return "something happened before the index date"
+    if died is not None and died < INDEX_DATE.isoformat():
+        return "the death is before the index date"
+    if any(day is not None and day < EARLIEST.isoformat() for day in (*said, period.get("start"))):
+        return "something happened before any virtual record starts"
     if period and period["end"] < period["start"]:
         return "the encounter ends before it starts"
     if "recorded" in resource and not _INSTANT.fullmatch(resource["recorded"]):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gemel.core.arrays import ArraySpec
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
-from gemel.core.programme import Feature, FeatureKind, Programme
+from gemel.core.programme import Feature, FeatureKind, Missing, Programme
 
 Table = NDArray[np.int64]
 Clique = tuple[str, str]
@@ -32,13 +32,29 @@ CLINICAL_PAIRS: tuple[tuple[str, str], ...] = (
     ("hdl_cholesterol", "dyslipidaemia"),
 )
 
-_MAY_BE_MISSING = (FeatureKind.LAST, FeatureKind.MALE)
 _BINARY = (FeatureKind.MALE, FeatureKind.PRESENT)
+# Of a feature that declares no bins: where they end, in scales from the reference mean.
+_USUAL_EDGES = (-1.5, -0.5, 0.5, 1.5)
 
 
 def may_be_missing(feature: Feature) -> bool:
     """Whether "missing" is a level of its own: measured values and sex; an age and a history always exist."""
-    return feature.kind in _MAY_BE_MISSING
+    return feature.kind is not FeatureKind.AGE and feature.missing_policy is Missing.MASK
+
+
+def is_measured(feature: Feature) -> bool:
+    """Whether a feature comes from measured values, which are missing together: a programme's first and the others."""
+    return may_be_missing(feature) and feature.kind is not FeatureKind.MALE
+
+
+def edges_of(feature: Feature) -> tuple[float, ...]:
+    """The public bins of a feature: those that it declares, else some around its reference mean."""
+    if feature.bin_edges:
+        return feature.bin_edges
+    if is_binary(feature):
+        return (feature.low, (feature.low + feature.high) / 2, feature.high)
+    inner = (feature.reference_mean + step * feature.scale for step in _USUAL_EDGES)
+    return (feature.low, *(edge for edge in inner if feature.low < edge < feature.high), feature.high)
 
 
 def is_binary(feature: Feature) -> bool:
@@ -48,15 +64,14 @@ def is_binary(feature: Feature) -> bool:
 
 def levels(feature: Feature) -> int:
     """The number of levels: the public bins, and one for "missing" (the last) where that can be."""
-    return len(feature.bin_edges) - 1 + int(may_be_missing(feature))
+    return len(edges_of(feature)) - 1 + int(may_be_missing(feature))
 
 
 def anchor(programme: Programme) -> str:
-    """The feature that every table of the star holds: age. GEM701 when the programme has none."""
-    for feature in programme.features:
-        if feature.kind is FeatureKind.AGE:
-            return feature.name
-    raise GemelError("GEM701", f"The programme {programme.name} has no age feature to anchor a cohort on.")
+    """The feature that every table of the star holds: age, else the first. GEM701 when the programme has no columns."""
+    for feature in (*(f for f in programme.columns if f.kind is FeatureKind.AGE), *programme.columns):
+        return feature.name
+    raise GemelError("GEM701", f"The programme {programme.name} has no feature to anchor a cohort on.")
 
 
 def companions(programme: Programme) -> dict[str, str]:
@@ -68,11 +83,11 @@ def companions(programme: Programme) -> dict[str, str]:
     exact inference is cheap, and there are at most 2 d - 3 tables for d features.
     Each tree is rooted at its feature that the programme declares first.
     """
-    rest = [f.name for f in programme.features if f.kind is not FeatureKind.AGE]
+    rest = [name for name in programme.feature_names if name != anchor(programme)]
     tree = {name: name for name in rest}
     neighbours: dict[str, list[str]] = {name: [] for name in rest}
     for a, b in _candidates(programme):
-        if tree[a] == tree[b]:
+        if a not in tree or b not in tree or tree[a] == tree[b]:
             continue
         merged = tree[b]
         tree = {name: tree[a] if root == merged else root for name, root in tree.items()}
@@ -111,7 +126,7 @@ def table_name(clique: Clique) -> str:
 
 def marginal_specs(programme: Programme) -> dict[str, ArraySpec]:
     """The declared shape of every table: int64 (levels of one, levels of the other)."""
-    sizes = {feature.name: levels(feature) for feature in programme.features}
+    sizes = {feature.name: levels(feature) for feature in programme.columns}
     return {table_name(c): ArraySpec((sizes[c[0]], sizes[c[1]]), "int64") for c in cliques(programme)}
 
 
@@ -122,7 +137,7 @@ def level_of(feature: Feature, column: NDArray[np.floating]) -> NDArray[np.intp]
     missing counts as the public reference: no patient's data may make the count fail, for that would tell.
     """
     # Bins are compared in the precision in which values are kept, so a value on an edge stays on its side.
-    edges = np.asarray(feature.bin_edges, dtype=np.float32)
+    edges = np.asarray(edges_of(feature), dtype=np.float32)
     values = np.asarray(column, dtype=np.float32)
     missing = np.isnan(values)
     filled = np.where(missing, np.float32(feature.reference_mean), values)
@@ -134,7 +149,7 @@ def level_of(feature: Feature, column: NDArray[np.floating]) -> NDArray[np.intp]
 
 def encode(programme: Programme, values: NDArray[np.floating]) -> dict[str, NDArray[np.intp]]:
     """The levels of every feature for raw values (n, d)."""
-    return {f.name: level_of(f, values[:, j]) for j, f in enumerate(programme.features)}
+    return {f.name: level_of(f, values[:, j]) for j, f in enumerate(programme.columns)}
 
 
 def count_marginals(programme: Programme, dataset: Dataset) -> dict[str, Table]:
@@ -185,7 +200,7 @@ def check_tables(programme: Programme, tables: Mapping[str, NDArray[np.generic]]
 
 def _candidates(programme: Programme) -> list[Clique]:
     """The pairs that may become companions, in order of preference."""
-    measured = [f.name for f in programme.features if f.kind is FeatureKind.LAST]
+    measured = [f.name for f in programme.columns if is_measured(f)]
     pairs = [(measured[0], name) for name in measured[1:]]
     for first, second in CLINICAL_PAIRS:
         a, b = _holder(programme, first), _holder(programme, second)
@@ -196,7 +211,7 @@ def _candidates(programme: Programme) -> list[Clique]:
 
 def _holder(programme: Programme, concept: str) -> str | None:
     """The first feature that carries a concept; `SEX` stands for administrative sex."""
-    for feature in programme.features:
+    for feature in programme.columns:
         if concept in feature.concepts or (concept == SEX and feature.kind is FeatureKind.MALE):
             return feature.name
     return None

@@ -12,6 +12,7 @@ import jinja2
 import msgspec
 
 from gemel.core.mechanism import Mechanism
+from gemel.core.programme import DAYS_PER_YEAR
 from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.comparison import Comparison, SurvivalCurve
 from gemel.synthetic.provenance import PrivacyStatement, posterior_from_even_odds
@@ -124,7 +125,7 @@ def _panel(curve: SurvivalCurve) -> dict[str, Any]:
     left, top = _PANEL["left"], _PANEL["top"]
     width = _PANEL["width"] - left - _PANEL["right"]
     height = _PANEL["height"] - top - _PANEL["bottom"]
-    horizon = max(curve.years[-1], 1.0)
+    horizon = curve.years[-1] or 1.0
     # The axis starts at the tens below the lowest point, so that three outcomes of unlike frequency stay legible.
     lowest = min(0.9, int(10 * min(*curve.real, *curve.virtual)) / 10)
 
@@ -142,14 +143,25 @@ def _panel(curve: SurvivalCurve) -> dict[str, Any]:
         return "".join(steps)
 
     shares = [lowest + (1 - lowest) * part / 4 for part in range(5)]
-    years = [year for year in range(0, int(horizon) + 1, 5 if horizon >= 10 else 1)]
     return {
         "title": curve.title,
-        "summary": f"At {curve.years[-1]:g} years {curve.real[-1]:.1%} of the real and "
+        "summary": f"At {_when(curve.years[-1])} {curve.real[-1]:.1%} of the real and "
         f"{curve.virtual[-1]:.1%} of the virtual patients are free of it.",
         "real": path(curve.real),
         "virtual": path(curve.virtual),
         "horizontal": [{"y": y(share), "label": f"{share:.0%}"} for share in shares],
-        "vertical": [{"x": x(year), "label": str(year)} for year in years],
+        "vertical": [{"x": x(year), "label": label} for year, label in _ticks(horizon)],
         **_PANEL,
     }
+
+
+def _ticks(horizon: float) -> list[tuple[float, str]]:
+    """Times of an axis with their labels: whole years, or days where there are fewer than two years."""
+    if horizon >= 2:
+        return [(float(year), str(year)) for year in range(0, int(horizon) + 1, 5 if horizon >= 10 else 1)]
+    days = int(horizon * DAYS_PER_YEAR + 1e-6)
+    return [(day / DAYS_PER_YEAR, f"{day} d") for day in range(0, days + 1, 30 if days < 300 else 90)]
+
+
+def _when(years: float) -> str:
+    return f"{years:g} years" if years >= 2 else f"{years * DAYS_PER_YEAR:.0f} days"

@@ -19,6 +19,7 @@ MOST_PAIR_RATIO = 1.1
 MOST_CURVE_DIFFERENCE = 0.02
 MOST_MEAN_SURVIVAL_DIFFERENCE = 0.05
 MOST_RANK_ERROR = 0.05
+MOST_TARGET_DIFFERENCE = 0.05
 NEIGHBOUR_SHARE, NEIGHBOUR_TOLERANCE = 0.5, 0.03
 
 
@@ -102,6 +103,16 @@ def _likeness(comparison: Comparison) -> tuple[Row, ...]:
                 MOST_MEAN_SURVIVAL_DIFFERENCE,
             ),
         ]
+    rows += [
+        _row(
+            "Likeness",
+            f"{target.target.replace('_', ' ')}: largest difference of the distributions",
+            target.virtual,
+            target.holdout,
+            MOST_TARGET_DIFFERENCE,
+        )
+        for target in comparison.targets
+    ]
     return (*rows, *_smoke_test(comparison.neighbours))
 
 

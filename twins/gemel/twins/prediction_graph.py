@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gemel.core.errors import GemelError
 from gemel.core.programme import FeatureKind
-from gemel.twins.design import AGE_SQUARED_SCALE, EVENT_AGE_SHIFT, MEASURED_SCALE, PRODUCT_SCALE, design_of
+from gemel.twins.design import AGE_SQUARED_SCALE, EVENT_AGE_SHIFT, MEASURED_SCALE, PRODUCT_SCALE
 from gemel.twins.hazard import HIGHEST_LOG_HAZARD, LOWEST_LOG_HAZARD, HazardTwin
 from gemel.twins.twin import Twin
 
@@ -91,7 +91,7 @@ class PredictionGraph(nn.Module):
         ]
         values = np.array([*rows, [np.nan] * len(features)], dtype=np.float32)
         own, age = self.columns(torch.from_numpy(values))
-        design = design_of(self.twin.programme)
+        design = self.twin.design
         for mine, theirs in ((own, design.columns(values)), (age, design.age(values))):
             if mine.shape != theirs.shape or not np.allclose(mine.numpy(), theirs, atol=1e-5):
                 raise GemelError("GEM533", f"{self.twin.programme.name}: the graph's columns differ.")
