@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Record = Mapping[str, Any]
+_UNITS = {
+    "1": "",
+    "a": "years",
+    "d": "days",
+    "h": "hours",
+    "mm[Hg]": "mm Hg",
+    "kg/m2": "kg/m²",
+    "{score}": "points",
+    "10*9/L": "10⁹/L",
+}
 
 
 def number(value: float | None) -> str:
@@ -22,6 +32,25 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.0f}" if value == round(value) and abs(value) < 1e9 else f"{value:.4g}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign, and without one that is lost in rounding.
+
+    >>> signed(0.0123, 3), signed(-0.0001, 2)
+    ('+0.012', '0.00')
+    """
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
+
+
+def in_words(unit: str) -> str:
+    """A UCUM unit as people write it; nothing for a number without one.
+
+    >>> in_words("a"), in_words("mm[Hg]"), in_words("1")
+    ('years', 'mm Hg', '')
+    """
+    return _UNITS.get(unit, unit)
 
 
 def render(console: Console, record: Record) -> None:

@@ -25,11 +25,12 @@ ProgrammeOption = Annotated[
     str, typer.Option("--programme", metavar="NAME", help="An installed programme.", show_default=False)
 ]
 TwinOption = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
         "--twin",
         metavar="FILE",
-        help="The twin's numbers (twin.safetensors of a run). Without it: the twin at its public start, trained on nobody.",
+        help="The twin's numbers (twin.safetensors of a run). Without it: the twin at its public start, trained on nobody. "
+        "Repeated: further models that could be the twin, for the interval.",
     ),
 ]
 Values = Annotated[
@@ -46,6 +47,9 @@ Plan = Annotated[
     typer.Option("--plan", metavar="FILE", help="A treatment plan. Without it: as in the record."),
 ]
 
+# Of the intervals: this share of what may happen lies in them, as far as they hold it.
+LEVEL = 0.9
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -53,6 +57,7 @@ class Asked:
 
     definition: TwinDefinition
     twin: Twin
+    models: tuple[Twin, ...]
     row: NDArray[np.float64]
     record: dict[str, Any]
 
@@ -73,14 +78,20 @@ def predict(
     """
     with failures(output):
         from gemel.cli.patient_files import read_plan_file
-        from gemel.cli.twin_record import prediction_record
+        from gemel.cli.twin_record import interval_record, prediction_record
         from gemel.cli.twin_render import render_prediction
         from gemel.twins.treatment_plan import NOTHING_CHANGED
+        from gemel.twins.uncertainty import interval
 
         asked = _ask(programme, twin, values, example=example)
         chosen = NOTHING_CHANGED if plan is None else read_plan_file(asked.twin.programme, plan)
         prediction = asked.twin.predict(asked.row, plan=chosen)
-        result = {**asked.record, "prediction": prediction_record(asked.twin.programme, prediction)}
+        found = interval(asked.twin, asked.row, level=LEVEL, models=asked.models, plan=chosen)
+        result = {
+            **asked.record,
+            "prediction": prediction_record(asked.twin.programme, prediction),
+            "interval": interval_record(asked.twin.programme, found),
+        }
         emit(result, output, render=lambda console: render_prediction(console, result))
 
 
@@ -98,6 +109,7 @@ def simulate(
             "--against", metavar="FILE", help="The plan to compare with. Without it: as in the record."
         ),
     ] = None,
+    seed: Annotated[int, typer.Option(help="Of the simulated futures.")] = 0,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Compare one patient's course under two treatment plans, and say how far the comparison is supported.
@@ -119,7 +131,7 @@ def simulate(
             first = read_plan_file(asked.twin.programme, plan)
             other = NOTHING_CHANGED if against is None else read_plan_file(asked.twin.programme, against)
             plans = first, other
-        result = {**asked.record, **comparison_record(asked.definition, asked.twin, asked.row, *plans)}
+        result = {**asked.record, **comparison_record(asked.twin, asked.row, *plans, seed=seed)}
         emit(result, output, render=lambda console: render_comparison(console, result))
 
 
@@ -161,7 +173,7 @@ def assimilate(
         emit(result, output, render=lambda console: render_assimilation(console, result))
 
 
-def _ask(programme: str, twin: Path | None, values: Path | None, *, example: bool) -> Asked:
+def _ask(programme: str, twin: list[Path] | None, values: Path | None, *, example: bool) -> Asked:
     from gemel.cli.patient_files import open_twin, patient_row, read_patient
     from gemel.cli.programme import find_definition
     from gemel.cli.twin_record import patient_record
@@ -170,7 +182,7 @@ def _ask(programme: str, twin: Path | None, values: Path | None, *, example: boo
         raise typer.BadParameter("Give the patient by --values FILE or by --example.")
     definition = find_definition(programme)
     declared = definition.programme
-    if twin is None:
+    if not twin:
         say(
             "No --twin: the twin stands at its public start, from literature and round constants. It was trained on nobody."
         )
@@ -179,8 +191,9 @@ def _ask(programme: str, twin: Path | None, values: Path | None, *, example: boo
     )
     record = {
         "programme": f"{declared.name}@{declared.version}",
-        "twin": "public start" if twin is None else str(twin),
+        "twin": str(twin[0]) if twin else "public start",
         "patient": patient_record(declared, row),
         "title": definition.example.title if values is None else "",
     }
-    return Asked(definition, open_twin(definition, twin), row, record)
+    models = tuple(open_twin(definition, path) for path in (twin or (None,)))
+    return Asked(definition, models[0], models, row, record)

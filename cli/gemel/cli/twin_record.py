@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from gemel.cli.patient_files import Pairs, first_observations
 from gemel.core.programme import DAYS_PER_YEAR, FeatureKind, Programme, Target, TargetKind
-from gemel.twins.definition import TwinDefinition
 from gemel.twins.prediction import Prediction
 from gemel.twins.treatment_plan import TreatmentPlan
 from gemel.twins.twin import Twin
+from gemel.twins.uncertainty.intervals import Band, PredictionInterval
+from gemel.twins.what_if import what_if
 
 # Every number of observations is followed up to here, then each about half as many again.
 ALL_UP_TO = 8
@@ -62,18 +63,51 @@ def prediction_record(programme: Programme, prediction: Prediction) -> dict[str,
     }
 
 
+def interval_record(programme: Programme, found: PredictionInterval) -> dict[str, Any]:
+    """Low and high of everything for the first patient, what the interval holds, and how much wider missing features make it."""
+    return {
+        "level": found.level,
+        "holds": list(found.holds),
+        "missing": [n for n, gone in zip(programme.feature_names, found.missing[0], strict=True) if gone],
+        "risks": {
+            endpoint.name: {
+                "title": endpoint.title,
+                "at_days": list(endpoint.horizons_days) or [_target_day(programme, endpoint.target)],
+                **_band(found.risks[endpoint.name]),
+            }
+            for endpoint in programme.endpoints
+            if endpoint.name in found.risks
+        },
+        "values": {name: _band(band) for name, band in found.values.items()},
+        "courses": {name: _band(band) for name, band in found.courses.items()},
+    }
+
+
 def comparison_record(
-    definition: TwinDefinition,
-    twin: Twin,
-    row: NDArray[np.float64],
-    plan: TreatmentPlan,
-    other: TreatmentPlan,
+    twin: Twin, row: NDArray[np.float64], plan: TreatmentPlan, other: TreatmentPlan, *, seed: int
 ) -> dict[str, Any]:
-    """Both plans, what is expected under each."""
-    programme = definition.programme
+    """Both plans, what is expected under each, and how far the comparison is supported; no numbers where it is refused."""
+    answer = what_if(twin, row, plan, other, seed=seed)
+    told = (answer.prediction, answer.other_prediction)
     return {
         "plans": [msgspec.to_builtins(each) for each in (plan, other)],
-        "predictions": [prediction_record(programme, twin.predict(row, plan=each)) for each in (plan, other)],
+        "basis": None if answer.basis is None else answer.basis.value,
+        "claim": answer.claim,
+        "assumptions": list(answer.assumptions),
+        "unchecked": list(answer.unchecked),
+        "refused": [{"code": reason.code, "message": reason.message} for reason in answer.reasons],
+        "predictions": [prediction_record(twin.programme, each) for each in told if each is not None],
+        "differences": [
+            {
+                "endpoint": line.endpoint,
+                "horizon_days": line.horizon_days,
+                "plan": line.expected,
+                "other": line.other_expected,
+                "difference": line.difference,
+                "e_value": None if line.e_value is None else line.e_value.estimate,
+            }
+            for line in answer.differences
+        ],
     }
 
 
@@ -147,6 +181,24 @@ def _step(programme: Programme, day: float) -> int | None:
         return programme.step_at(day)
     except ValueError:
         return None
+
+
+def _target_day(programme: Programme, name: str) -> int | None:
+    return next(target.at_days for target in programme.targets if target.name == name)
+
+
+def _band(band: Band) -> dict[str, Any]:
+    """The first patient's low and high (None where there is nothing to say) and the factor of what is missing."""
+    low, high = (_plain(part[0]) for part in (band.low, band.high))
+    return {"low": low, "high": high, "widening": _plain(band.widening[0])}
+
+
+def _plain(numbers: Any) -> Any:
+    """Numbers of an array as JSON has them: None for what is no finite number."""
+    values = np.asarray(numbers, np.float64)
+    if values.ndim:
+        return [_plain(value) for value in values]
+    return float(values) if np.isfinite(values) else None
 
 
 def _target_record(target: Target, predicted: Any) -> dict[str, Any]:

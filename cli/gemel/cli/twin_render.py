@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gemel.cli.output import table
-from gemel.cli.programme_render import number
+from gemel.cli.programme_render import in_words, number, signed
 from gemel.cli.twin_record import time_label
 
 if TYPE_CHECKING:
@@ -30,34 +30,66 @@ def render_prediction(console: Console, result: Record) -> None:
     console.print(rows)
     _render_targets(console, prediction["targets"])
     _render_courses(console, prediction, times)
+    _render_interval(console, result["interval"])
     console.print(NOT_ADVICE, markup=False)
 
 
 def render_comparison(console: Console, result: Record) -> None:
-    """One patient under two plans."""
+    """One patient under two plans, or why the twin does not say."""
     render_patient(console, result)
-    plans = [plan_name(plan, number) for number, plan in zip("AB", result["plans"], strict=True)]
     for letter, plan in zip("AB", result["plans"], strict=True):
         console.print(f"Plan {letter}: {described_plan(plan)}", markup=False)
+    console.print(result["claim"], markup=False)
+    if result["refused"]:
+        console.print("\n[bold]Refused.[/bold] The twin does not compare these plans for this patient:")
+        for reason in result["refused"]:
+            console.print(f"  {reason['code']} {reason['message']}", markup=False)
+        return
+    _render_two_courses(console, result)
+    _render_differences(console, result["differences"])
+    for assumed in result["assumptions"]:
+        console.print(f"  assumed: {assumed}", markup=False)
+    for unchecked in result["unchecked"]:
+        console.print(f"  not checked: {unchecked}", markup=False)
+    console.print(NOT_ADVICE, markup=False)
+
+
+def _render_two_courses(console: Console, result: Record) -> None:
+    plans = [plan_name(plan, letter) for letter, plan in zip("AB", result["plans"], strict=True)]
     first, second = result["predictions"]
-    times = [time_label(first["times_years"][step]) for step in first["shown"]]
+    shown = first["shown"]
+    times = [time_label(first["times_years"][step]) for step in shown]
     rows = table("expected", "plan", *(f">{time}" for time in times), title="\nThe two courses")
     for name, outcome in first["outcomes"].items():
         risks = [outcome["risk"], second["outcomes"][name]["risk"]]
-        for number_, risk in enumerate(risks):
-            rows.add_row("" if number_ else outcome["title"], plans[number_], *_risks(risk, first["shown"]))
+        for place, risk in enumerate(risks):
+            rows.add_row("" if place else outcome["title"], plans[place], *_risks(risk, shown))
         if None not in risks:
-            points = (f"{100 * (risks[0][s] - risks[1][s]):+.1f} points" for s in first["shown"])
+            points = (f"{signed(100 * (risks[0][step] - risks[1][step]), 1)} points" for step in shown)
             rows.add_row("", "A minus B", *points)
     for name, course in first["courses"].items():
         means = [course["mean"], second["courses"][name]["mean"]]
-        for number_, mean in enumerate(means):
-            told = f"{name} ({course['unit']})" if not number_ else ""
-            rows.add_row(told, plans[number_], *(number(mean[s]) for s in first["shown"]))
-        rows.add_row("", "A minus B", *(f"{means[0][s] - means[1][s]:+.3g}" for s in first["shown"]))
+        for place, mean in enumerate(means):
+            told = "" if place else f"{name} ({course['unit']})"
+            rows.add_row(told, plans[place], *(f"{mean[step]:.4g}" for step in shown))
+        rows.add_row("", "A minus B", *(f"{means[0][step] - means[1][step]:+.3g}" for step in shown))
     console.print(rows)
     _render_two_targets(console, first["targets"], second["targets"], plans)
-    console.print(NOT_ADVICE, markup=False)
+
+
+def _render_differences(console: Console, differences: Sequence[Record]) -> None:
+    """What the twin is scored on, under both plans; the E-value where the difference is an association."""
+    rows = table("endpoint", ">day", ">A", ">B", ">A minus B", ">E-value", title="Endpoints")
+    for line in differences:
+        rows.add_row(
+            line["endpoint"],
+            str(line["horizon_days"]),
+            f"{line['plan']:.4g}",
+            f"{line['other']:.4g}",
+            signed(line["difference"], 4),
+            number(line["e_value"]),
+        )
+    console.print(rows)
 
 
 def render_assimilation(console: Console, result: Record) -> None:
@@ -67,12 +99,13 @@ def render_assimilation(console: Console, result: Record) -> None:
     names = list(dict.fromkeys(name for step in steps for name in step["parameters"]))
     rows = table(
         ">observations",
+        "the last of them",
         *(f">{name}" for name in names),
         title="\nThe patient's own parameters, ± standard deviation",
     )
     for step in steps:
         told = (_with_spread(step["parameters"].get(name)) for name in names)
-        rows.add_row(str(step["observations"]), *told)
+        rows.add_row(str(step["observations"]), last_taken(result, step), *told)
     console.print(rows)
     expected = table(
         ">observations",
@@ -100,6 +133,14 @@ def render_assimilation(console: Console, result: Record) -> None:
     console.print(NOT_ADVICE, markup=False)
 
 
+def last_taken(result: Record, step: Record) -> str:
+    """The newest observation that a step holds."""
+    if not step["observations"]:
+        return ""
+    last = result["observed"][step["observations"] - 1]
+    return f"day {number(last['day'])}: {last['name']} {number(last['value'])}"
+
+
 def render_patient(console: Console, result: Record) -> None:
     """Who is asked about."""
     if result["title"]:
@@ -108,7 +149,7 @@ def render_patient(console: Console, result: Record) -> None:
     rows = table("feature", ">value", "unit")
     for line in known:
         value = ("yes" if line["value"] else "no") if line["flag"] else number(line["value"])
-        rows.add_row(line["title"], value, "" if line["unit"] == "1" else line["unit"])
+        rows.add_row(line["title"], value, in_words(line["unit"]))
     console.print(rows)
     missing = [line["title"] for line in result["patient"] if line["value"] is None]
     if missing:
@@ -158,8 +199,7 @@ def _render_two_targets(console: Console, first: Record, second: Record, plans: 
 def target_cell(target: Record) -> str:
     """A target's expected value, risk, or the probabilities of its levels from the lowest on."""
     if "mean" in target:
-        unit = "" if target["unit"] == "1" else f" {target['unit']}"
-        return f"{target['mean']:.4g} ± {target['spread']:.2g}{unit}"
+        return f"{target['mean']:.4g} ± {target['spread']:.2g} {in_words(target['unit'])}".rstrip()
     if "levels" in target:
         return " ".join(f"{share:.0%}" for share in target["levels"])
     return f"{target['risk']:.1%}"
@@ -178,6 +218,36 @@ def _render_courses(console: Console, prediction: Record, times: Sequence[str]) 
         cells = (f"{course['mean'][s]:.4g} ± {course['spread'][s]:.2g}" for s in prediction["shown"])
         rows.add_row(name, course["unit"], *cells)
     console.print(rows)
+
+
+def _render_interval(console: Console, interval: Record) -> None:
+    """Where a risk lies over models and missing features, and a measured value with all that may happen."""
+    rows = table(
+        "interval of",
+        ">day",
+        ">from",
+        ">to",
+        ">widened by what is missing",
+        title=f"Intervals, {interval['level']:.0%}",
+    )
+    for risk in interval["risks"].values():
+        for day, low, high in zip(risk["at_days"], risk["low"], risk["high"], strict=True):
+            if low is not None:
+                rows.add_row(risk["title"], str(day), f"{low:.1%}", f"{high:.1%}", _factor(risk["widening"]))
+    for name, value in interval["values"].items():
+        rows.add_row(name, "", number(value["low"]), number(value["high"]), _factor(value["widening"]))
+    if rows.row_count:
+        console.print(rows)
+        console.print(f"They hold: {'; '.join(interval['holds'])}.", markup=False)
+    if len(interval["risks"]) and not any(None not in risk["low"] for risk in interval["risks"].values()):
+        console.print(
+            "No interval of the risks: with one model and nothing missing there is nothing that would move them.",
+            markup=False,
+        )
+
+
+def _factor(widening: float | None) -> str:
+    return "by it alone" if widening is None else f"x {widening:.2f}"
 
 
 def _render_later(console: Console, steps: Sequence[Record]) -> None:

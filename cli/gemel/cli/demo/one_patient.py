@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gemel.cli.patient_files import patient_row
 from gemel.cli.programme_render import number
 from gemel.cli.twin_record import assimilation_record, patient_record, prediction_record, time_label
-from gemel.cli.twin_render import described_plan, target_cell
+from gemel.cli.twin_render import described_plan, last_taken, target_cell
 from gemel.core.dataset import Dataset
 from gemel.core.programme import DAYS_PER_YEAR, Programme
 from gemel.twins.causal.local_support import LocalSupport
@@ -22,6 +22,7 @@ from gemel.twins.twin import Twin
 from gemel.twins.what_if import what_if
 
 RANGE_NOTE = "the range over the hospitals' own last models and the joint one, not a confidence interval"
+_VISIBLE = 0.001  # a tenth of a point
 _YEARS_FROM = 2.0  # a shorter horizon is told in days
 
 
@@ -68,31 +69,54 @@ def observed_one_by_one(example: Example, twin: Twin) -> dict[str, Any] | None:
     steps, first = record["steps"], record["steps"][0]["prediction"]
     names = list(dict.fromkeys(name for step in steps for name in step["parameters"]))
     last = first["shown"][-1]
+    moved = [name for name in first["outcomes"] if _moves(name, steps, last)]
     return {
         "title": example.title,
         "parameters": names,
         "at": time_label(first["times_years"][last]),
         "later": [
-            *(f"{name}, {course['unit']}" for name, course in first["courses"].items()),
-            *(f"risk of {name}" for name in first["outcomes"]),
+            *(
+                f"{name}, {course['unit']}" if course["unit"] != "1" else name
+                for name, course in first["courses"].items()
+            ),
+            *(f"risk of {name}" for name in moved),
         ],
-        "steps": [_step(step, names, last) for step in steps],
+        "steps": [
+            {
+                "observations": step["observations"],
+                "taken": last_taken(record, step),
+                "parameters": [_with_spread(step["parameters"].get(name)) for name in names],
+                "expected": _expected(step["next"]),
+                "later": [
+                    *(
+                        f"{course['mean'][last]:.4g} ± {course['spread'][last]:.2g}"
+                        for course in step["prediction"]["courses"].values()
+                    ),
+                    *(f"{step['prediction']['outcomes'][name]['risk'][last]:.1%}" for name in moved),
+                ],
+            }
+            for step in steps
+        ],
     }
 
 
-def _step(step: dict[str, Any], names: Sequence[str], last: int) -> dict[str, Any]:
-    following, told = step["next"], step["prediction"]
-    parameters = (step["parameters"].get(name) for name in names)
-    return {
-        "observations": step["observations"],
-        "parameters": ["–" if p is None else f"{p['mean']:.4g} ± {p['spread']:.2g}" for p in parameters],
-        "expected": f"{following['expected']:.4g} ± {following['spread']:.2g}" if following else "",
-        "observed": f"{number(following['observed'])} {following['unit']}" if following else "",
-        "later": [
-            *(f"{c['mean'][last]:.4g} ± {c['spread'][last]:.2g}" for c in told["courses"].values()),
-            *("had it" if o["risk"] is None else f"{o['risk'][last]:.1%}" for o in told["outcomes"].values()),
-        ],
-    }
+def _moves(outcome: str, steps: Sequence[Mapping[str, Any]], last: int) -> bool:
+    """Whether observations change what is expected of an outcome, as far as a reader would see it."""
+    risks = [step["prediction"]["outcomes"][outcome]["risk"] for step in steps]
+    known = [risk[last] for risk in risks if risk is not None]
+    return len(known) == len(risks) and max(known) - min(known) > _VISIBLE
+
+
+def _expected(following: Mapping[str, Any] | None) -> str:
+    if following is None:
+        return ""
+    return (
+        f"{following['expected']:.4g} ± {following['spread']:.2g}, observed {number(following['observed'])}"
+    )
+
+
+def _with_spread(parameter: Mapping[str, float] | None) -> str:
+    return "–" if parameter is None else f"{parameter['mean']:.4g} ± {parameter['spread']:.2g}"
 
 
 def _pairs(programme: Programme, here: Prediction, there: Prediction) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from gemel.cli.demo import charts
 from gemel.cli.demo.summary import EndpointLine, PatientLine, Scores, Summary, Synthetic, read_summary
+from gemel.cli.programme_render import in_words as unit_in_words
 
 MODELS = {
     "federated_dp": "Joint twin, private",
@@ -182,7 +183,7 @@ def _patient_value(line: PatientLine) -> str:
         return "not known"
     if line.flag:
         return "yes" if line.value else "no"
-    return f"{line.value:.4g}{'' if line.unit == '1' else ' ' + line.unit}"
+    return f"{line.value:.4g} {unit_in_words(line.unit)}".rstrip()
 
 
 def _size(count: int | None) -> str:

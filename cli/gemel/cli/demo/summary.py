@@ -17,7 +17,7 @@ A metric that cannot be computed (no event in time) is null, never 0.
     what_if          {title, patient[]: {title, value, unit, flag}, plan, other, claim, assumptions[], unchecked[], reasons[], times[],
                      time_unit, titles: {outcome: title}, with_plan, with_other: {outcome: [..]}, low, high: {"plan" | "other": {outcome: [..]}},
                      range_note, courses[]: {name, unit, with_plan[], with_other[]}, targets[]: {title, with_plan, with_other}}
-    assimilation     {title, note, parameters[], steps[]: {observations, parameters[], expected, off_by, later[]}, later[]}
+    assimilation     {title, parameters[], steps[]: {observations, taken, parameters[], expected, later[]}, later[], at}
     synthetic        {patients, files[], survival: {years[], real[], virtual[]}, marginal_distance: {feature: distance},
                      nearest_neighbour: {label: number}, report}
     ledgers[]        {site, file, entries[]: {task, epsilon_after}}
@@ -199,12 +199,12 @@ class WhatIf(msgspec.Struct, frozen=True):
 
 
 class AssimilationStep(msgspec.Struct, frozen=True):
-    """After some observations: the person's parameters, what was expected of the next one, and what of later, in words."""
+    """After some observations: the last of them, the person's parameters, what is expected of the next and of later, in words."""
 
     observations: int
+    taken: str
     parameters: list[str]
     expected: str
-    observed: str
     later: list[str]
 
 
