@@ -141,6 +141,11 @@ def evaluate_prediction(
 ) -> Evaluation:
     """`evaluate`, of predictions that were made (and recalibrated, say) before."""
     check_dataset(programme, dataset)
+    for name, group in (groups or {}).items():
+        if len(group) != len(dataset):
+            raise GemelError(
+                "GEM630", f"The grouping {name} is of {len(group)} patients, not of {len(dataset)}."
+            )
     of = groups_of(programme, dataset, groups)
     found: list[RiskEvaluation | ValueEvaluation] = []
     for endpoint in programme.endpoints:
