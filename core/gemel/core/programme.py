@@ -224,6 +224,8 @@ class Treatment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         low, high: The amounts that a plan may ask for.
         chance: RANDOMISED: the share of patients that got it.
         contraindications: Names of features (PRESENT) in whose presence a plan that gives it is refused.
+        source: RANDOMISED: the trial. OBSERVED: the publications that the twin has the effect from; empty when it learnt it
+            from its data.
     """
 
     name: str
@@ -237,6 +239,11 @@ class Treatment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     chance: float | None = None
     contraindications: tuple[str, ...] = ()
     source: str = ""
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether the twin has the effect from its data, not from publications."""
+        return bool(self.feature) and (self.assignment is Assignment.RANDOMISED or not self.source)
 
 
 class IndexKind(StrEnum):

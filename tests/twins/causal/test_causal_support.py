@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec import structs
 from sklearn.linear_model import LogisticRegression
 from treated_people import GIVEN, PROGRAMME, WITHOUT, Truth, people
 
 from gemel.core.errors import GemelError
+from gemel.twins.causal.estimand import Basis, basis_of
 from gemel.twins.causal.local_support import LocalSupport, follows
 from gemel.twins.causal.released_support import ReleasedSupport, level_in_bins
 from gemel.twins.causal.support import LOWEST_PROPENSITY, check_plans
@@ -213,3 +215,22 @@ def test_an_amount_that_cannot_be_given_is_a_fault_of_the_plan():
     with pytest.raises(GemelError) as caught:
         check(USUAL, TreatmentPlan.always({"published": 11.0}), WITHOUT["published"])
     assert caught.value.code == "GEM603"
+
+
+def test_an_effect_from_the_literature_needs_nobody_here_who_got_it(hospital):
+    read = structs.replace(PROGRAMME.treatment("drug"), source="a paper")
+    programme = structs.replace(
+        PROGRAMME, treatments=(PROGRAMME.treatments[0], read, PROGRAMME.treatments[2])
+    )
+    values = hospital.values.astype(float)
+    values[:, 4] = 0
+    plans = GIVEN["drug"], WITHOUT["drug"]
+    for evidence in (LocalSupport(values), released(values, 5.0)):
+        learnt = check_plans(PROGRAMME, USUAL, *plans, evidence=evidence)
+        assert not learnt.supported.any()
+        support = check_plans(programme, USUAL, *plans, evidence=evidence)
+        assert support.supported.all()
+        assert support.propensity.plan.tolist() == [1.0]
+        # Who takes it already is judged by the rest of the values.
+        assert check_plans(programme, changed(drug=1), *plans, evidence=evidence).supported.all()
+    assert basis_of((read,)) is Basis.LITERATURE

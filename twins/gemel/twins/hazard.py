@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,8 +28,6 @@ from gemel.twins.prediction import ExpectedCourse, Floats, Prediction, Simulated
 from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan, planned_values
 from gemel.twins.twin import Twin
 
-if TYPE_CHECKING:
-    from gemel.twins.what_if import Association
 
 # Where every twin starts: 1 event per 100 patient-years, for everybody. A public, rough clinical number.
 START_RATE_PER_YEAR = 0.01
@@ -203,12 +200,6 @@ class HazardTwin(Twin):
 
         planned = planned_values(self.programme, values, plan)
         return simulate(self, planned, plan, seed=seed, paths=paths)
-
-    def what_if(self, values: NDArray[np.floating], changes: Mapping[str, float]) -> Association:
-        """See `gemel.twins.what_if.associate`: other values of features, not another plan."""
-        from gemel.twins.what_if import associate
-
-        return associate(self, values, changes)
 
 
 def _others(outcomes: int) -> Tensor:

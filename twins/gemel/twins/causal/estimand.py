@@ -115,9 +115,9 @@ def treatments_compared(
 
 def basis_of(compared: tuple[Treatment, ...]) -> Basis:
     """What a comparison of plans that differ in these treatments can claim: the weakest of them."""
-    if any(t.feature and t.assignment is Assignment.OBSERVED for t in compared):
+    if any(t.is_learnt and t.assignment is Assignment.OBSERVED for t in compared):
         return Basis.ASSOCIATION
-    return Basis.LITERATURE if any(not t.feature for t in compared) else Basis.RANDOMISED
+    return Basis.RANDOMISED if all(t.is_learnt for t in compared) else Basis.LITERATURE
 
 
 def assumptions_of(basis: Basis) -> tuple[str, ...]:

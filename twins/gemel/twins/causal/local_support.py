@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.core.programme import Programme, TreatmentKind
-from gemel.twins.causal.support import Bools, Floats, Propensity, Reason, Refusal, observed_treatments
+from gemel.twins.causal.support import (
+    Bools,
+    Floats,
+    Propensity,
+    Reason,
+    Refusal,
+    learnt_treatments,
+    observed_treatments,
+)
 from gemel.twins.design import design_of
 from gemel.twins.treatment_plan import TreatmentPlan
 
@@ -49,7 +57,7 @@ class LocalSupport:
         covariates = _Covariates(programme, plan, other_plan, self.people)
         found = []
         for one, label in ((plan, "the plan"), (other_plan, "the other plan")):
-            names = tuple(sorted(n for n in one.treatments if programme.treatment(n).feature))
+            names = learnt_treatments(programme, one)
             got = follows(programme, self.people, one, names) if names else np.ones(len(self.people), bool)
             called = one.name or label
             if got.sum() < FEWEST_WHO_GOT_IT:
@@ -81,7 +89,10 @@ def follows(
 
 
 class _Covariates:
-    """The design's columns but those of the compared treatments, centred and scaled by the people; a 1 before them."""
+    """The design's columns but those of treatments that a plan sets or whose effect was not learnt here.
+
+    Centred and scaled by the people; a 1 before them.
+    """
 
     def __init__(
         self,
@@ -91,8 +102,9 @@ class _Covariates:
         people: NDArray[np.floating],
     ) -> None:
         self._design = design_of(programme)
-        set_by_plans = {programme.treatment(n).feature for n in plan.treatments | other_plan.treatments}
-        self._kept = np.array([not set_by_plans & set(name.split(":")) for name in self._design.names])
+        named = plan.treatments | other_plan.treatments
+        out = {t.feature for t in programme.treatments if t.name in named or not t.is_learnt}
+        self._kept = np.array([not out & set(name.split(":")) for name in self._design.names])
         columns = self._design.columns(people)[:, self._kept].astype(np.float64)
         self._centre = columns.mean(axis=0)
         self._spread = columns.std(axis=0)

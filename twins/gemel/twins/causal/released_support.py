@@ -16,6 +16,7 @@ from gemel.twins.causal.support import (
     Propensity,
     Reason,
     Refusal,
+    learnt_treatments,
     observed_treatments,
 )
 from gemel.twins.treatment_plan import TreatmentPlan, planned_values
@@ -49,9 +50,14 @@ class ReleasedSupport:
         """Who falls, as recorded or as planned, into a cell in which nobody was; or hardly anybody got the plan."""
         found = []
         for one in (plan, other_plan):
-            planned = np.asarray(planned_values(programme, values, one), np.float64)
-            set_here = {programme.treatment(name).feature for name in one.treatments} - {""}
+            learnt = learnt_treatments(programme, one)
+            set_here = {programme.treatment(name).feature for name in learnt}
+            doses = tuple(dose for dose in one.doses if dose.treatment in learnt)
+            planned = np.asarray(planned_values(programme, values, TreatmentPlan(doses=doses)), np.float64)
+            read = {t.feature for t in programme.treatments if not t.is_learnt}
             for (first, second), counts in self.tables.items():
+                if read & {first, second}:
+                    continue
                 cells = tuple(
                     self._levels(programme, name, planned, counts, axis)
                     for axis, name in enumerate((first, second))

@@ -122,7 +122,7 @@ def check_plans(
         chance = Propensity(chance.plan * observed.plan, chance.other_plan * observed.other_plan)
     else:
         unchecked = ("whether people like these were among those the twin learnt from",)
-        unknown = tuple(np.nan if _observed(programme, one) else 1.0 for one in (plan, other_plan))
+        unknown = tuple(np.nan if observed_treatments(programme, one) else 1.0 for one in (plan, other_plan))
         chance = Propensity(chance.plan * unknown[0], chance.other_plan * unknown[1])
     found += _improbable(chance, plan, other_plan)
     if not (np.isfinite(chance.plan).all() and np.isfinite(chance.other_plan).all()):
@@ -131,16 +131,14 @@ def check_plans(
 
 
 def observed_treatments(programme: Programme, plan: TreatmentPlan) -> tuple[str, ...]:
-    """The treatments of a plan that people got by indication, and whose columns the data have."""
-    return tuple(
-        t.name
-        for t in programme.treatments
-        if t.name in plan.treatments and t.feature and t.assignment is Assignment.OBSERVED
-    )
+    """The treatments of a plan whose effect the twin learnt from people who got them by indication."""
+    learnt = learnt_treatments(programme, plan)
+    return tuple(n for n in learnt if programme.treatment(n).assignment is Assignment.OBSERVED)
 
 
-def _observed(programme: Programme, plan: TreatmentPlan) -> bool:
-    return bool(observed_treatments(programme, plan))
+def learnt_treatments(programme: Programme, plan: TreatmentPlan) -> tuple[str, ...]:
+    """The treatments of a plan whose effect the twin learnt; what it read elsewhere needs nobody here who got it."""
+    return tuple(t.name for t in programme.treatments if t.is_learnt and t.name in plan.treatments)
 
 
 def _beyond_bounds(programme: Programme, values: Floats) -> list[Refusal]:
