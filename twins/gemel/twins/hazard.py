@@ -28,7 +28,6 @@ from gemel.twins.prediction import ExpectedCourse, Floats, Prediction, Simulated
 from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan, planned_values
 from gemel.twins.twin import Twin
 
-
 # Where every twin starts: 1 event per 100 patient-years, for everybody. A public, rough clinical number.
 START_RATE_PER_YEAR = 0.01
 # Cumulative hazards of a step are kept within these public limits, so that no input makes a loss overflow.
