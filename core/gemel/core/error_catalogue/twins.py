@@ -121,4 +121,10 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Exact local numbers belong into an internal report only.",
         ExitCode.REFUSED,
     ),
+    "GEM655": CatalogueEntry(
+        "The plan stops a drug that the patient takes",
+        "The twin of type 2 diabetes learned what follows the start of a class. What stopping one does, it was never shown.",
+        "Leave that class out of the plan, or ask about patients who do not take it.",
+        ExitCode.REFUSED,
+    ),
 }
