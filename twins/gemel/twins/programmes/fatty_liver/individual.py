@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gemel.core.errors import GemelError
 from gemel.core.programme import DAYS_PER_YEAR
 from gemel.core.series import Series
 from gemel.twins.assimilation.hidden_markov import HiddenMarkovFilter
 from gemel.twins.assimilation.measurements import measurements_of
 from gemel.twins.course import propagate
+from gemel.twins.known_events import known_events, parted
 from gemel.twins.prediction import Floats, Prediction
 from gemel.twins.programmes.fatty_liver import fibrosis
 from gemel.twins.solvers import planned_inputs
@@ -25,24 +28,27 @@ if TYPE_CHECKING:
 
 
 class FattyLiverIndividual(Individual):
-    """n patients with their observations of FIB-4, the NAFLD fibrosis score and stiffness.
+    """n patients with their observations of FIB-4, the NAFLD fibrosis score and stiffness, and of what came of them.
 
     The tests of the record count as observed on the index date. A patient who was tested was alive then: until the last
-    test nobody dies.
+    test nobody dies. Raises GEM604 for a test after a death.
     """
 
     def __init__(
         self, twin: FattyLiverTwin, values: NDArray[np.floating], observations: Observations
     ) -> None:
         self._twin, self._values = twin, values
-        at_index = twin.tests_at_index(values)
+        persons, at_index = len(values), twin.tests_at_index(values)
+        events, tests = parted(twin.programme, observations)
         observed = {
-            name: _with_record(name, observations, at_index, persons=len(values))
-            for name in {**dict(observations), **at_index}
+            name: _with_record(name, tests, at_index, persons=persons) for name in {**tests, **at_index}
         }
-        self._seen = measurements_of(observed, twin.observables, persons=len(values))
+        self._seen = measurements_of(observed, fibrosis.TESTS, persons=persons)
         days = np.where(self._seen.known.numpy(), self._seen.day.numpy(), 0.0)
         self._last_day = days.max(axis=1, initial=0.0)
+        self._known = known_events(twin.programme, events, persons=persons)
+        if (self._last_day / DAYS_PER_YEAR > self._known.onset_years[:, 0]).any():
+            raise GemelError("GEM604", "The liver of a patient was tested after the death.")
         self._emissions = fibrosis.emissions()
 
     def stages(self, days: tuple[float, ...], *, plan: TreatmentPlan = NOTHING_CHANGED) -> Floats:
@@ -61,12 +67,16 @@ class FattyLiverIndividual(Individual):
         inputs = twin.inputs_at(values, self.stages(twin.middle_days, plan=plan), plan)
         prevalent = twin.design.prevalent(values)
         hazards = twin.hazards_of(inputs, range(1 << (prevalent.shape[1] - 1)))
-        days = np.array(twin.programme.times_years) * DAYS_PER_YEAR
-        lived = np.clip((self._last_day[:, None] - days[:-1]) / np.diff(days), 0, 1)
-        hazards[:, :, 0] *= 1 - lived[:, None]
+        times = twin.programme.times_years
+        for step, (start, end) in enumerate(pairwise(times)):
+            # Alive until the last test: what `known` leaves open of a step, and no more than what is left after the test.
+            left = np.clip((end - self._last_day / DAYS_PER_YEAR) / (end - start), 0, 1)
+            open_share = np.maximum(self._known.open_share(start, end)[:, 0], 1e-9)
+            hazards[:, :, 0, step] *= np.minimum(left / open_share, 1)[:, None]
+        days = np.array(times) * DAYS_PER_YEAR
         liver = twin.liver_courses(self.stages(tuple(days.tolist()), plan=plan), plan)
         targets, courses = twin.expected(values, plan)
-        prediction = propagate(twin.programme, prevalent, hazards)
+        prediction = propagate(twin.programme, prevalent, hazards, known=self._known)
         return replace(prediction, targets=targets, courses={**courses, **liver})
 
     @property

@@ -18,7 +18,7 @@ from gemel.core.programme import DAYS_PER_YEAR, Programme
 from gemel.twins.design import Design, design_of
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.prediction import ExpectedCourse, Floats
-from gemel.twins.programmes.fatty_liver import circulation, effects, fibrosis
+from gemel.twins.programmes.fatty_liver import OUTCOMES, circulation, effects, fibrosis
 from gemel.twins.programmes.fatty_liver.published_scores import FIB_4, NFS
 from gemel.twins.solvers import planned_inputs, solve_chain, solve_ode
 from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan
@@ -42,7 +42,13 @@ _ADULT_HEIGHT_M = (
 class FattyLiverTwin(HazardTwin):
     """See the module. The hazards' logarithms get one number more for each outcome and step: `offsets`."""
 
-    observables: Mapping[str, str] = {"fib_4": "1", "nafld_fibrosis_score": "1", "liver_stiffness": "kPa"}
+    # Tests of the liver; and 1 on the day on which an outcome came, 0 on one by which it had not.
+    observables: Mapping[str, str] = {
+        "fib_4": "1",
+        "nafld_fibrosis_score": "1",
+        "liver_stiffness": "kPa",
+        **dict.fromkeys((outcome.name for outcome in OUTCOMES), "1"),
+    }
 
     def __init__(self, programme: Programme) -> None:
         super().__init__(programme)
