@@ -108,7 +108,7 @@ def population_effect(
     )
     if found.refusal is not None:
         return found
-    risks = _risks(twin, kept, estimand)
+    risks = expected_under(twin, kept, estimand)
     if np.array_equal(*risks):
         names = ", ".join(treatment.name for treatment in estimand.compared)
         nothing = Reason(
@@ -144,7 +144,7 @@ def _at_risk(twin: Twin, values: NDArray[np.floating], estimand: Estimand) -> ND
     return np.logical_not(predicted.prevalent[:, predicted.outcomes.index(outcome)])
 
 
-def _risks(twin: Twin, values: NDArray[np.floating], estimand: Estimand) -> tuple[Floats, Floats]:
+def expected_under(twin: Twin, values: NDArray[np.floating], estimand: Estimand) -> tuple[Floats, Floats]:
     """Risk (or value) of each patient under the plan and under the other: (n,) each."""
     first, second = (
         _of(twin.predict(values, plan=plan), estimand) for plan in (estimand.plan, estimand.other_plan)
@@ -186,11 +186,11 @@ def _effect(
     if len(values) > _PEOPLE_FOR_PARAMETERS:
         chosen = np.random.default_rng(0).choice(len(values), _PEOPLE_FOR_PARAMETERS, replace=False)
         some = values[np.sort(chosen)]
-    centre, _ = _contrast(_risks(twin, some, estimand), measure)
+    centre, _ = _contrast(expected_under(twin, some, estimand), measure)
     moved, away = copy.deepcopy(twin), []
     for one in parameters:
         moved.load_arrays(one)
-        away.append(_contrast(_risks(moved, some, estimand), measure)[0] - centre)
+        away.append(_contrast(expected_under(moved, some, estimand), measure)[0] - centre)
     # About the estimate, not about the draws' own mean: what training pulls one way counts as error.
     parameter_error = float(np.sqrt(np.mean(np.square(away))))
     error = math.hypot(people_error, parameter_error)

@@ -21,35 +21,45 @@ from torch.func import functional_call, grad, vmap
 
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
+from gemel.twins.baselines import RIDGE
 from gemel.twins.reference_cohort import sample_cohort
 from gemel.twins.twin import Twin
 
 Parameters = Mapping[str, NDArray[np.float32]]
 Floats = NDArray[np.float64]
 
-# Keeps the curvature of columns that nobody varies in from being 0; the same as in `gemel.twins.baselines`.
-RIDGE = 1e-4
 # How far from the optimum, in squared standard errors over all parameters, a twin may be for the sandwich to hold.
 FARTHEST_FROM_OPTIMUM = 0.5
 _CHUNK = 512
 
 
 def sandwich_draws(
-    twin: Twin, dataset: Dataset, *, draws: int = 200, seed: int, ridge: float = RIDGE
+    twin: Twin,
+    dataset: Dataset,
+    *,
+    draws: int = 200,
+    seed: int,
+    ridge: float = RIDGE,
+    held_to: Parameters | None = None,
 ) -> tuple[Parameters, ...]:
-    """Parameters drawn from the sandwich distribution of a twin that was fitted to these people, with this ridge.
+    """Parameters drawn from the sandwich distribution of a twin that was fitted to these people.
+
+    The fit had a ridge that held all parameters but the level to those of `held_to` (None: to 0), as
+    `gemel.twins.baselines.fit_without_privacy` does with the public start.
 
     Raises GEM627 when the twin is not at its optimum on them: trained elsewhere, or with privacy, or not to the end.
     """
     names, start = _flat(twin)
-    covariance = sandwich(twin, dataset, ridge=ridge)
+    covariance = sandwich(twin, dataset, ridge=ridge, held_to=held_to)
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     normal = np.random.default_rng(seed).standard_normal((draws, len(start)))
     return tuple(_unflat(twin, names, start + root @ z) for z in normal)
 
 
-def sandwich(twin: Twin, dataset: Dataset, *, ridge: float = RIDGE) -> Floats:
+def sandwich(
+    twin: Twin, dataset: Dataset, *, ridge: float = RIDGE, held_to: Parameters | None = None
+) -> Floats:
     """The covariance (p, p) of the flattened parameters, by name in order. Raises GEM627 as `sandwich_draws`."""
     names, start = _flat(twin)
     people = len(dataset)
@@ -62,7 +72,8 @@ def sandwich(twin: Twin, dataset: Dataset, *, ridge: float = RIDGE) -> Floats:
         * np.concatenate([np.full(_size(twin, name), 0.0 if name == "level" else 1.0) for name in names])
     )
     curvature = _curvature(twin, names, flat, batch) / people + np.diag(penalty)
-    slope = scores.mean(axis=0) + penalty * start
+    centre = np.zeros(len(start)) if held_to is None else _concatenated(held_to)
+    slope = scores.mean(axis=0) + penalty * (start - centre)
     inverse = np.linalg.pinv(curvature, rcond=1e-8, hermitian=True)
     if np.linalg.eigvalsh(curvature)[0] < -1e-5:
         raise GemelError("GEM627", "The loss curves downward at its parameters: no optimum.")
@@ -107,8 +118,11 @@ def retrained(
 
 def _flat(twin: Twin) -> tuple[list[str], Floats]:
     arrays = twin.to_arrays()
-    names = sorted(arrays)
-    return names, np.concatenate([arrays[name].reshape(-1) for name in names]).astype(np.float64)
+    return sorted(arrays), _concatenated(arrays)
+
+
+def _concatenated(arrays: Parameters) -> Floats:
+    return np.concatenate([arrays[name].reshape(-1) for name in sorted(arrays)]).astype(np.float64)
 
 
 def _size(twin: Twin, name: str) -> int:
