@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from gemel.core.programme import DAYS_PER_YEAR, Programme
 from gemel.twins.assimilation import measurements_of
+from gemel.twins.course import predict
 from gemel.twins.hazard import HIGHEST_LOG_HAZARD, LOWEST_LOG_HAZARD, HazardTwin
+from gemel.twins.known_events import KnownEvents, known_events, parted
 from gemel.twins.prediction import ExpectedCourse, Floats, Prediction
 from gemel.twins.programmes.atrial_fibrillation import rhythm
 from gemel.twins.programmes.atrial_fibrillation.effects import (
@@ -36,7 +39,7 @@ from gemel.twins.programmes.atrial_fibrillation.published_scores import (
 )
 from gemel.twins.programmes.atrial_fibrillation.watching import log_likelihood
 from gemel.twins.solvers import planned_inputs, solve_ode
-from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan
+from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan, planned_values
 from gemel.twins.twin import Individual, Observations
 
 # Deaths in the first year of 90,693 people with newly diagnosed atrial fibrillation: 12.0 %. Dalgaard F et al., BMJ Open 2020.
@@ -52,7 +55,12 @@ class AtrialFibrillationTwin(HazardTwin):
     """See the module. Beside those of a hazard twin it has the parameter effects (k, 1): powers of the published rate."""
 
     covariate_count = 1
-    observables: Mapping[str, str] = {"rhythm": "1", "atrial_fibrillation_burden": "1"}
+    observables: Mapping[str, str] = {
+        "rhythm": "1",
+        "atrial_fibrillation_burden": "1",
+        "death": "1",
+        "stroke": "1",
+    }
     # Of the patients at hand, what their rhythm showed: set on the copy that `assimilate` makes.
     known: Floats | None = None
 
@@ -111,13 +119,15 @@ class AtrialFibrillationTwin(HazardTwin):
         return {"major_bleeding_1y": self._bleeding(values)}, courses
 
     def assimilate(self, values: NDArray[np.floating], observations: Observations) -> KnownRhythm:
-        """Burdens by what was seen of the rhythm: exact, over a grid of burdens. Raises GEM604."""
-        measurements = measurements_of(observations, self.observables, persons=len(values))
+        """Burdens by what was seen of the rhythm: exact, over a grid of burdens; and events that are known. Raises GEM604."""
+        events, watched = parted(self.programme, observations)
+        known = known_events(self.programme, events, persons=len(values))
+        measurements = measurements_of(watched, self.observables, persons=len(values))
         likelihood = log_likelihood(measurements, rhythm.burdens(_BURDENS)[0])
         weight = self.burden_weights(len(values)) * np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
         knowing = copy.copy(self)
         knowing.known = weight / weight.sum(axis=1, keepdims=True)
-        return KnownRhythm(knowing, np.asarray(values))
+        return KnownRhythm(knowing, np.asarray(values), known)
 
     def burden_weights(self, patients: int) -> Floats:
         """How likely each burden of `burdens` is, (patients, burdens): by default as in paroxysmal atrial fibrillation."""
@@ -175,14 +185,19 @@ class AtrialFibrillationTwin(HazardTwin):
 
 
 class KnownRhythm(Individual):
-    """The twin of patients whose rhythm was watched."""
+    """The twin of patients who were watched."""
 
-    def __init__(self, twin: AtrialFibrillationTwin, values: NDArray[np.floating]) -> None:
-        self._twin, self._values = twin, values
+    def __init__(
+        self, twin: AtrialFibrillationTwin, values: NDArray[np.floating], known: KnownEvents
+    ) -> None:
+        self._twin, self._values, self._known = twin, values, known
 
     def predict(self, *, plan: TreatmentPlan = NOTHING_CHANGED) -> Prediction:
         """What is expected at the burdens that fit what was seen."""
-        return self._twin.predict(self._values, plan=plan)
+        usual = self._twin.predict(self._values, plan=plan)
+        planned = planned_values(self._twin.programme, self._values, plan)
+        conditioned = predict(self._twin, planned, plan, known=self._known)
+        return replace(conditioned, targets=usual.targets, courses=usual.courses)
 
     @property
     def parameters(self) -> Mapping[str, tuple[Floats, Floats]]:
