@@ -8,11 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import three_kinds
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from three_kinds import NOISE_MMHG, PROGRAMME, mean_pressure, people, three_kinds_twin
+from torch import nn
 
 from gemel.core.errors import GemelError
+from gemel.core.study import Clipping, TrainingPlan
+from gemel.privacy.engine.trainer import DpTrainer
+from gemel.privacy.noise import NoiseSource
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.uncertainty import (
     calibrate_set,
@@ -21,6 +26,7 @@ from gemel.twins.uncertainty import (
     coverage,
     drawn_models,
     interval,
+    privacy_deviation,
 )
 from gemel.twins.uncertainty.missing_values import completions, drawn_columns, is_flag, reference_share
 
@@ -271,3 +277,55 @@ def test_an_endpoint_of_another_kind_is_refused(halves, calibrate, endpoint):
     (mine, said), _ = halves
     with pytest.raises(GemelError, match="GEM631"):
         calibrate(said, mine, PROGRAMME, endpoint, level=0.9)
+
+
+class Flat(nn.Module):
+    """A loss without slope: what is left after training is noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(2000))
+
+    def forward(self, batch):
+        return 0.0 * (batch["x"] * self.weights).sum(dim=-1)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+def test_the_deviation_of_privacy_noise_is_the_one_that_training_leaves(momentum):
+    plan = TrainingPlan(
+        rounds=3,
+        local_steps=4,
+        learning_rate=0.7,
+        momentum=momentum,
+        max_grad_norm=2.0,
+        sample_rate=0.5,
+        noise_multiplier=3.0,
+    )
+    patients, noise = (100.0, 300.0), NoiseSource.for_tests(1)
+    model = np.zeros(2000)
+    for _ in range(plan.rounds):
+        updates = []
+        for number in patients:
+            site = Flat()
+            site.weights.data = torch.tensor(model, dtype=torch.float32)
+            trainer = DpTrainer(plan, noise=noise, expected_patients=number)
+            trainer.train(site, {"x": torch.zeros(int(number), 2000)})
+            updates.append(site.weights.detach().numpy().astype(np.float64))
+        model = np.average(updates, axis=0, weights=patients)
+    assert model.std() == pytest.approx(privacy_deviation(plan, patients), rel=0.05)
+
+
+def test_the_noise_of_an_adaptive_bound_is_not_known():
+    plan = TrainingPlan(
+        rounds=1,
+        local_steps=1,
+        learning_rate=1.0,
+        momentum=0.0,
+        max_grad_norm=1.0,
+        sample_rate=1.0,
+        noise_multiplier=1.0,
+        clipping=Clipping.ADAPTIVE,
+        quantile_noise_multiplier=5.0,
+    )
+    with pytest.raises(GemelError, match="GEM631"):
+        privacy_deviation(plan, [100.0])

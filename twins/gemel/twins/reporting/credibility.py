@@ -65,6 +65,9 @@ def model_risk(influence: str, consequence: str) -> str:
     >>> model_risk("low", "high"), model_risk("medium", "high")
     ('medium', 'high')
     """
+    for word in (influence, consequence):
+        if word not in LEVELS:
+            raise ValueError(f"{word} is none of {', '.join(LEVELS)}")
     return _RISK[(LEVELS.index(influence) + 1) * (LEVELS.index(consequence) + 1)]
 
 

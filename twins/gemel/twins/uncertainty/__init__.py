@@ -2,7 +2,7 @@
 
 from gemel.twins.uncertainty.coverage import Coverage, coverage
 from gemel.twins.uncertainty.intervals import Band, PredictionInterval, interval
-from gemel.twins.uncertainty.models import drawn_models
+from gemel.twins.uncertainty.models import drawn_models, privacy_deviation
 from gemel.twins.uncertainty.site_calibration import (
     CalibratedSet,
     CalibratedTime,
@@ -25,4 +25,5 @@ __all__ = [
     "coverage",
     "drawn_models",
     "interval",
+    "privacy_deviation",
 ]

@@ -7,12 +7,14 @@ that of the noise which privacy put in. Each counts as likely as the others.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemel.core.errors import GemelError
+from gemel.core.study import Clipping, TrainingPlan
 from gemel.twins.twin import Twin
 
 
@@ -41,6 +43,25 @@ def drawn_models(
         )
         found.append(drawn)
     return tuple(found)
+
+
+def privacy_deviation(training: TrainingPlan, patients: Sequence[float]) -> float:
+    """The standard deviation that the privacy noise of a whole training leaves in each parameter, at most.
+
+    `patients` are the released numbers of training patients of the hospitals, whose updates are averaged by them. Each step adds noise
+    of standard deviation z·C / (q·N) to a hospital's gradient; heavy-ball momentum carries it on to the round's end. What the loss
+    pulls back is left out, so the truth is less. Raises GEM631 for adaptive clipping, whose bound C is not known beforehand.
+    """
+    if training.clipping is Clipping.ADAPTIVE or not patients or min(patients) <= 0:
+        raise GemelError(
+            "GEM631", "The noise is known for a fixed clipping bound and positive numbers of patients."
+        )
+    left = np.arange(1, training.local_steps + 1)
+    momentum = training.momentum
+    carried = left if momentum == 1 else (1 - momentum**left) / (1 - momentum)
+    step = training.learning_rate * training.noise_multiplier * training.max_grad_norm / training.sample_rate
+    of_round = step * float(np.sqrt((carried**2).sum()))
+    return of_round * math.sqrt(training.rounds * len(patients)) / float(sum(patients))
 
 
 def check_models(models: Sequence[Twin]) -> None:
