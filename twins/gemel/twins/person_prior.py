@@ -60,9 +60,8 @@ class PersonPrior:
     def theta(self, z: Tensor) -> dict[str, Tensor]:
         """Parameters by name, (n,) each, of deviates (n, p); or (n * m,) of (n, m, p), a person's one after the other."""
         members = z.shape[1] if z.dim() == 3 else 1
-        place = _repeated(self.location, members) + _repeated(self.spread, members) * z.reshape(
-            -1, z.shape[-1]
-        )
+        flat = z.reshape(self.persons * members, len(self.differing))
+        place = _repeated(self.location, members) + _repeated(self.spread, members) * flat
         moved = {p.name: from_scale(p, place[:, i]) for i, p in enumerate(self.differing)}
         return {**{name: _repeated(value, members) for name, value in self.same.items()}, **moved}
 
