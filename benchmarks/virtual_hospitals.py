@@ -151,7 +151,7 @@ def main() -> None:
     for bar in bars:
         print(f"{'ok  ' if bar['ok'] else 'MISS'} {bar['name']}: {bar['value']:.2f} (bar {bar['bar']:g})")
     result = {
-        "name": "simulate",
+        "name": "virtual_hospitals",
         "machine": {
             "cores": os.cpu_count(),
             "python": platform.python_version(),
