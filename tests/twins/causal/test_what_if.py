@@ -167,6 +167,16 @@ def test_a_twin_that_knows_nothing_of_a_treatment_does_not_say_0(name):
     assert [reason.code for reason in answer.reasons] == ["GEM624"]
 
 
+def test_an_endpoint_that_a_treatment_does_not_reach_is_told_apart_from_no_effect(twin):
+    twin.published_effect = -2.0
+    answer = what_if(twin, PATIENT, GIVEN["published"], WITHOUT["published"])
+    assert of(answer.differences, "pressure").is_known
+    assert not of(answer.differences, "walks").is_known
+    drug = what_if(twin, PATIENT, GIVEN["drug"], WITHOUT["drug"])
+    assert not of(drug.differences, "death").is_known
+    assert of(drug.differences, "death").e_value is None
+
+
 def test_equal_plans_differ_in_nothing(twin):
     answer = what_if(twin, PATIENT, GIVEN["drug"], GIVEN["drug"])
     assert answer.basis is None

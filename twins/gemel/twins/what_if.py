@@ -27,6 +27,7 @@ from gemel.twins.causal.estimand import (
     treatments_compared,
 )
 from gemel.twins.causal.paired_course import PairedDifference, paired_differences
+from gemel.twins.causal.population_effect import same
 from gemel.twins.causal.support import Propensity, Reason, SupportEvidence, check_plans
 from gemel.twins.design import check_support
 from gemel.twins.prediction import Prediction
@@ -41,7 +42,7 @@ PATHS = 1000
 class ExpectedDifference:
     """An endpoint at one horizon: risk (or value) under the plan, under the other, and their difference.
 
-    `e_value` is that of this patient's ratio, for an association only.
+    `e_value` is that of this patient's ratio: of an association only, and where there is one.
     """
 
     endpoint: str
@@ -54,6 +55,11 @@ class ExpectedDifference:
     def difference(self) -> float:
         """Under the plan minus under the other."""
         return self.expected - self.other_expected
+
+    @property
+    def is_known(self) -> bool:
+        """False when the twin knows of no effect on this endpoint: a difference of 0 that nobody found."""
+        return not same(self.expected, self.other_expected)
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ def _equal(here: Prediction, there: Prediction) -> bool:
         *((here.targets[name], there.targets[name]) for name in here.targets),
         *((here.courses[name].mean, there.courses[name].mean) for name in here.courses),
     ]
-    return all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
+    return all(same(one, other) for one, other in pairs)
 
 
 def _differences(
@@ -208,7 +214,7 @@ def _differences(
         risks = here.risk(programme, endpoint)[0], there.risk(programme, endpoint)[0]
         for day, risk, other in zip(horizons_of(programme, endpoint), *risks, strict=True):
             strength = None
-            if basis is Basis.ASSOCIATION:
+            if basis is Basis.ASSOCIATION and not same(risk, other):
                 deviation = there.targets[endpoint.target][0, 1] if is_mean(programme, endpoint) else None
                 strength = _strength(float(risk), float(other), deviation)
             found.append(ExpectedDifference(endpoint.name, day, float(risk), float(other), strength))

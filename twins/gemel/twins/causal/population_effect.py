@@ -109,7 +109,7 @@ def population_effect(
     if found.refusal is not None:
         return found
     risks = expected_under(twin, kept, estimand)
-    if np.array_equal(*risks):
+    if same(*risks):
         names = ", ".join(treatment.name for treatment in estimand.compared)
         nothing = Reason(
             "GEM624", f"{names}: the twin expects exactly the same of everybody under both plans."
@@ -124,6 +124,15 @@ def population_effect(
         effect=effect,
         e_value=_e_value(twin, kept, estimand, risks, effect, parameters) if association else None,
     )
+
+
+def same(one: Floats | float, other: Floats | float) -> bool:
+    """Whether two predictions differ by no more than rounding: the twin knows of no effect.
+
+    >>> same(0.3, 0.1 + 0.2), same(0.3, 0.3001)
+    (True, False)
+    """
+    return bool(np.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True))
 
 
 def _refusal(supported: NDArray[np.bool_], at_risk: NDArray[np.bool_]) -> Reason | None:
