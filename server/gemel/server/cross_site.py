@@ -11,7 +11,7 @@ from gemel.core.arrays import Arrays
 from gemel.core.programme import Programme
 from gemel.synthetic.releases import whole_twin
 from gemel.twins.installed import make_twin
-from gemel.twins.metrics import ReleasedScores, metrics_from_tables
+from gemel.twins.metrics import ReleasedScores, expected_risks, metrics_from_tables
 from gemel.twins.recalibration import Recalibration, recalibrate
 
 
@@ -40,10 +40,11 @@ def matrix(
     for owner in sorted(tables):
         twin = make_twin(programme)
         twin.load_arrays(whole_twin(programme, models[owner]))
+        expected = expected_risks(twin)
         for hospital, released in sorted(tables[owner].items()):
             counts = {name: table.astype(np.int64) for name, table in released.items()}
-            scores = metrics_from_tables(twin, counts, noise_sigma=noise_sigma)
-            fits = recalibrate(twin, counts, noise_sigma=noise_sigma)
+            scores = metrics_from_tables(twin, counts, noise_sigma=noise_sigma, expected=expected)
+            fits = recalibrate(twin, counts, noise_sigma=noise_sigma, expected=expected)
             for endpoint, of in scores.items():
                 cell = {"model": owner, "hospital": hospital, "outcome": endpoint}
                 rows += [{**cell, **score} for score in _scores(of)]

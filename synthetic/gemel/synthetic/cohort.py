@@ -258,9 +258,9 @@ def _targets(
 def _target(
     target: Target, course: Course, end_days: NDArray[np.floating], death: NDArray[np.int8]
 ) -> NDArray[np.float32]:
-    died = (death == OCCURRED) & (end_days <= (target.at_days or 0))
+    died: NDArray[np.bool_] = (death == OCCURRED) & (end_days <= (target.at_days or 0))
     if target.kind is TargetKind.DEATH:
-        return died.astype(np.float32)
+        return np.where(died, np.float32(1), np.float32(0))
     found = np.array(course.targets.get(target.name, np.full(len(death), np.nan)), np.float32)
     if target.kind is not TargetKind.BINARY:
         found[died] = np.nan

@@ -31,6 +31,7 @@ __all__ = [
     "ReleasedTable",
     "Score",
     "count_metric_tables",
+    "expected_risks",
     "loss_of",
     "metric_tables",
     "metrics_from_tables",
@@ -75,7 +76,11 @@ class ReleasedTable:
 
 
 def metrics_from_tables(
-    twin: Twin, tables: Mapping[str, NDArray[np.integer]], *, noise_sigma: float
+    twin: Twin,
+    tables: Mapping[str, NDArray[np.integer]],
+    *,
+    noise_sigma: float,
+    expected: Mapping[str, Floats] | None = None,
 ) -> dict[str, ReleasedScores]:
     """Scores of a released twin from (noisy, possibly summed) tables, by endpoint.
 
@@ -83,10 +88,11 @@ def metrics_from_tables(
     squares. Who was followed stands for who left, weighted by the inverse probability of being followed, taken
     from the table's own totals; the predicted risk of a bin is the twin's own at public reference patients. Standard
     errors come from 300 replicas (Poisson counts, with negative cells removed first, plus noise) by a fixed seed.
+    `expected` is `expected_risks(twin)`, for whoever asks about many tables of one twin.
     Raises GEM403 when the tables are not the declared ones.
     """
     scores: dict[str, ReleasedScores] = {}
-    for released in released_tables(twin, tables, noise_sigma=noise_sigma):
+    for released in released_tables(twin, tables, noise_sigma=noise_sigma, expected=expected):
         point = _scores(released.table, released.counts, released.expected)
         spread = _scores(released.table, released.replicas, released.expected)
         scores[released.table.endpoint.name] = {
@@ -95,13 +101,29 @@ def metrics_from_tables(
     return scores
 
 
+def expected_risks(twin: Twin) -> dict[str, Floats]:
+    """What the twin predicts in each row of each risk's table, (rows, horizons), at public reference patients."""
+    programme = twin.programme
+    prediction = twin.predict(_reference_patients(programme))
+    tables = [table_of(programme, endpoint) for endpoint in programme.endpoints]
+    return {
+        table.endpoint.name: _expected_risk(table, prediction.risk(programme, table.endpoint))
+        for table in tables
+        if isinstance(table, RiskTable)
+    }
+
+
 def released_tables(
-    twin: Twin, tables: Mapping[str, NDArray[np.integer]], *, noise_sigma: float
+    twin: Twin,
+    tables: Mapping[str, NDArray[np.integer]],
+    *,
+    noise_sigma: float,
+    expected: Mapping[str, Floats] | None = None,
 ) -> Iterator[ReleasedTable]:
     """Each endpoint's table with its replicas, in the programme's order. Raises GEM403 for others than the declared ones."""
     programme = twin.programme
     check_arrays(dict(tables), metric_tables(programme))
-    prediction = twin.predict(_reference_patients(programme))
+    risks = expected_risks(twin) if expected is None else expected
     # By the programme's order: a dictionary read from a file is in the order of its names.
     for endpoint in programme.endpoints:
         table = table_of(programme, endpoint)
@@ -109,10 +131,8 @@ def released_tables(
         random = np.random.default_rng(0)
         replicas = random.poisson(_without_negatives(counts), (_DRAWS, *counts.shape))
         noise = noise_sigma * random.standard_normal(replicas.shape)
-        expected = np.zeros((0, 0))
-        if isinstance(table, RiskTable):
-            expected = _expected_risk(table, prediction.risk(programme, endpoint))
-        yield ReleasedTable(table, counts, replicas + noise * table.possible, expected)
+        none = np.zeros((0, 0))
+        yield ReleasedTable(table, counts, replicas + noise * table.possible, risks.get(endpoint.name, none))
 
 
 def loss_of(programme: Programme, endpoint: Endpoint, scores: ReleasedScores) -> Score:

@@ -102,15 +102,20 @@ class Recalibration:
 
 
 def recalibrate(
-    twin: Twin, tables: Mapping[str, NDArray[np.integer]], *, noise_sigma: float
+    twin: Twin,
+    tables: Mapping[str, NDArray[np.integer]],
+    *,
+    noise_sigma: float,
+    expected: Mapping[str, Floats] | None = None,
 ) -> dict[str, Recalibration]:
     """By endpoint that is a risk, from one hospital's released tables; `noise_sigma` is the standard deviation of a cell's noise.
 
-    Raises GEM403 when the tables are not the declared ones. The same tables give the same numbers.
+    `expected` is `metrics.expected_risks(twin)`, for whoever asks about many hospitals. Raises GEM403 when the tables are not
+    the declared ones. The same tables give the same numbers.
     """
     return {
         released.table.endpoint.name: _from_table(released.table, released)
-        for released in released_tables(twin, tables, noise_sigma=noise_sigma)
+        for released in released_tables(twin, tables, noise_sigma=noise_sigma, expected=expected)
         if isinstance(released.table, RiskTable)
     }
 

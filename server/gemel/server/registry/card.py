@@ -15,7 +15,7 @@ from gemel.core.programme import Feature, Programme
 from gemel.core.signing import SignedDocument, fingerprint
 from gemel.core.study import Masking, Study
 from gemel.privacy.accounting import price
-from gemel.server.registry.evaluation import Scores
+from gemel.server.registry.evaluation import Calibration, Scores
 from gemel.server.registry.twin_versions import TwinVersion
 
 SCHEMA = "gemel/model-card/1"
@@ -26,6 +26,11 @@ INTENDED = (
 NOT_INTENDED = (
     "No medical device. Not for deciding on one patient's care, and not for patients outside the cohort or the "
     "features' bounds, before it was validated where it is used."
+)
+CALIBRATION = (
+    "Observed over expected events with 95 % intervals (sampling and noise), at each endpoint's last horizon. A hospital that "
+    "is flagged recalibrates on its own patients before it uses the twin; that costs no budget, as it stays there. What "
+    "bins hide is allowed for, so that a smaller error than that is not flagged from tables: each hospital checks its own."
 )
 SNAPSHOTS = (
     "Which records each hospital trained on is bound by hash in that hospital's ledger and approval; the hashes stay there, "
@@ -41,6 +46,7 @@ def model_card(
     state: Mapping[str, Any],
     certificate: SignedDocument | None,
     scores: Scores | None,
+    calibration: Calibration | None,
     parameters: Mapping[str, ArraySpec],
     size: int,
     onnx: str,
@@ -54,6 +60,7 @@ def model_card(
         state: The run's state; its tasks up to this version count as the twin's history.
         certificate: Of the run, when it has ended and this is its last twin.
         scores: As the hospitals released them, of this very twin.
+        calibration: Of the same tables, whether each hospital needs to recalibrate it.
         parameters: What the safetensors file holds.
         size: Its bytes.
         onnx: "exported", or the reason why there is none.
@@ -84,6 +91,8 @@ def model_card(
         "evaluation": {
             "scores": scores,
             "note": _evaluation_note(scores, certificate),
+            "calibration": calibration,
+            "calibration_note": CALIBRATION if calibration else "",
         },
         "lineage": _lineage(study, version, tasks, state, certificate),
         "limits": _limits(study, programme, tasks, certificate),
@@ -99,8 +108,12 @@ def _programme(programme: Programme) -> dict[str, Any]:
         "version": programme.version,
         "title": programme.title,
         "question": programme.question,
-        "horizon_years": programme.horizon_years,
+        "horizon_years": programme.times_years[-1],
+        "grid_days": list(programme.grid_days),
         "outcomes": [msgspec.to_builtins(outcome) for outcome in programme.outcomes],
+        "targets": [msgspec.to_builtins(target) for target in programme.targets],
+        "endpoints": [msgspec.to_builtins(endpoint) for endpoint in programme.endpoints],
+        "treatments": [msgspec.to_builtins(treatment) for treatment in programme.treatments],
     }
 
 
@@ -146,7 +159,7 @@ def _evaluation_note(scores: Scores | None, certificate: SignedDocument | None) 
     if scores is not None:
         return (
             "On held-out patients of the hospitals that took part, from noised tables; standard errors hold sampling and "
-            "privacy noise. Bins lower an AUC by up to 0.02, which no error shows."
+            "privacy noise. Bins lower an AUC by up to 0.02 and raise an rmse by less than 0.41 bin widths, which no error shows."
         )
     if certificate is None:
         return "Not evaluated: a checkpoint of a run, kept so that the run can go on."

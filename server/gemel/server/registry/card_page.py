@@ -46,9 +46,10 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "",
         *_cohort(card["cohort"]),
         *_features(card["features"]),
-        "Outcomes, each within "
-        f"{programme['horizon_years']} years: {', '.join(outcome['title'] for outcome in programme['outcomes'])}.",
+        f"Outcomes, each within {_horizon(programme)}: "
+        f"{', '.join(outcome['title'] for outcome in programme['outcomes'])}.",
         "",
+        *_targets(programme["targets"]),
         "## How it was trained",
         "",
         *_training(card["training"]),
@@ -68,15 +69,45 @@ def card_markdown(card: Mapping[str, Any]) -> str:
 def _evaluation(evaluation: Mapping[str, Any]) -> list[str]:
     scores = evaluation["scores"]
     rows = [
-        (outcome, name, f"{score['value']:.3f}", f"± {score['standard_error']:.3f}")
-        for outcome, of in (scores or {}).items()
+        (endpoint, name, f"{score['value']:.3f}", f"± {score['standard_error']:.3f}")
+        for endpoint, of in (scores or {}).items()
         for name, score in of.items()
     ]
     return [
-        *(_table(("outcome", "score", "value", "standard error"), rows) if rows else []),
+        *(_table(("endpoint", "score", "value", "standard error"), rows) if rows else []),
         evaluation["note"],
         "",
+        *_calibration(evaluation),
     ]
+
+
+def _calibration(evaluation: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            hospital,
+            endpoint,
+            f"{fit['value']:.2f} ({fit['low']:.2f} to {fit['high']:.2f})",
+            f"**{fit['flag']}**" if fit["flag"].startswith("needs") else fit["flag"],
+        )
+        for hospital, of in (evaluation["calibration"] or {}).items()
+        for endpoint, fit in of.items()
+    ]
+    if not rows:
+        return []
+    headings = ("hospital", "endpoint", "observed over expected", "before use there")
+    return ["### Calibration", "", *_table(headings, rows), evaluation["calibration_note"], ""]
+
+
+def _horizon(programme: Mapping[str, Any]) -> str:
+    days = programme["grid_days"]
+    return f"{days[-1]} days" if days else f"{programme['horizon_years']:g} years"
+
+
+def _targets(targets: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (t["title"], t["kind"], "" if t["at_days"] is None else str(t["at_days"]), t["unit"]) for t in targets
+    ]
+    return _table(("target", "kind", "day", "unit"), rows) if rows else []
 
 
 def _features(features: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ from gemel.server.cross_site import told
 from gemel.server.home import RunFolder
 from gemel.synthetic.releases import declared_release
 from gemel.twins.installed import find, make_twin
-from gemel.twins.metrics import metrics_from_tables
+from gemel.twins.metrics import expected_risks, metrics_from_tables
 from gemel.twins.recalibration import recalibrate
 from gemel.twins.twin import Twin
 
@@ -68,12 +68,12 @@ def released_calibration(
     tables = _tables(run, study, twin, task)
     if not tables:
         return None
-    sigma = study.privacy.metrics_noise_multiplier
+    sigma, expected = study.privacy.metrics_noise_multiplier, expected_risks(twin)
     found: Calibration = {}
     for hospital, table in tables.items():
         together = hospital == ALL_HOSPITALS and not study.aggregation.distributed_noise
         noise = sigma * (math.sqrt(len(run.contributors(task))) if together else 1.0)
-        fits = recalibrate(twin, table, noise_sigma=noise)
+        fits = recalibrate(twin, table, noise_sigma=noise, expected=expected)
         found[hospital] = {endpoint: told(of) for endpoint, of in fits.items()}
     return found
 

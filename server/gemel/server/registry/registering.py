@@ -16,7 +16,7 @@ from gemel.core.study import Study, parse_study
 from gemel.server.home import CoordinatorHome, RunFolder
 from gemel.server.registry.card import model_card
 from gemel.server.registry.card_page import card_markdown
-from gemel.server.registry.evaluation import loaded_twin, released_scores
+from gemel.server.registry.evaluation import loaded_twin, released_calibration, released_scores
 from gemel.server.registry.models import (
     CARD,
     CARD_PAGE,
@@ -162,14 +162,15 @@ def _card(
     declared = travelling(programme, study.strategy)
     twin = loaded_twin(study, unpack_arrays(weights, declared))
     # Only the last twin of a run is evaluated.
-    scores = released_scores(run, study, twin) if certificate is not None and twin is not None else None
+    evaluated = twin if certificate is not None else None
     return model_card(
         study,
         programme,
         version,
         state=run.load_state(),
         certificate=certificate,
-        scores=scores,
+        scores=released_scores(run, study, evaluated) if evaluated is not None else None,
+        calibration=released_calibration(run, study, evaluated) if evaluated is not None else None,
         parameters=declared,
         size=len(weights),
         onnx=onnx,

@@ -35,6 +35,7 @@ def show_model(home: CoordinatorHome, name: str, models: Models | None = None) -
         "files": manifest["files"],
         "revisions": len(models.revisions(record.model_sha256)),
         "scores": card["evaluation"]["scores"],
+        "calibration": card["evaluation"].get("calibration"),
         "onnx": card["model"]["onnx"],
         "parent_sha256": card["lineage"]["parent_sha256"],
         "spent_at_hospitals": card["privacy"]["spent_at_hospitals"],

@@ -21,6 +21,10 @@ from gemel.core.programme import (
 )
 
 LAST_DAY = 42
+# Half of these people are dependent: bins where most risks are.
+_LOW_EDGES = (0.0, 0.02, 0.035, 0.05, 0.07, 0.1, 0.15, 1.0)
+_MIDDLE_EDGES = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 1.0)
+_EDGES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 
 
 def _feature(
@@ -112,16 +116,25 @@ PROGRAMME = Programme(
     ),
     endpoints=(
         Endpoint(
-            name="dead_or_dependent", title="Dead or dependent", target="rankin", at_least=3, with_death=True
+            name="dead_or_dependent",
+            title="Dead or dependent",
+            target="rankin",
+            at_least=3,
+            with_death=True,
+            risk_edges=_EDGES,
         ),
-        Endpoint(name="dependent", title="Dependent, of the living", target="rankin", at_least=3),
-        Endpoint(name="death", title="Death", outcome="death", horizons_days=(14, LAST_DAY)),
-        Endpoint(name="diabetes", title="Diabetes", target="diabetes_later"),
+        Endpoint(
+            name="dependent", title="Dependent, of the living", target="rankin", at_least=3, risk_edges=_EDGES
+        ),
+        Endpoint(
+            name="death", title="Death", outcome="death", horizons_days=(14, LAST_DAY), risk_edges=_LOW_EDGES
+        ),
+        Endpoint(name="diabetes", title="Diabetes", target="diabetes_later", risk_edges=_MIDDLE_EDGES),
         Endpoint(
             name="pressure",
             title="Blood pressure",
             target="pressure_later",
-            value_edges=(80.0, 120.0, 140.0, 160.0, 180.0, 220.0),
+            value_edges=(80.0, 110.0, 125.0, 140.0, 155.0, 170.0, 185.0, 220.0),
         ),
     ),
     treatments=(
