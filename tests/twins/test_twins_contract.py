@@ -24,6 +24,7 @@ from gemel.twins.installed import definition_of, installed, make_twin
 from gemel.twins.parameters import Mark
 from gemel.twins.person_prior import person_prior
 from gemel.twins.physiology import ChainPhysiology, OdePhysiology
+from gemel.twins.reporting.credibility import credibility
 from gemel.twins.solvers import Inputs, solve_chain, solve_ode
 from gemel.twins.treatment_plan import NOTHING_CHANGED, Dose, TreatmentPlan, check_plan, planned_values
 from gemel.twins.twin import Twin
@@ -408,6 +409,8 @@ def test_every_number_has_a_source_and_a_mark(definition):
     for baseline in definition.baselines:
         assert isinstance(baseline.mark, Mark)
         assert len(baseline.source) > 10
+    # A misspelt credibility factor is refused.
+    credibility(definition.context)
     for claim in definition.claims:
         assert isinstance(claim.mark, Mark)
         assert len(claim.source) > 10

@@ -199,6 +199,9 @@ def test_amounts_are_those_of_the_plan_on_every_day(data):
     plan = TreatmentPlan(doses=doses)
     day = data.draw(st.floats(0, 60))
     assert planned_inputs(("x",), plan).on(day, 1)["x"].item() == plan.amount("x", day)
+    assert plan.amounts("x", np.array([[day, 0.0]])).tolist() == [
+        [plan.amount("x", day), plan.amount("x", 0.0)]
+    ]
 
 
 @pytest.mark.parametrize("days", [[0.0, 0.0], [0.0, 2.0, 1.0]])

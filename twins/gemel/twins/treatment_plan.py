@@ -55,8 +55,11 @@ class TreatmentPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     def amounts(self, treatment: str, days: NDArray[np.floating]) -> NDArray[np.float64]:
         """`amount` at each of `days`: the same shape."""
-        given = [self.amount(treatment, float(day)) for day in days.reshape(-1)]
-        return np.array(given, np.float64).reshape(days.shape)
+        given = np.zeros(days.shape, np.float64)
+        for dose in reversed(self.doses):
+            if dose.treatment == treatment:
+                given[(dose.from_days <= days) & (days < _end(dose))] = dose.amount
+        return given
 
     def start_amount(self, treatment: str) -> float:
         """What it gives on the index date."""
