@@ -10,9 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.cli.patient_files import Pairs, first_observations
-from gemel.core.programme import DAYS_PER_YEAR, FeatureKind, Programme, Target, TargetKind
+from gemel.cli.programme_render import in_words, number
+from gemel.core.programme import (
+    DAYS_PER_YEAR,
+    FeatureKind,
+    Programme,
+    Target,
+    TargetKind,
+    Treatment,
+    TreatmentKind,
+)
 from gemel.twins.prediction import Prediction
-from gemel.twins.treatment_plan import TreatmentPlan
+from gemel.twins.treatment_plan import Dose, TreatmentPlan
 from gemel.twins.twin import Twin
 from gemel.twins.uncertainty.intervals import Band, PredictionInterval
 from gemel.twins.what_if import what_if
@@ -91,6 +100,7 @@ def comparison_record(
     told = (answer.prediction, answer.other_prediction)
     return {
         "plans": [msgspec.to_builtins(each) for each in (plan, other)],
+        "described": [described_plan(twin.programme, each) for each in (plan, other)],
         "basis": None if answer.basis is None else answer.basis.value,
         "claim": answer.claim,
         "assumptions": list(answer.assumptions),
@@ -103,12 +113,38 @@ def comparison_record(
                 "horizon_days": line.horizon_days,
                 "plan": line.expected,
                 "other": line.other_expected,
-                "difference": line.difference,
+                "difference": line.difference if line.is_known else None,
                 "e_value": None if line.e_value is None else line.e_value.estimate,
             }
             for line in answer.differences
         ],
     }
+
+
+def described_plan(programme: Programme, plan: TreatmentPlan) -> str:
+    """What a plan does, in words.
+
+    >>> from gemel.twins.programmes.fatty_liver import PROGRAMME
+    >>> described_plan(PROGRAMME, TreatmentPlan.always({"statin": 1.0}))
+    'statin'
+    """
+    doses = [_described_dose(programme.treatment(dose.treatment), dose) for dose in plan.doses]
+    return ", ".join(doses) or "treatments as in the record"
+
+
+def _described_dose(treatment: Treatment, dose: Dose) -> str:
+    what = (
+        treatment.title[:1].lower() + treatment.title[1:]
+        if treatment.title[1:2].islower()
+        else treatment.title
+    )
+    if not dose.amount:
+        what = f"no {what}"
+    elif treatment.kind is TreatmentKind.DOSE:
+        what = f"{what} {number(dose.amount)} {in_words(treatment.unit)}".rstrip()
+    if dose.from_days:
+        what += f" from day {number(dose.from_days)}"
+    return what if dose.to_days is None else f"{what} to day {number(dose.to_days)}"
 
 
 def assimilation_record(

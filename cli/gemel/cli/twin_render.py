@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Record = Mapping[str, Any]
+UNKNOWN = "no effect known"
+_ROUNDING = 1e-7
 NOT_ADVICE = (
     "A risk is the twin's expectation for people with these values, not a certainty about this one. "
     "Not a medical device; no treatment advice."
@@ -37,8 +39,8 @@ def render_prediction(console: Console, result: Record) -> None:
 def render_comparison(console: Console, result: Record) -> None:
     """One patient under two plans, or why the twin does not say."""
     render_patient(console, result)
-    for letter, plan in zip("AB", result["plans"], strict=True):
-        console.print(f"Plan {letter}: {described_plan(plan)}", markup=False)
+    for letter, described in zip("AB", result["described"], strict=True):
+        console.print(f"Plan {letter}: {described}", markup=False)
     console.print(result["claim"], markup=False)
     if result["refused"]:
         console.print("\n[bold]Refused.[/bold] The twin does not compare these plans for this patient:")
@@ -55,7 +57,10 @@ def render_comparison(console: Console, result: Record) -> None:
 
 
 def _render_two_courses(console: Console, result: Record) -> None:
-    plans = [plan_name(plan, letter) for letter, plan in zip("AB", result["plans"], strict=True)]
+    plans = [
+        f"{letter}: {plan['name'] or described}"
+        for letter, plan, described in zip("AB", result["plans"], result["described"], strict=True)
+    ]
     first, second = result["predictions"]
     shown = first["shown"]
     times = [time_label(first["times_years"][step]) for step in shown]
@@ -65,14 +70,16 @@ def _render_two_courses(console: Console, result: Record) -> None:
         for place, risk in enumerate(risks):
             rows.add_row("" if place else outcome["title"], plans[place], *_risks(risk, shown))
         if None not in risks:
-            points = (f"{signed(100 * (risks[0][step] - risks[1][step]), 1)} points" for step in shown)
-            rows.add_row("", "A minus B", *points)
+            rows.add_row("", "A minus B", *points_apart(risks, shown))
     for name, course in first["courses"].items():
         means = [course["mean"], second["courses"][name]["mean"]]
         for place, mean in enumerate(means):
             told = "" if place else f"{name} ({course['unit']})"
             rows.add_row(told, plans[place], *(f"{mean[step]:.4g}" for step in shown))
-        rows.add_row("", "A minus B", *(f"{means[0][step] - means[1][step]:+.3g}" for step in shown))
+        if _differ(means):
+            rows.add_row("", "A minus B", *(f"{means[0][step] - means[1][step]:+.3g}" for step in shown))
+        else:
+            rows.add_row("", "A minus B", UNKNOWN)
     console.print(rows)
     _render_two_targets(console, first["targets"], second["targets"], plans)
 
@@ -86,7 +93,7 @@ def _render_differences(console: Console, differences: Sequence[Record]) -> None
             str(line["horizon_days"]),
             f"{line['plan']:.4g}",
             f"{line['other']:.4g}",
-            signed(line["difference"], 4),
+            UNKNOWN if line["difference"] is None else signed(line["difference"], 4),
             number(line["e_value"]),
         )
     console.print(rows)
@@ -157,21 +164,16 @@ def render_patient(console: Console, result: Record) -> None:
     console.print(f"Twin of {result['programme']}: {result['twin']}.\n", markup=False)
 
 
-def described_plan(plan: Record) -> str:
-    """A plan in one line."""
-    doses = [
-        f"{dose['treatment']} {number(dose['amount'])} from day {number(dose['from_days'])}"
-        + ("" if dose["to_days"] is None else f" to day {number(dose['to_days'])}")
-        for dose in plan["doses"]
-    ]
-    return f"{plan['name'] + ': ' if plan['name'] else ''}{', '.join(doses) or 'treatments as in the record'}"
+def points_apart(risks: Sequence[Sequence[float]], steps: Sequence[int]) -> list[str]:
+    """The difference of two risks over time; told once when the twin knows of none."""
+    if not _differ(risks):
+        return [UNKNOWN]
+    return [f"{signed(100 * (risks[0][step] - risks[1][step]), 1)} points" for step in steps]
 
 
-def plan_name(plan: Record, letter: str) -> str:
-    """A plan in a table's cell."""
-    return (
-        f"{letter}: {plan['name'] or ', '.join(dose['treatment'] for dose in plan['doses']) or 'as recorded'}"
-    )
+def _differ(courses: Sequence[Sequence[float]]) -> bool:
+    """Whether two courses differ by more than rounding: no difference is no effect that the twin knows, not an effect of 0."""
+    return any(abs(one - other) > _ROUNDING * max(1.0, abs(one)) for one, other in zip(*courses, strict=True))
 
 
 def _risks(risk: Sequence[float] | None, steps: Sequence[int]) -> list[str]:

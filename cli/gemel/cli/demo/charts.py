@@ -172,7 +172,11 @@ def measured_courses(what_if: WhatIf) -> Markup:
     for course in what_if.courses:
         low, high = _span(course)
         pair = course.with_plan, course.with_other
-        cells.append(_Cell(f"{course.name}, {course.unit}", pair, [], low, high, "{:.3g}"))
+        cells.append(
+            _Cell(
+                f"{course.name}, {course.unit}" if course.unit else course.name, pair, [], low, high, "{:.3g}"
+            )
+        )
     return _multiples(cells, what_if.times, "Expected course of what is measured, under both plans.")
 
 

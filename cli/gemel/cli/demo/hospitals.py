@@ -142,6 +142,6 @@ def write_hospital(
             else:
                 (folder / f"{name}.ndjson").write_bytes(content)
     sources = {person.hospital for person in people} - {""}
-    group = f"{dialect.name.capitalize()} group of {len(sources)} hospitals"
+    group = f"{dialect.name.capitalize()} group of {len(sources)} hospital{'s' * (len(sources) != 1)}"
     title = group if sources else dialect.title
     return HospitalExport(dialect.name, title, folder, patients, len(sources))

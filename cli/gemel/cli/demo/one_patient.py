@@ -9,9 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.cli.patient_files import patient_row
-from gemel.cli.programme_render import number
-from gemel.cli.twin_record import assimilation_record, patient_record, prediction_record, time_label
-from gemel.cli.twin_render import described_plan, last_taken, target_cell
+from gemel.cli.programme_render import in_words, number
+from gemel.cli.twin_record import (
+    assimilation_record,
+    described_plan,
+    patient_record,
+    prediction_record,
+    time_label,
+)
+from gemel.cli.twin_render import last_taken, target_cell
 from gemel.core.dataset import Dataset
 from gemel.core.programme import DAYS_PER_YEAR, Programme
 from gemel.twins.causal.local_support import LocalSupport
@@ -43,8 +49,9 @@ def two_plans(
     told = {
         "title": example.title,
         "patient": patient_record(programme, row),
-        "plan": described_plan(_plain(example.plan)),
-        "other": described_plan(_plain(example.other_plan)),
+        "plan": example.plan.name or described_plan(programme, example.plan),
+        "other": example.other_plan.name or described_plan(programme, example.other_plan),
+        "described": [described_plan(programme, plan) for plan in plans.values()],
         "claim": answer.claim,
         "assumptions": list(answer.assumptions),
         "unchecked": list(answer.unchecked),
@@ -75,10 +82,7 @@ def observed_one_by_one(example: Example, twin: Twin) -> dict[str, Any] | None:
         "parameters": names,
         "at": time_label(first["times_years"][last]),
         "later": [
-            *(
-                f"{name}, {course['unit']}" if course["unit"] != "1" else name
-                for name, course in first["courses"].items()
-            ),
+            *(_with_unit(name, course["unit"]) for name, course in first["courses"].items()),
             *(f"risk of {name}" for name in moved),
         ],
         "steps": [
@@ -98,6 +102,10 @@ def observed_one_by_one(example: Example, twin: Twin) -> dict[str, Any] | None:
             for step in steps
         ],
     }
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return f"{name}, {in_words(unit)}" if in_words(unit) else name
 
 
 def _moves(outcome: str, steps: Sequence[Mapping[str, Any]], last: int) -> bool:
@@ -126,8 +134,8 @@ def _pairs(programme: Programme, here: Prediction, there: Prediction) -> dict[st
         "with_other": _curves(programme, there.cumulative_incidence, there.prevalent),
         "courses": [
             {
-                "name": name,
-                "unit": course.unit,
+                "name": name.replace("_", " "),
+                "unit": in_words(course.unit),
                 "with_plan": course.mean[0].tolist(),
                 "with_other": there.courses[name].mean[0].tolist(),
             }
@@ -172,12 +180,5 @@ def _curves(
 def _time_axis(prediction: Prediction) -> dict[str, Any]:
     times = prediction.times_years
     if times[-1] >= _YEARS_FROM:
-        return {"times": list(times), "time_unit": "years"}
+        return {"times": [round(time, 2) for time in times], "time_unit": "years"}
     return {"times": [round(time * DAYS_PER_YEAR) for time in times], "time_unit": "days"}
-
-
-def _plain(plan: TreatmentPlan) -> dict[str, Any]:
-    import msgspec
-
-    plain: dict[str, Any] = msgspec.to_builtins(plan)
-    return plain

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gemel.cli.twin_render import points_apart
+
 MODELS = {
     "federated_dp": "joint twin, private",
     "pooled": "same twin, pooled, not private",
@@ -99,9 +101,10 @@ def _what_if(what_if: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="left" if heading.startswith("risk") else "right")
     for name, curve in what_if["with_plan"].items():
         ends = curve[-1], what_if["with_other"][name][-1]
-        points = f"{100 * (ends[0] - ends[1]):+.1f} points"
+        (points, *_) = points_apart([curve, what_if["with_other"][name]], [-1])
         table.add_row(what_if["titles"][name], *(f"{risk:.1%}" for risk in ends), points)
-    table.caption = f"A: {what_if['plan']}. B: {what_if['other']}. {what_if['claim']}"
+    plans = (f"{letter}: {told}." for letter, told in zip("AB", what_if["described"], strict=True))
+    table.caption = f"{' '.join(plans)} {what_if['claim']}"
     table.caption_justify = "left"
     return table
 

@@ -139,8 +139,9 @@ def _walk(definition: TwinDefinition, out: Path, settings: Settings) -> Walked:
 
 
 def source_of(open_data: OpenData, data: Path | None) -> dict[str, Any]:
-    """Whose records these are: real ones where the programme's file is at hand, else simulated."""
-    real = not open_data.file or (data is not None and (data / open_data.file).exists())
+    """Whose records these are: real ones where the programme has some and its file is at hand, else simulated."""
+    at_hand = not open_data.file or (data is not None and (data / open_data.file).exists())
+    real = at_hand and open_data.title != open_data.simulated_title
     return {
         "title": open_data.title if real else open_data.simulated_title,
         "simulated": not real,

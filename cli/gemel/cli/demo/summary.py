@@ -14,7 +14,7 @@ A metric that cannot be computed (no event in time) is null, never 0.
                      patients, score, twin}, released: {endpoint: {score: {value, standard_error}}},
                      per_site: {site: {held_out_patients, federated_dp, local, local_on_all: SCORES}}}
     SCORES           {endpoint: {score: value}}
-    what_if          {title, patient[]: {title, value, unit, flag}, plan, other, claim, assumptions[], unchecked[], reasons[], times[],
+    what_if          {title, patient[]: {title, value, unit, flag}, plan, other, described[], claim, assumptions[], unchecked[], reasons[], times[],
                      time_unit, titles: {outcome: title}, with_plan, with_other: {outcome: [..]}, low, high: {"plan" | "other": {outcome: [..]}},
                      range_note, courses[]: {name, unit, with_plan[], with_other[]}, targets[]: {title, with_plan, with_other}}
     assimilation     {title, parameters[], steps[]: {observations, taken, parameters[], expected, later[]}, later[], at}
@@ -181,6 +181,7 @@ class WhatIf(msgspec.Struct, frozen=True):
     patient: list[PatientLine]
     plan: str
     other: str
+    described: list[str] = []
     title: str = ""
     claim: str = ""
     assumptions: list[str] = []
