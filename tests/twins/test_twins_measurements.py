@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +12,13 @@ from decay import parameter, series
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gemel.twins.assimilation
 from gemel.core.errors import GemelError
 from gemel.twins.assimilation import MeasurementError, first_of_each, measurements_of
 from gemel.twins.parameters import Scale
 from gemel.twins.person_prior import from_scale, person_prior, to_scale
+
+ASSIMILATION = Path(gemel.twins.assimilation.__file__).parent
 
 runs = st.lists(
     st.lists(st.tuples(st.integers(0, 30), st.integers(-5, 5)), max_size=5).map(sorted),
@@ -109,3 +115,10 @@ def test_an_encoder_may_say_that_it_is_surer_of_one_person():
     assert theta["a"].tolist() == pytest.approx([3.5, 3.1])
     assert theta["b"].tolist() == pytest.approx([1.2, 1.2])
     assert theta["age"].tolist() == [60.0, 70.0]
+
+
+def test_assimilation_reaches_neither_ledger_nor_gate():
+    """What is learned of an individual is no release: it must stay where nothing leads out of the hospital."""
+    for file in sorted(ASSIMILATION.glob("*.py")):
+        rooms = set(re.findall(r"^\s*(?:from|import) gemel\.(\w+)", file.read_text("utf-8"), re.MULTILINE))
+        assert rooms <= {"core", "twins"}, file.name
