@@ -18,12 +18,38 @@ from gemel.cli.demo.summary import Site, read_summary
 
 SITES = ("north", "lake", "valley")
 YEARS = [float(year) for year in range(16)]
-SECTIONS = ("walk", "rounds", "privacy", "quality", "what-if", "virtual-cohort", "certificate")
+SECTIONS = (
+    "walk",
+    "rounds",
+    "privacy",
+    "quality",
+    "what-if",
+    "assimilation",
+    "virtual-cohort",
+    "certificate",
+)
 
 
 def _scores(death: float, cardiovascular: float, diabetes: float) -> dict[str, Any]:
     named = {"death": death, "cardiovascular": cardiovascular, "diabetes": diabetes}
-    return {name: {"auc_5y": auc + 0.008, "auc_10y": auc, "ibs": 0.0612} for name, auc in named.items()}
+    return {
+        name: {"auc_5y": auc + 0.008, "auc_10y": auc, "integrated_brier": 0.0612}
+        for name, auc in named.items()
+    }
+
+
+def _endpoints() -> dict[str, Any]:
+    titles = {"death": "Death", "cardiovascular": "Cardiovascular disease", "diabetes": "Diabetes"}
+    figures = {"auc_5y": "AUC 5 years", "auc_10y": "AUC 10 years", "integrated_brier": "IBS"}
+    return {
+        name: {
+            "title": title,
+            "phrase": f"{title[:1].lower()}{title[1:]} within 10 years",
+            "main": "auc_10y",
+            "figures": figures,
+        }
+        for name, title in titles.items()
+    }
 
 
 def _rounds() -> list[dict[str, Any]]:
@@ -44,16 +70,56 @@ def _what_if() -> dict[str, Any]:
         rates = {"death": 0.011, "cardiovascular": 0.019, "diabetes": 0.024}
         return {name: [1 - (1 - rate * factor) ** year for year in YEARS] for name, rate in rates.items()}
 
-    patient = {"age_years": 58.0, "male": True, "body_mass_index_kg_m2": 36.4, "hdl_cholesterol_mg_dl": None}
+    patient = [
+        {"title": "Age", "value": 58.0, "unit": "a", "flag": False},
+        {"title": "Male sex", "value": 1.0, "unit": "1", "flag": True},
+        {"title": "Hypertension", "value": 0.0, "unit": "1", "flag": True},
+        {"title": "HDL cholesterol", "value": None, "unit": "mg/dL", "flag": False},
+    ]
     return {
+        "title": "A man of 58",
         "patient": patient,
-        "change": "10 % less body weight (body mass index 36.4 → 32.8 kg/m²)",
-        "years": YEARS,
-        "factual": curves(1.0),
-        "counterfactual": curves(0.86),
-        "low": {"factual": curves(0.9), "counterfactual": curves(0.77)},
-        "high": {"factual": curves(1.1), "counterfactual": curves(0.95)},
-        "range_note": "the range over the twins of the last rounds.",
+        "plan": "lighter",
+        "other": "as recorded",
+        "described": ["weight loss 10 %", "as recorded"],
+        "claim": "From the literature.",
+        "assumptions": ["Consistency."],
+        "unchecked": ["overlap"],
+        "times": YEARS,
+        "titles": {"death": "Death", "cardiovascular": "Heart", "diabetes": "Diabetes"},
+        "with_plan": curves(0.86),
+        "with_other": curves(1.0),
+        "low": {"other": curves(0.9), "plan": curves(0.77)},
+        "high": {"other": curves(1.1), "plan": curves(0.95)},
+        "range_note": "the range over the twins of the last rounds",
+        "courses": [{"name": "weight", "unit": "kg", "with_plan": [90.0] * 16, "with_other": [100.0] * 16}],
+        "targets": [{"title": "HbA1c, day 182", "with_plan": "6.1 ± 0.3 %", "with_other": "6.6 ± 0.3 %"}],
+    }
+
+
+def _assimilation() -> dict[str, Any]:
+    steps = [
+        {
+            "observations": 0,
+            "taken": "",
+            "parameters": ["–"],
+            "expected": "8.1 ± 0.9, observed 7.4",
+            "later": ["7.9 ± 1"],
+        },
+        {
+            "observations": 1,
+            "taken": "day 90: hba1c 7.4",
+            "parameters": ["0.31 ± 0.1"],
+            "expected": "",
+            "later": ["7.2 ± 0.5"],
+        },
+    ]
+    return {
+        "title": "A man of 58",
+        "parameters": ["gain"],
+        "later": ["hba1c, %"],
+        "at": "5 years",
+        "steps": steps,
     }
 
 
@@ -75,6 +141,8 @@ def example_summary() -> dict[str, Any]:
     }
     return {
         "title": "Gemel demo",
+        "source": {"title": "Olmsted County", "simulated": False, "licence": "LGPL"},
+        "endpoints": _endpoints(),
         "study": {
             "title": "Cardiometabolic course in fatty liver",
             "sha256": "5f" * 32,
@@ -99,11 +167,22 @@ def example_summary() -> dict[str, Any]:
             "federated_dp": _scores(0.8604, 0.7912, 0.742),
             "pooled": _scores(0.8671, 0.7989, 0.748),
             "local": _scores(0.8312, 0.7504, 0.69),
-            "cox": _scores(0.858, 0.7702, 0.61),
+            "age_and_sex": _scores(0.858, 0.7702, 0.61),
+            "baselines": [
+                {
+                    "title": "A published score",
+                    "endpoint": "death",
+                    "figure": "auc_10y",
+                    "patients": 412,
+                    "score": 0.7733,
+                    "twin": 0.8612,
+                }
+            ],
             "released": scored,
             "per_site": {name: copy.deepcopy(site_scores) for name in SITES},
         },
         "what_if": _what_if(),
+        "assimilation": _assimilation(),
         "synthetic": {
             "patients": 1000,
             "files": ["virtual/Patient.ndjson", "virtual/cohort.parquet", "virtual/cohort.csv"],
@@ -182,7 +261,18 @@ def test_the_report_has_every_section_and_is_small(tmp_path: Path) -> None:
     assert set(SECTIONS) <= page.ids
     assert len(html.encode()) < 200_000
     assert "Three hospitals together trained one patient twin" in page.text
-    for expected in ("0.860", "0.867", "0.858", "0.791", "± 0.012", "2.998700", "17,549", "GEM502"):
+    for expected in (
+        "0.860",
+        "0.867",
+        "0.858",
+        "0.791",
+        "± 0.012",
+        "2.998700",
+        "17,549",
+        "GEM502",
+        "0.773",
+        "412",
+    ):
         assert expected in page.text
     for name in ("North University Hospital", "Lake District Hospital", "Valley Clinic"):
         assert page.text.count(name) >= 5
@@ -224,7 +314,7 @@ def _known_keys(value: Any) -> set[str]:
     return {key for inner in value for key in _known_keys(inner)} if isinstance(value, list) else set()
 
 
-_KEPT = _known_keys(example_summary()) - {*SITES, "hdl_cholesterol_mg_dl", "median", "body_mass_index_kg_m2"}
+_KEPT = _known_keys(example_summary()) - {*SITES, "median", "body_mass_index_kg_m2"}
 
 
 def test_links_stay_beside_the_report_and_show_no_machine_path(tmp_path: Path) -> None:
@@ -243,23 +333,36 @@ def test_links_stay_beside_the_report_and_show_no_machine_path(tmp_path: Path) -
 def test_the_least_summary_of_the_issue_still_gives_a_report(tmp_path: Path) -> None:
     summary = example_summary()
     least = {
-        key: summary[key] for key in ("study", "delta", "rounds", "seconds", "metrics", "synthetic", "sites")
+        key: summary[key]
+        for key in (
+            "study",
+            "delta",
+            "rounds",
+            "seconds",
+            "metrics",
+            "synthetic",
+            "sites",
+            "source",
+            "endpoints",
+        )
     }
     least["sites"] = [
         {k: v for k, v in site.items() if k not in {"title", "left"}} for site in least["sites"]
     ]
-    least["metrics"] = {key: least["metrics"][key] for key in ("federated_dp", "pooled", "local", "cox")}
+    least["metrics"] = {
+        key: least["metrics"][key] for key in ("federated_dp", "pooled", "local", "age_and_sex")
+    }
     least["synthetic"] = {"patients": 1000, "files": []}
     least["certificate"] = "certificate.json"
     _html, page = _render(least, tmp_path)
-    assert set(SECTIONS) - {"what-if"} <= page.ids
-    assert "what-if" not in page.ids
+    assert set(SECTIONS) - {"what-if", "assimilation"} <= page.ids
+    assert not {"what-if", "assimilation"} & page.ids
 
 
 def test_a_metric_that_could_not_be_computed_is_called_not_known(tmp_path: Path) -> None:
     summary = example_summary()
-    for model in ("federated_dp", "pooled", "local", "cox"):
-        summary["metrics"][model]["death"] = {"auc_5y": None, "auc_10y": None, "ibs": None}
+    for model in ("federated_dp", "pooled", "local", "age_and_sex"):
+        summary["metrics"][model]["death"] = {"auc_5y": None, "auc_10y": None, "integrated_brier": None}
     _html, page = _render(summary, tmp_path)
     assert page.text.count("not known") >= 12
     assert headline(read_summary(summary)).endswith("without moving a patient record.")
@@ -289,11 +392,85 @@ def test_the_headline_never_says_more_than_the_numbers(ours: float, words: str) 
 
 
 def test_the_findings_name_each_comparison_with_its_sign() -> None:
-    metrics = read_summary(example_summary()).metrics
-    assert findings(metrics)[0] == (
-        "Death: AUC 0.860: 0.007 worse than pooled records without privacy (0.867); 0.029 better than the hospitals "
-        "alone, on average (0.831); 0.002 better than a Cox model on age and sex (0.858)."
+    assert findings(read_summary(example_summary()))[0] == (
+        "Death within 10 years: AUC 0.860: 0.007 worse than pooled records without privacy (0.867); 0.029 better than the "
+        "hospitals alone, on average (0.831); 0.002 better than age and sex alone (0.858)."
     )
+
+
+def _measured(summary: dict[str, Any], *, ours: float, pooled: float) -> dict[str, Any]:
+    """The same summary with an error, lower is better, as its first endpoint."""
+    line = {
+        "title": "HbA1c after 6 months",
+        "phrase": "HbA1c after 6 months",
+        "main": "rmse",
+        "figures": {"rmse": "RMSE, %"},
+        "higher_is_better": False,
+    }
+    summary["endpoints"] = {"hba1c": line, **summary["endpoints"]}
+    for model, value in (("federated_dp", ours), ("pooled", pooled), ("local", 0.8), ("age_and_sex", 1.3)):
+        summary["metrics"][model]["hba1c"] = {"rmse": value}
+    return summary
+
+
+@pytest.mark.parametrize(
+    ("ours", "words"), [(0.6, " as well as if"), (0.611, "almost as well"), (0.62, "less well than")]
+)
+def test_an_error_is_better_when_it_is_smaller(ours: float, words: str, tmp_path: Path) -> None:
+    summary = _measured(example_summary(), ours=ours, pooled=0.6)
+    assert words in headline(read_summary(summary))
+    assert "foresees HbA1c after 6 months" in headline(read_summary(summary))
+    assert "better than the hospitals alone" in findings(read_summary(summary))[0]
+    _html, page = _render(summary, tmp_path)
+    assert "RMSE, %" in page.text
+
+
+def test_simulated_people_are_named_as_such_at_the_top_and_at_the_end(tmp_path: Path) -> None:
+    summary = example_summary()
+    summary["source"] = {"title": "Invented people", "simulated": True, "licence": ""}
+    _html, page = _render(summary, tmp_path)
+    assert page.text.index("These people are made up: Invented people.") < page.text.index("What happened")
+    assert page.text.count("made up") >= 3
+    assert "real and anonymous" not in page.text
+    _html, page = _render(example_summary(), tmp_path)
+    assert "made up" not in page.text
+    assert "real and anonymous: Olmsted County (LGPL)" in page.text
+
+
+def test_a_refused_comparison_shows_its_reasons_and_no_curve(tmp_path: Path) -> None:
+    summary = example_summary()
+    kept = ("title", "patient", "plan", "other", "claim")
+    summary["what_if"] = {key: summary["what_if"][key] for key in kept} | {
+        "reasons": ["GEM622 nobody like that"]
+    }
+    html, page = _render(summary, tmp_path)
+    section = html.partition('id="what-if"')[2].partition("</section>")[0]
+    assert "GEM622 nobody like that" in section
+    assert "<svg" not in section
+    assert "The twin does not say" in page.text
+
+
+def test_each_outcome_has_its_picture_and_a_short_horizon_is_in_days(tmp_path: Path) -> None:
+    summary = example_summary()
+    asked = summary["what_if"]
+    asked["times"], asked["time_unit"] = [0.0, 90.0, 182.0], "days"
+    for side in ("with_plan", "with_other"):
+        asked[side] = {name: curve[:3] for name, curve in asked[side].items()}
+    for side in ("low", "high"):
+        asked[side] = {plan: {n: c[:3] for n, c in curves.items()} for plan, curves in asked[side].items()}
+    asked["courses"] = []
+    html, page = _render(summary, tmp_path)
+    section = html.partition('id="what-if"')[2].partition("</section>")[0]
+    assert section.count("<polyline") == 6
+    assert section.count("<polygon") == 6
+    assert "over days since the index date" in page.text
+    assert ">180<" in section
+
+
+def test_what_each_observation_changed_is_a_row(tmp_path: Path) -> None:
+    _html, page = _render(example_summary(), tmp_path)
+    assert "day 90: hba1c 7.4" in page.text
+    assert "8.1 ± 0.9, observed 7.4" in page.text
 
 
 @given(st.lists(st.floats(0, 12), min_size=1, max_size=6))
