@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="2,000 patients, scaled to 100,000")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--patients", type=int, help="fewer than 100,000, scaled to them")
     parser.add_argument("--programme", action="append", help="only this one; may be given again")
     options = parser.parse_args()
 
@@ -93,7 +94,7 @@ def main() -> None:
     from gemel.twins.installed import definition_of, installed
 
     torch.set_num_threads(1)
-    patients = 2000 if options.quick else PATIENTS
+    patients = options.patients or (2000 if options.quick else PATIENTS)
     rows: list[dict[str, Any]] = []
     bars: list[dict[str, Any]] = []
     for programme in installed():

@@ -44,7 +44,11 @@ class Inputs:
 
 
 def planned_inputs(
-    treatments: Sequence[str], plan: TreatmentPlan, *, recorded: Mapping[str, Tensor] | None = None
+    treatments: Sequence[str],
+    plan: TreatmentPlan,
+    *,
+    recorded: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Inputs:
     """The inputs of a physiology under a plan.
 
@@ -58,9 +62,9 @@ def planned_inputs(
     for name in treatments:
         if name in plan.treatments:
             # Before its first dose: what it gives on the first day, so that a start at day 0 is no change there.
-            given = torch.tensor([[plan.amount(name, day) for day in starts]])
+            given = torch.tensor([[plan.amount(name, day) for day in starts]], dtype=dtype)
         else:
-            given = recorded.get(name, torch.zeros(1))[:, None].expand(-1, len(starts))
+            given = recorded.get(name, torch.zeros(1)).to(dtype)[:, None].expand(-1, len(starts))
         amounts[name] = given
     return Inputs(starts, amounts)
 
