@@ -343,7 +343,7 @@ PROGRAMME = Programme(
     title="Treatment response in type 2 diabetes",
     question=(
         "After an adult with type 2 diabetes starts one of five drug classes, where will HbA1c and weight be after 6 and "
-        "12 months, how likely are death and a first cardiovascular event over 10 years, and what would another class do?"
+        "12 months, how likely are death and a first cardiovascular event over the years, and what would another class do?"
     ),
     cohort=CohortDefinition(
         minimum_age_years=18,
@@ -376,7 +376,8 @@ PROGRAMME = Programme(
             name="cardiovascular",
             title="First cardiovascular event",
             outcome="cardiovascular",
-            horizons_days=(1826, 3652),
+            horizons_days=(1826,),
+            risk_edges=(0.0, 0.04, 0.07, 0.1, 0.15, 0.22, 1.0),
         ),
     ),
     treatments=TREATMENTS,

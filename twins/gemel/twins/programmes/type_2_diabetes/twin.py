@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -124,14 +125,16 @@ class TypeTwoDiabetesTwin(HazardTwin):
     def expect(self, batch: Mapping[str, Tensor], days: NDArray[np.float64]) -> Expected:
         """What is expected of B persons on T days before anything is observed: `Believed.expected` for training."""
         person = self.encoder(batch)
-        middle = courses(person.theta, batch["given"], days)
-        hba1c = weight = torch.zeros_like(middle.hba1c_percent)
-        for name in person.spread:
-            up, down = (courses(_moved(person, name, s), batch["given"], days) for s in (1.0, -1.0))
-            hba1c = hba1c + ((up.hba1c_percent - down.hba1c_percent) / 2) ** 2
-            weight = weight + ((up.weight_kg - down.weight_kg) / 2) ** 2
+        theta = _around(person)
+        given = batch["given"]
+        variants = len(theta["response"]) // len(given)
+        found = courses(theta, given.repeat(variants, 1), days)
+        hba1c, weight = (
+            _moments(course.reshape(variants, len(given), len(days)))
+            for course in (found.hba1c_percent, found.weight_kg)
+        )
         beside = self.beside_physiology(batch["columns"], days)
-        return Expected(middle.hba1c_percent + beside, hba1c, middle.weight_kg, weight)
+        return Expected(hba1c[0] + beside, hba1c[1], *weight)
 
     def expected(
         self, values: NDArray[np.floating], plan: TreatmentPlan
@@ -144,14 +147,15 @@ class TypeTwoDiabetesTwin(HazardTwin):
         grid = np.array(self.programme.times_years) * DAYS_PER_YEAR
         with torch.no_grad():
             error = (2 * self.measurement.double()).exp()
-            target, course = believed.expected(TARGET_DAYS), believed.expected(grid)
+            both = believed.expected(np.concatenate([TARGET_DAYS, grid]))
         found: dict[str, Floats] = {}
-        for i, day in enumerate(("182", "365")):
-            found[f"hba1c_{day}"] = _pair(target.hba1c[:, i], target.hba1c_variance[:, i] + error[0])
-            found[f"weight_{day}"] = _pair(target.weight[:, i], target.weight_variance[:, i] + error[1])
+        for i, day in enumerate(TARGET_DAYS):
+            found[f"hba1c_{day:g}"] = _pair(both.hba1c[:, i], both.hba1c_variance[:, i] + error[0])
+            found[f"weight_{day:g}"] = _pair(both.weight[:, i], both.weight_variance[:, i] + error[1])
+        first = len(TARGET_DAYS)
         return found, {
-            "hba1c": _course("%", course.hba1c, course.hba1c_variance),
-            "body_weight": _course("kg", course.weight, course.weight_variance),
+            "hba1c": _course("%", both.hba1c[:, first:], both.hba1c_variance[:, first:]),
+            "body_weight": _course("kg", both.weight[:, first:], both.weight_variance[:, first:]),
         }
 
     def simulate(
@@ -202,10 +206,10 @@ class TypeTwoDiabetesTwin(HazardTwin):
             if plan.start_amount(name) == 0 and taken.any():
                 raise GemelError("GEM655", f"{name} is taken already, and the plan stops it.")
 
-    def diet(self, plan: TreatmentPlan, days: NDArray[np.float64]) -> NDArray[np.float64]:
+    @staticmethod
+    def diet(plan: TreatmentPlan, days: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the plan's diet does to weight on `days_needed(days)`, as a part of it."""
-        amounts = plan.amounts("diet", np.arange(math.ceil(SEEN_DAYS) + 1.0))
-        return diet_part(amounts, days_needed(days))
+        return _diet(plan, tuple(days.tolist()))
 
     def beside_physiology(self, columns: Tensor, days: NDArray[np.float64]) -> Tensor:
         """(B, T) % of HbA1c: what the linear part adds, 0 at the start and whole after 6 months."""
@@ -264,15 +268,15 @@ class Believed:
 
     def expected(self, days: NDArray[np.float64]) -> Expected:
         """Means and variances on T days."""
-        middle = self.courses(self.prior.theta(self.mean), days)
-        hba1c = weight = torch.zeros_like(middle.hba1c_percent)
-        for i in range(self.root.shape[2]):
-            up, down = (
-                self.courses(self.prior.theta(self.mean + s * self.root[:, :, i]), days) for s in (1.0, -1.0)
-            )
-            hba1c = hba1c + ((up.hba1c_percent - down.hba1c_percent) / 2) ** 2
-            weight = weight + ((up.weight_kg - down.weight_kg) / 2) ** 2
-        return Expected(middle.hba1c_percent, hba1c, middle.weight_kg, weight)
+        n, p = self.mean.shape
+        columns = self.root.transpose(1, 2)
+        moved = torch.cat([torch.zeros(n, 1, p, dtype=self.mean.dtype), columns, -columns], dim=1)
+        found = self.courses(self.prior.theta(self.mean[:, None] + moved), days)
+        hba1c, weight = (
+            _moments(course.reshape(n, 2 * p + 1, len(days)).transpose(0, 1))
+            for course in (found.hba1c_percent, found.weight_kg)
+        )
+        return Expected(*hba1c, *weight)
 
     def drawn(self, z: Tensor, days: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """HbA1c and weight (n * m, T) of persons drawn by standard normal numbers (n, m, p)."""
@@ -281,11 +285,38 @@ class Believed:
         return found.hba1c_percent, found.weight_kg
 
 
-def _moved(person: PersonEncoding, name: str, by: float) -> Theta:
-    """The parameters with one of them moved by some of its spreads."""
-    parameter = DIFFERING[name]
-    place = to_scale(parameter, person.theta[name]) + by * person.spread[name]
-    return {**person.theta, name: from_scale(parameter, place)}
+def _around(person: PersonEncoding) -> Theta:
+    """Parameters of the persons, then with each of those that differ moved up by its spread, then down: (B * variants,)."""
+    names = tuple(person.spread)
+    moved = {
+        sign: {
+            name: from_scale(DIFFERING[name], to_scale(DIFFERING[name], person.theta[name]) + sign * spread)
+            for name, spread in person.spread.items()
+        }
+        for sign in (1.0, -1.0)
+    }
+    return {
+        name: torch.cat(
+            [value, *(moved[s][name] if other == name else value for s in (1.0, -1.0) for other in names)]
+        )
+        for name, value in person.theta.items()
+    }
+
+
+def _moments(course: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (B, T) from (variants, B, T): the middle, p steps up, p steps down; to the second order."""
+    steps = (len(course) - 1) // 2
+    middle, up, down = course[0], course[1 : steps + 1], course[steps + 1 :]
+    mean = middle + ((up + down) / 2 - middle).sum(0)
+    return mean, (((up - down) / 2) ** 2).sum(0)
+
+
+@lru_cache(maxsize=64)
+def _diet(plan: TreatmentPlan, days: tuple[float, ...]) -> NDArray[np.float64]:
+    needed = days_needed(np.array(days))
+    if "diet" not in plan.treatments:
+        return np.zeros_like(needed)
+    return diet_part(plan.amounts("diet", np.arange(math.ceil(SEEN_DAYS) + 1.0)), needed)
 
 
 def _pair(mean: Tensor, variance: Tensor) -> Floats:
