@@ -299,6 +299,9 @@ class Learner(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder = torch.nn.Linear(2, 2)
+        with torch.no_grad():
+            self.encoder.weight.copy_(torch.tensor([[0.2, -0.1], [0.1, 0.3]]))
+            self.encoder.bias.zero_()
 
     def forward(self, batch):
         moved = self.encoder(batch["x"])
@@ -324,7 +327,7 @@ def test_a_twin_over_both_solvers_trains_under_the_private_engine():
     plan = TrainingPlan(
         rounds=1,
         local_steps=2,
-        learning_rate=0.1,
+        learning_rate=0.02,
         momentum=0.0,
         max_grad_norm=1e9,
         sample_rate=1.0,
@@ -338,6 +341,6 @@ def test_a_twin_over_both_solvers_trains_under_the_private_engine():
         slopes = grad(lambda p: functional_call(by_hand, p, (patients,)).mean())(parameters)
         with torch.no_grad():
             for name, parameter in by_hand.named_parameters():
-                parameter -= 0.1 * slopes[name]
+                parameter -= 0.02 * slopes[name]
     for name, parameter in by_hand.named_parameters():
         torch.testing.assert_close(dict(model.named_parameters())[name], parameter, rtol=1e-3, atol=1e-4)
