@@ -12,6 +12,7 @@ from gemel.core.series import Series
 from gemel.twins.causal.estimand import Basis, declare
 from gemel.twins.causal.local_support import LocalSupport
 from gemel.twins.causal.population_effect import population_effect
+from gemel.twins.causal.precision import sandwich_draws
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.treatment_plan import NOTHING_CHANGED, Dose, TreatmentPlan
 from gemel.twins.twin import Individual
@@ -165,6 +166,19 @@ def test_who_would_never_get_a_plan_here_is_refused(twin, hospital):
 def test_a_twin_that_knows_nothing_of_a_treatment_does_not_say_0(name):
     answer = what_if(PlainTwin(), PATIENT, GIVEN[name], WITHOUT[name])
     assert [reason.code for reason in answer.reasons] == ["GEM624"]
+
+
+def test_the_error_of_the_parameters_gives_the_difference_its_interval(twin, hospital):
+    draws = sandwich_draws(twin, hospital, draws=60, seed=1)
+    answer = what_if(twin, PATIENT, GIVEN["drug"], WITHOUT["drug"], parameters=draws, paths=0)
+    pressure = of(answer.differences, "pressure")
+    low, high = pressure.interval
+    assert low < pressure.difference < high
+    # The pressure's model is linear: one patient's difference is everybody's.
+    asked = declare(PROGRAMME, GIVEN["drug"], WITHOUT["drug"], endpoint="pressure", population="people")
+    everybody = population_effect(twin, hospital.values[:50], asked, parameters=draws).effect
+    assert pressure.interval == pytest.approx(everybody.interval, abs=1e-4)
+    assert of(what_if(twin, PATIENT, GIVEN["drug"], WITHOUT["drug"]).differences, "pressure").interval is None
 
 
 def test_an_endpoint_that_a_treatment_does_not_reach_is_told_apart_from_no_effect(twin):

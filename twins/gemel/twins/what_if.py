@@ -9,14 +9,14 @@ beside it: randomised, from the literature, or an association with its E-value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemel.core.errors import GemelError
-from gemel.core.programme import FeatureKind
+from gemel.core.programme import FeatureKind, Programme
 from gemel.twins.causal.e_value import EValue, e_value, risk_ratio_of_mean_difference
 from gemel.twins.causal.estimand import (
     Basis,
@@ -27,7 +27,8 @@ from gemel.twins.causal.estimand import (
     treatments_compared,
 )
 from gemel.twins.causal.paired_course import PairedDifference, paired_differences
-from gemel.twins.causal.population_effect import same
+from gemel.twins.causal.population_effect import error_and_reach, moved_twins, same
+from gemel.twins.causal.precision import Parameters
 from gemel.twins.causal.support import Propensity, Reason, SupportEvidence, check_plans
 from gemel.twins.design import check_support
 from gemel.twins.prediction import Prediction
@@ -42,7 +43,8 @@ PATHS = 1000
 class ExpectedDifference:
     """An endpoint at one horizon: risk (or value) under the plan, under the other, and their difference.
 
-    `e_value` is that of this patient's ratio: of an association only, and where there is one.
+    `interval` is where the difference lies in 95 of 100 cases as far as the twin's parameters go; None where their error is not
+    known. `e_value` is that of this patient's ratio: of an association only, and where there is one.
     """
 
     endpoint: str
@@ -50,6 +52,7 @@ class ExpectedDifference:
     expected: float
     other_expected: float
     e_value: EValue | None
+    interval: tuple[float, float] | None = None
 
     @property
     def difference(self) -> float:
@@ -104,6 +107,7 @@ def what_if(
     *,
     observations: Observations | None = None,
     evidence: SupportEvidence | None = None,
+    parameters: Sequence[Parameters] = (),
     paths: int = PATHS,
     seed: int = 0,
 ) -> WhatIf:
@@ -117,6 +121,7 @@ def what_if(
         observations: What was seen of the patient since the index date: the twin is fitted to it first (abduction), then
             both plans are tried on the twin so fitted (action, prediction).
         evidence: What is known of the people that the twin learnt from: `LocalSupport` or `ReleasedSupport`.
+        parameters: How far the twin's parameters may be off: draws of them (`gemel.twins.causal.precision`).
         paths: Pairs of simulated futures; 0 for none.
         seed: Of their noise.
 
@@ -131,11 +136,7 @@ def what_if(
     frame = (plan, other_plan, basis, _CLAIMS[basis], assumptions_of(basis) if basis else ())
     if reasons:
         return WhatIf(*frame, reasons, support.propensity, support.unchecked)
-    if observations is None:
-        here, there = twin.predict(row, plan=plan), twin.predict(row, plan=other_plan)
-    else:
-        individual = twin.assimilate(row, observations)
-        here, there = individual.predict(plan=plan), individual.predict(plan=other_plan)
+    here, there = _predicted(twin, row, (plan, other_plan), observations)
     if compared and _equal(here, there):
         names = ", ".join(treatment.name for treatment in compared)
         message = f"{names}: the twin expects exactly the same under both plans, so it knows nothing of it."
@@ -145,7 +146,11 @@ def what_if(
         if paths and observations is None
         else ()
     )
-    differences = _differences(twin, here, there, basis)
+    differences = _differences(programme, here, there, basis)
+    if len(parameters) > 1:
+        again = (_predicted(m, row, (plan, other_plan), observations) for m in moved_twins(twin, parameters))
+        moved = [_differences(programme, *pair, None) for pair in again]
+        differences = tuple(_with_interval(d, drawn) for d, *drawn in zip(differences, *moved, strict=True))
     return WhatIf(*frame, (), support.propensity, support.unchecked, here, there, differences, simulated)
 
 
@@ -192,6 +197,25 @@ def associate(twin: Twin, values: NDArray[np.floating], changes: Mapping[str, fl
     return Association(twin.predict(factual), twin.predict(counterfactual), dict(changes))
 
 
+def _predicted(
+    twin: Twin,
+    row: NDArray[np.float64],
+    plans: tuple[TreatmentPlan, TreatmentPlan],
+    observations: Observations | None,
+) -> tuple[Prediction, Prediction]:
+    fitted = twin.assimilate(row, observations) if observations is not None else None
+    first, second = (
+        twin.predict(row, plan=plan) if fitted is None else fitted.predict(plan=plan) for plan in plans
+    )
+    return first, second
+
+
+def _with_interval(difference: ExpectedDifference, drawn: Sequence[ExpectedDifference]) -> ExpectedDifference:
+    value = difference.difference
+    _, reach = error_and_reach([one.difference - value for one in drawn])
+    return replace(difference, interval=(value - reach, value + reach))
+
+
 def _equal(here: Prediction, there: Prediction) -> bool:
     """Whether two predictions are the same in everything: a difference of 0 that nobody learnt or read anywhere."""
     pairs = [
@@ -203,9 +227,9 @@ def _equal(here: Prediction, there: Prediction) -> bool:
 
 
 def _differences(
-    twin: Twin, here: Prediction, there: Prediction, basis: Basis | None
+    programme: Programme, here: Prediction, there: Prediction, basis: Basis | None
 ) -> tuple[ExpectedDifference, ...]:
-    programme, found = twin.programme, []
+    found = []
     for endpoint in programme.endpoints:
         if endpoint.target and endpoint.target not in here.targets:
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -196,16 +196,31 @@ def _effect(
         chosen = np.random.default_rng(0).choice(len(values), _PEOPLE_FOR_PARAMETERS, replace=False)
         some = values[np.sort(chosen)]
     centre, _ = _contrast(expected_under(twin, some, estimand), measure)
-    moved, away = copy.deepcopy(twin), []
-    for one in parameters:
-        moved.load_arrays(one)
-        away.append(_contrast(expected_under(moved, some, estimand), measure)[0] - centre)
-    # About the estimate, not about the draws' own mean: what training pulls one way counts as error.
-    parameter_error = float(np.sqrt(np.mean(np.square(away))))
-    error = math.hypot(people_error, parameter_error)
-    reach = _quantile(people_error, parameter_error, len(parameters)) * error
+    away = [
+        _contrast(expected_under(moved, some, estimand), measure)[0] - centre
+        for moved in moved_twins(twin, parameters)
+    ]
+    parameter_error, reach = error_and_reach(away, people_error)
     interval = back(value - reach), back(value + reach)
     return Effect(back(value), interval, people_error, parameter_error, float(np.mean(away)))
+
+
+def moved_twins(twin: Twin, parameters: Sequence[Parameters]) -> Iterator[Twin]:
+    """The twin at each draw of its parameters, one after the other; the twin itself is not changed."""
+    moved = copy.deepcopy(twin)
+    for one in parameters:
+        moved.load_arrays(one)
+        yield moved
+
+
+def error_and_reach(away: Sequence[float], people_error: float = 0.0) -> tuple[float, float]:
+    """From how far the draws lie off the estimate: the parameters' standard error, and half the length of a 95 % interval.
+
+    About the estimate, not about the draws' own mean: what training pulls one way counts as error.
+    """
+    parameter_error = float(np.sqrt(np.mean(np.square(away))))
+    error = math.hypot(people_error, parameter_error)
+    return parameter_error, _quantile(people_error, parameter_error, len(away)) * error
 
 
 def _quantile(people_error: float, parameter_error: float, draws: int) -> float:
