@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -70,8 +71,13 @@ def claim_line(claim: Claim) -> dict[str, Any]:
 
 
 def checked_line(checked: CheckedClaim) -> dict[str, Any]:
-    """A claim, what was computed, and the verdict."""
-    return {**claim_line(checked.claim), "computed": checked.computed, "verdict": checked.verdict.value}
+    """A claim, what was computed (None for no number), and the verdict."""
+    known = checked.computed is not None and math.isfinite(checked.computed)
+    return {
+        **claim_line(checked.claim),
+        "computed": checked.computed if known else None,
+        "verdict": checked.verdict.value,
+    }
 
 
 def gate_lines(claims: Sequence[CheckedClaim]) -> dict[str, dict[str, int]]:
