@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, mean_absolute_error, roc_auc_score
 
 from gemel.core.dataset import Dataset
+from gemel.twins import scores
 from gemel.twins.evaluation.accuracy import (
     brier,
     brier_difference,
@@ -144,6 +145,37 @@ def test_concordance_under_censoring_is_that_without():
     assert found.low < truth.value < found.high
     naive = lifelines.utils.concordance_index(seen, -rate, event)
     assert abs(naive - truth.value) > abs(found.value - truth.value)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_concordance_is_the_sum_over_all_pairs(seed):
+    random = np.random.default_rng(seed)
+    # Whole years: ties of every kind, deaths first, and people who had it before.
+    time = np.repeat(random.integers(1, 9, (50, 1)), 3, axis=1).astype(float)
+    fate = random.integers(0, 4, 50)
+    event = np.stack([fate == 1, fate == 2, np.zeros(50)], axis=1).astype(int)
+    event[fate == 3, 1], time[fate == 3, 1] = np.where(random.random((fate == 3).sum()) < 0.5, -1, 0), 4
+    time[event == -1] = 0
+    data, score = dataset(time, event), random.integers(0, 6, 50) / 5
+    weight = scores.followed(data, 1, years=np.inf).weight
+    right = pairs = 0.0
+    for i in np.flatnonzero((event[:, 1] == 1) & (time[:, 1] <= 6)):
+        for j in range(50):
+            died_first = event[j, 1] == 0 and event[j, 0] == 1
+            if event[j, 1] < 0:
+                continue
+            if died_first and time[j, 1] <= time[i, 1]:
+                pair = weight[i] * weight[j]
+            elif time[j, 1] > time[i, 1] or (time[j, 1] == time[i, 1] and event[j, 1] == 0):
+                pair = weight[i] ** 2
+            else:
+                continue
+            pairs += pair
+            right += pair * ((score[i] > score[j]) + 0.5 * (score[i] == score[j]))
+    found = concordance(data, 1, score, years=6)
+    if np.count_nonzero((event[:, 1] == 1) & (time[:, 1] <= 6)) >= 2:
+        assert found.value == pytest.approx(right / pairs)
 
 
 def test_the_error_of_concordance_is_that_of_the_bootstrap():

@@ -18,8 +18,7 @@ from gemel.twins.evaluation.estimate import Estimate, standard_error
 from gemel.twins.evaluation.observed import Floats, Observed
 from gemel.twins.scores import followed
 
-# Cases that are set against everybody at once: bounds the memory.
-_AT_ONCE = 256
+Ranks = NDArray[np.int64]
 
 
 def auc(observed: Observed, score: Floats) -> Estimate:
@@ -58,41 +57,74 @@ def auc_and_influence(observed: Observed, score: Floats) -> tuple[float, Floats]
 
 
 def concordance(dataset: Dataset, outcome: int, score: Floats, *, years: float) -> Estimate:
-    """P(of two patients the one with the earlier event, by `years`, has the higher score), ties half."""
-    everyone = followed(dataset, outcome, years=np.inf)
+    """P(of two patients the one with the earlier event, by `years`, has the higher score), ties half.
+
+    A case is set against everybody who was still there without the event, both weighted by the inverse probability of being
+    followed until then, and against who had died first, weighted by the same until their death. n log² n steps.
+    """
+    weight = followed(dataset, outcome, years=np.inf).weight
     time = dataset.time_years[:, outcome].astype(np.float64)
     event = dataset.event[:, outcome]
-    case = (event == OCCURRED) & (time <= years + 1e-6)
-    at_risk = event >= CENSORED
+    at_risk = (event >= CENSORED).astype(np.float64)
     died_first = (event == CENSORED) & (dataset.event[:, 0] == OCCURRED) & (outcome != 0)
+    case = (event == OCCURRED) & (time <= years + 1e-6)
     if np.count_nonzero(case) < 2:
         return Estimate.none()
-    right, pairs = np.zeros(len(time)), np.zeros(len(time))
-    cases = np.flatnonzero(case)
-    for start in range(0, len(cases), _AT_ONCE):
-        mine = cases[start : start + _AT_ONCE]
-        weight = _pair_weights(mine, time, event == OCCURRED, died_first, everyone.weight) * at_risk
-        higher = (score[mine][:, None] > score) + 0.5 * (score[mine][:, None] == score)
-        for total, part in ((right, weight * higher), (pairs, weight)):
-            total[mine] += part.sum(axis=1)
-            total += part.sum(axis=0)
+    # At one time: who died first, then events (not set against each other), then who left.
+    position = _dense(time, np.where(died_first, 0, np.where(event == OCCURRED, 1, 2)))
+    rank = _dense(score)
+    of_case, of_dead = case * weight, died_first * weight
+    right = (
+        of_case**2 * _below_before(-position, rank, at_risk)
+        + of_case * _below_before(position, rank, of_dead)
+        + at_risk * _below_before(position, -rank, of_case**2)
+        + of_dead * _below_before(-position, -rank, of_case)
+    )
+    pairs = (
+        of_case**2 * _before(-position, at_risk)
+        + of_case * _before(position, of_dead)
+        + at_risk * _before(position, of_case**2)
+        + of_dead * _before(-position, of_case)
+    )
     # Every pair was counted at both of its members.
     value = float(right.sum() / pairs.sum()) if pairs.sum() > 0 else math.nan
     return Estimate.of_share(value, standard_error((right - value * pairs) / (pairs.sum() / 2)))
 
 
-def _pair_weights(
-    mine: NDArray[np.intp],
-    time: Floats,
-    occurred: NDArray[np.bool_],
-    died_first: NDArray[np.bool_],
-    weight: Floats,
-) -> Floats:
-    """(cases, n): what a pair of a case and another stands for; 0 where the order of the two is not known."""
-    at, of_case = time[mine][:, None], weight[mine][:, None]
-    later = (time > at) | ((time == at) & ~occurred)
-    gone = died_first & (time <= at)
-    return np.where(gone, of_case * weight, np.where(later, of_case**2, 0.0))
+def _below_before(position: Ranks, rank: Ranks, weight: Floats) -> Floats:
+    """(n,): the weight of all at an earlier position with a lower rank, and half of that with an equal one.
+
+    Two positions first differ in one binary digit: for each digit, all are sorted by the digits above it and rank, and those whose
+    digit is 0 are summed up for those whose digit is 1.
+    """
+    position, rank = position - position.min(), rank - rank.min()
+    found = np.zeros(len(rank))
+    for digit in range(int(position.max()).bit_length()):
+        block, is_later = position >> (digit + 1), (position >> digit) & 1 == 1
+        key = block * (int(rank.max()) + 1) + rank
+        order = np.argsort(key, kind="stable")
+        of_earlier = np.concatenate([[0.0], np.cumsum(np.where(is_later, 0.0, weight)[order])])
+        ordered = key[order]
+        start = np.searchsorted(ordered, block * (int(rank.max()) + 1))
+        lower, equal = np.searchsorted(ordered, key), np.searchsorted(ordered, key, side="right")
+        below = (of_earlier[lower] + of_earlier[equal]) / 2 - of_earlier[start]
+        found += np.where(is_later, below, 0.0)
+    return found
+
+
+def _before(position: Ranks, weight: Floats) -> Floats:
+    """(n,): the weight of all at an earlier position."""
+    position = position - position.min()
+    at = np.bincount(position, weight)
+    return np.asarray((np.cumsum(at) - at)[position], np.float64)
+
+
+def _dense(*keys: NDArray[np.generic]) -> Ranks:
+    """(n,): whole numbers in the order of the first key, then the second; equal where all are equal."""
+    _, found = np.unique(
+        np.stack([np.asarray(key, np.float64) for key in keys], axis=1), axis=0, return_inverse=True
+    )
+    return np.asarray(found.reshape(-1), np.int64)
 
 
 def _scaled(influence: Floats) -> Floats:

@@ -85,12 +85,12 @@ def age_bands(age: NDArray[np.floating]) -> NDArray[np.str_]:
 
 def risk_subgroups(observed: Observed, risk: Floats, groups: Groups) -> tuple[Subgroup, ...]:
     """Of a risk (n,), by each grouping."""
-    found = []
+    found, compared = [], number(groups)
     for by, name, mine in each(groups, observed.at_risk):
         part = observed.only(mine)
         ratio = observed_over_expected(part, risk)
         expected = float(risk[part.at_risk].sum())
-        flagged = expected >= FEWEST_EXPECTED and is_flagged_ratio(ratio, compared=number(groups))
+        flagged = expected >= FEWEST_EXPECTED and is_flagged_ratio(ratio, compared=compared)
         events = int(np.count_nonzero(part.known & part.case))
         found.append(
             Subgroup(by, name, int(mine.sum()), events, auc(part, risk), ratio, Estimate.none(), flagged)
@@ -100,14 +100,14 @@ def risk_subgroups(observed: Observed, risk: Floats, groups: Groups) -> tuple[Su
 
 def value_subgroups(measured: Floats, mean: Floats, groups: Groups) -> tuple[Subgroup, ...]:
     """Of a measured value (n,), NaN where there is none."""
-    known, found = np.isfinite(measured), []
+    known, found, z = np.isfinite(measured), [], _z(number(groups))
     spread = float(measured[known].std()) if known.any() else math.nan
     for by, name, mine in each(groups, known):
         error = (mean - measured)[mine]
         if len(error) < 2:
             continue
         bias = Estimate.plain(float(error.mean()), float(error.std(ddof=1) / math.sqrt(len(error))))
-        half = (bias.high - bias.value) / Z95 * _z(number(groups))
+        half = (bias.high - bias.value) / Z95 * z
         flagged = abs(bias.value) > max(ACCEPTED_BIAS * spread, half)
         found.append(Subgroup(by, name, len(error), 0, Estimate.none(), Estimate.none(), bias, bool(flagged)))
     return tuple(found)
@@ -129,7 +129,7 @@ def each(groups: Groups, of: Flags) -> Sequence[tuple[str, str, Flags]]:
     """(grouping, group, its members among `of`), without groups of nobody and without a grouping of one group."""
     found = []
     for by, group in groups.items():
-        names = sorted(set(group[of].tolist()) - {""})
+        names = [str(name) for name in np.unique(group[of]) if name]
         if len(names) > 1:
             found += [(by, name, of & (group == name)) for name in names]
     return found
@@ -137,7 +137,7 @@ def each(groups: Groups, of: Flags) -> Sequence[tuple[str, str, Flags]]:
 
 def number(groups: Groups) -> int:
     """How many groups there are."""
-    return max(1, sum(len(set(group.tolist()) - {""}) for group in groups.values()))
+    return max(1, sum(int((np.unique(group) != "").sum()) for group in groups.values()))
 
 
 def _z(compared: int) -> float:
