@@ -56,7 +56,7 @@ STIFFENING = _chosen("stiffening", "Share of compliance that is lost in a year",
 WEIGHT = _chosen("weight", "Weight at the index date", 81.0, "kg", 30.0, 250.0)
 WEIGHT_DAYS = _chosen("weight_days", "Time constant of a change of weight", 120.0, "d", 40.0, 400.0)
 RESISTANCE_DAYS = _chosen(
-    "resistance_days", "Time constant with which resistance follows weight", 90.0, "d", 40.0, 400.0
+    "resistance_days", "Time constant with which resistance follows weight", 120.0, "d", 40.0, 400.0
 )
 PRESSURE_SLOPE = Parameter(
     name="pressure_per_kilogram",
@@ -97,7 +97,7 @@ class Circulation:
         PRESSURE_SLOPE,
     )
     inputs: tuple[str, ...] = ("weight_loss",)
-    step_days = 45.0
+    step_days = 60.0
 
     def start(self, theta: Mapping[str, Tensor]) -> Tensor:
         """(B, 3)."""
@@ -151,14 +151,17 @@ def beat(resistance: Tensor, compliance: Tensor, theta: Mapping[str, Tensor]) ->
     in_diastole = torch.exp(-(period - ejected) * decay)
     # p(0) = p(period) gives where the beat starts.
     lowest = end_of_ejection * in_diastole / (1 - in_diastole * torch.exp(-ejected * decay))
-    highest = lowest
-    for part in range(1, 32):
-        time = ejected * part / 32
-        angle = frequency * time
-        pressure = lowest * torch.exp(-time * decay) + gain * (
-            decay * torch.sin(angle) - frequency * torch.cos(angle) + frequency * torch.exp(-time * decay)
-        )
-        highest = torch.maximum(highest, pressure + theta["impedance"] * peak_flow * torch.sin(angle))
+    part = torch.linspace(
+        0.0, 1.0, 33, dtype=lowest.dtype
+    )  # (33,) of the ejection, against (B, 1) of everything else
+    sine, cosine = torch.sin(math.pi * part), torch.cos(math.pi * part)
+    fading = torch.exp(-(ejected * decay)[:, None] * part)
+    pressure = (
+        (lowest + gain * frequency)[:, None] * fading
+        - (gain * frequency)[:, None] * cosine
+        + (gain * decay + theta["impedance"] * peak_flow)[:, None] * sine
+    )
+    highest = pressure.amax(dim=1)
     venous = theta["venous_pressure"]
     mean = venous + (resistance + theta["impedance"]) * theta["cardiac_output"]
     return {
@@ -169,14 +172,15 @@ def beat(resistance: Tensor, compliance: Tensor, theta: Mapping[str, Tensor]) ->
 
 
 def resistance_for(systolic: Tensor, compliance: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
-    """The resistance (B,) at which the beat has a systolic pressure, within the parameter's bounds: by bisection."""
-    low = torch.full_like(systolic, RESISTANCE.low)
-    high = torch.full_like(systolic, RESISTANCE.high)
-    for _ in range(30):
-        middle = (low + high) / 2
-        above = beat(middle, compliance, theta)["systolic_pressure"] > systolic
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return (low + high) / 2
+    """The resistance (B,) at which the beat has a systolic pressure, within the parameter's bounds.
+
+    The mean pressure, and so nearly the systolic, rises by the cardiac output for each unit: a few steps of that slope suffice.
+    """
+    resistance = torch.full_like(systolic, RESISTANCE.value)
+    for _ in range(8):
+        short = systolic - beat(resistance, compliance, theta)["systolic_pressure"]
+        resistance = (resistance + short / theta["cardiac_output"]).clamp(RESISTANCE.low, RESISTANCE.high)
+    return resistance
 
 
 # The portal gradient is flow times the liver's resistance. Of five numbers none was verified; the normal range (1 to 5 mm Hg)
