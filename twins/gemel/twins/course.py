@@ -1,12 +1,12 @@
 """A patient's course: exact propagation of the state's probabilities, and simulated courses.
 
-Within a step hazards are constant, given the state at its start, and outcomes compete as independent clocks: death
-comes with probability 1 - exp(-λ_death), a disease before death and the step's end with
-λ/(λ + λ_death) · (1 - exp(-(λ + λ_death))).
+Within a step hazards are constant, given the state at its start, and outcomes compete as independent clocks: see
+`gemel.twins.state_moves.moved`.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +16,14 @@ from gemel.core.programme import Programme
 from gemel.twins.known_events import KnownEvents
 from gemel.twins.many_paths import event_courses
 from gemel.twins.prediction import Prediction, SimulatedCourse
+from gemel.twins.state_moves import moved
 from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan
 
 if TYPE_CHECKING:
     from gemel.twins.hazard import HazardTwin
+
+# Patients whose moves are held at once: all pairs of states of so many fit a processor's cache.
+_AT_ONCE = 256
 
 
 def predict(
@@ -48,32 +52,20 @@ def propagate(
     """The course of n patients under hazards (n, 2^m, k, steps) by set of diseases, from what they have, prevalent (n, k)."""
     patients, outcomes = prevalent.shape
     diseases, times = outcomes - 1, programme.times_years
-    hazards = hazards.astype(np.float64)
     state = np.zeros((patients, len(times), 1 << diseases))
     state[np.arange(patients), 0, prevalent[:, 1:] @ (1 << np.arange(diseases))] = 1.0
     incidence = np.zeros((patients, len(times), outcomes))
-    for step in range(len(times) - 1):
-        span = times[step], times[step + 1]
-        left = 1.0 if known is None else known.open_share(*span)
-        incidence[:, step + 1] = incidence[:, step]
-        for start in range(1 << diseases):
-            occupied, rate = state[:, step, start], hazards[:, start, :, step] * left
-            death, survived = rate[:, 0], np.exp(-rate[:, 0])
-            incidence[:, step + 1, 0] += occupied * -np.expm1(-death)
-            open_diseases = [i for i in range(diseases) if not start >> i & 1]
-            new, moved = np.array([start]), (occupied * survived)[:, None]
-            for i in open_diseases:
-                both = rate[:, i + 1] + death
-                share = rate[:, i + 1] / np.maximum(both, np.finfo(np.float64).tiny)
-                incidence[:, step + 1, i + 1] += occupied * share * -np.expm1(-both)
-                stays_free = np.exp(-rate[:, i + 1, None])
-                new, moved = (
-                    np.concatenate([new, new | 1 << i]),
-                    np.concatenate([moved * stays_free, moved * (1 - stays_free)], axis=1),
-                )
-            state[:, step + 1, new] += moved
-        if known is not None:
-            known.take_in(state[:, step + 1], incidence[:, step + 1], *span)
+    for first in range(0, patients, _AT_ONCE):
+        rows = slice(first, first + _AT_ONCE)
+        rates = np.ascontiguousarray(hazards[rows].transpose(3, 1, 2, 0), np.float64)
+        mine = None if known is None else known.of(rows)
+        for step, span in enumerate(pairwise(times)):
+            left = 1.0 if mine is None else mine.open_share(*span).T
+            after, came = moved(state[rows, step].T, rates[step] * left)
+            state[rows, step + 1] = after.T
+            incidence[rows, step + 1] = incidence[rows, step] + came.T
+            if mine is not None:
+                mine.take_in(state[rows, step + 1], incidence[rows, step + 1], *span)
     return Prediction(programme.outcome_names, times, incidence, state_names(programme), state, prevalent)
 
 

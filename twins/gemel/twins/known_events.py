@@ -30,6 +30,10 @@ class KnownEvents:
     until_years: Floats
     onset_years: Floats
 
+    def of(self, rows: slice) -> KnownEvents:
+        """Of some of the patients."""
+        return KnownEvents(self.until_years[rows], self.onset_years[rows])
+
     def open_share(self, start: float, end: float) -> Floats:
         """(n, k): the part of a step of the grid in which an outcome may still come."""
         left = np.clip((end - np.maximum(start, self.until_years)) / (end - start), 0.0, 1.0)
