@@ -209,6 +209,37 @@ def test_patients_of_another_programme_are_refused(data, prediction):
             evaluate_prediction(prediction, other, PROGRAMME)
 
 
+def test_a_prediction_that_is_no_number_is_refused(data, prediction):
+    incidence = prediction.cumulative_incidence.copy()
+    incidence[7, 10, 0] = np.nan
+    with pytest.raises(GemelError, match="GEM634.*of 1 patients"):
+        evaluate_prediction(replace(prediction, cumulative_incidence=incidence), data, PROGRAMME)
+    values = prediction.targets["pressure"].copy()
+    values[:3, 1] = np.inf
+    with pytest.raises(GemelError, match="GEM634.*of 3 patients"):
+        evaluate_prediction(
+            replace(prediction, targets={**prediction.targets, "pressure": values}), data, PROGRAMME
+        )
+
+
+def test_a_baseline_that_nobody_has_the_inputs_of_is_said_to_be_computable_for_nobody(data, prediction):
+    values = data.values.copy()
+    values[:, 4] = np.nan
+    lacking = (
+        baseline(name="hdl", formula=lambda c: c["hdl_cholesterol_mg_dl"], inputs=("hdl_cholesterol_mg_dl",)),
+        baseline(
+            name="of a value",
+            endpoint="pressure",
+            formula=lambda c: c["hdl_cholesterol_mg_dl"],
+            inputs=("hdl_cholesterol_mg_dl",),
+        ),
+    )
+    found = evaluate_prediction(prediction, replace(data, values=values), PROGRAMME, baselines=lacking)
+    for compared in (found.risk("death").baselines[0], found.value("pressure").baselines[0]):
+        assert (compared.share, compared.patients) == (0, 0)
+        assert math.isnan(compared.difference.value)
+
+
 def test_a_grouping_of_other_patients_is_refused(data, prediction):
     with pytest.raises(GemelError, match="GEM630"):
         evaluate_prediction(prediction, data, PROGRAMME, groups={"site": np.array(["a", "b"])})

@@ -121,6 +121,12 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Exact local numbers belong into an internal report only.",
         ExitCode.REFUSED,
     ),
+    "GEM634": CatalogueEntry(
+        "The twin predicts something that is no number",
+        "A risk, a mean or a spread is infinite or not a number; to score the others alone would hide it.",
+        "A fault of the twin, or parameters that ran off in training: do not use it.",
+        ExitCode.FAILED,
+    ),
     "GEM655": CatalogueEntry(
         "The plan stops a drug that the patient takes",
         "The twin of type 2 diabetes learned what follows the start of a class. What stopping one does, it was never shown.",

@@ -122,7 +122,8 @@ def evaluate(
     """Score a twin on patients that it was not trained on, beside the programme's baselines.
 
     `groups` are further groupings of the patients by name, (n,) strings each; an empty string is no group. Raises GEM630 when
-    the data set is not of the twin's programme or has nobody, GEM602 when the twin does not predict an endpoint of it.
+    the data set is not of the twin's programme or has nobody, GEM602 when the twin does not predict an endpoint of it, GEM634 when
+    it predicts what is no number.
     """
     check_dataset(twin.programme, dataset)
     prediction = twin.predict(dataset.values)
@@ -154,6 +155,7 @@ def evaluate_prediction(
             found.append(_value(prediction, dataset, programme, endpoint, mine, of))
             continue
         risks = prediction.risk(programme, endpoint)
+        _check_numbers(endpoint, risks)
         events = observed_events(programme, dataset, endpoint)
         for i, (day, event) in enumerate(zip(days_of(programme, endpoint), events, strict=True)):
             ordinal = _ordinal(prediction, dataset, programme, endpoint, event)
@@ -180,6 +182,13 @@ def check_dataset(programme: Programme, dataset: Dataset) -> None:
         )
     if not len(dataset):
         raise GemelError("GEM630", "There is no patient to evaluate on.")
+
+
+def _check_numbers(endpoint: Endpoint, predicted: Floats) -> None:
+    # Ranked last or left out, such a patient would be scored in silence.
+    wrong = ~np.isfinite(predicted).all(axis=1)
+    if wrong.any():
+        raise GemelError("GEM634", f"{endpoint.name}: of {int(wrong.sum())} patients of {len(predicted)}.")
 
 
 def _risk(
@@ -227,8 +236,8 @@ def _value(
     groups: Groups,
 ) -> ValueEvaluation:
     target = target_of(programme, endpoint)
-    mean = prediction.risk(programme, endpoint)[:, 0]
-    spread = prediction.targets[target.name][:, 1]
+    _check_numbers(endpoint, prediction.targets[target.name])
+    mean, spread = prediction.targets[target.name].T
     known, measured = observed(programme, endpoint, dataset)
     return ValueEvaluation(
         endpoint=endpoint.name,
