@@ -34,7 +34,7 @@ class _Pairs:
 
 @cache
 def _pairs(diseases: int) -> _Pairs:
-    kinds = np.array(list(product(range(3), repeat=diseases)), np.int64).reshape(-1, diseases)
+    kinds = np.array(list(product(range(3), repeat=diseases)), np.int64).reshape(3**diseases, diseases)
     bits = 1 << np.arange(diseases)
     start, end = (kinds == _IS_THERE) @ bits, (kinds != _STAYS_FREE) @ bits
     order = np.argsort(end, kind="stable")
@@ -56,7 +56,9 @@ def moved(occupied: Floats, rate: Floats) -> tuple[Floats, Floats]:
     diseases = rate.shape[1] - 1
     pairs = _pairs(diseases)
     death, onset = rate[:, :1], rate[:, 1:]
-    free = np.array([[not s >> i & 1 for i in range(diseases)] for s in range(states)]).reshape(states, -1, 1)
+    free = np.array([[not s >> i & 1 for i in range(diseases)] for s in range(states)]).reshape(
+        states, diseases, 1
+    )
     both = onset + death
     before_death = free * onset / np.maximum(both, _TINY) * -np.expm1(-both)
     within = np.concatenate([-np.expm1(-death), before_death], axis=1)
