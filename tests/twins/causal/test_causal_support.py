@@ -231,6 +231,7 @@ def test_an_effect_from_the_literature_needs_nobody_here_who_got_it(hospital):
         support = check_plans(programme, USUAL, *plans, evidence=evidence)
         assert support.supported.all()
         assert support.propensity.plan.tolist() == [1.0]
+        assert any("publications" in unchecked for unchecked in support.unchecked)
         # Who takes it already is judged by the rest of the values.
         assert check_plans(programme, changed(drug=1), *plans, evidence=evidence).supported.all()
     assert basis_of((read,)) is Basis.LITERATURE

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gemel.core.errors import GemelError
 from gemel.core.programme import Assignment, Programme, TreatmentKind
+from gemel.twins.causal.estimand import treatments_compared
 from gemel.twins.treatment_plan import TreatmentPlan, check_plan
 
 Floats = NDArray[np.float64]
@@ -127,6 +128,11 @@ def check_plans(
     found += _improbable(chance, plan, other_plan)
     if not (np.isfinite(chance.plan).all() and np.isfinite(chance.other_plan).all()):
         unchecked += ("how many people like these got each of the plans (propensity)",)
+    unchecked += tuple(
+        f"the effect of {t.name}: it is from publications, and these data need record nobody who got it"
+        for t in treatments_compared(programme, plan, other_plan)
+        if not t.is_learnt
+    )
     return Support(_merged(found), chance, unchecked)
 
 
