@@ -68,7 +68,7 @@ fuzz: $(READY)  ## 100,000 damaged FHIR lines through both readers, and through 
 	$(BIN)/python tests/support/damaged_lines.py $(LINES) $(ARGS)
 	$(BIN)/python tests/support/damaged_exports.py $(LINES) $(ARGS)
 
-docs: $(READY)  ## write docs/errors.md and docs/commands.md anew
+docs: $(READY)  ## write the generated pages anew: errors, commands, programmes
 	$(BIN)/python -m gemel.cli.reference docs
 
 clean:  ## remove what was made, .venv included

@@ -42,7 +42,8 @@ def test_the_default_shares_divide_the_whole_budget():
 
 
 def test_the_page_on_programmes_names_every_feature_outcome_and_code():
-    page = (Path(__file__).resolve().parents[2] / "docs" / "programmes.md").read_text(encoding="utf-8")
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    page = (docs / "programmes" / "reference.md").read_text(encoding="utf-8")
     for programme in installed():
         assert f"`{programme.name}` {programme.version}" in page
         names = [*programme.feature_names, *programme.outcome_names]

@@ -68,8 +68,17 @@ def plan(
     batch: Batch = None,
     delta: Delta = None,
     cap: Cap = None,
-    metrics_tables: Annotated[int, typer.Option(min=1, help="Tables that the evaluation releases.")] = 2,
-    marginal_tables: Annotated[int, typer.Option(min=1, help="Tables for the virtual cohort.")] = 18,
+    programme: Annotated[
+        str, typer.Option(metavar="P", help="The installed programme that says how many tables are released.")
+    ] = "fatty_liver",
+    metrics_tables: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tables that the evaluation releases.", show_default="one an endpoint"),
+    ] = None,
+    marginal_tables: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tables for the virtual cohort.", show_default="the programme's"),
+    ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Say what a study would cost each patient, and leave; or solve for the noise that a budget needs.
@@ -89,6 +98,7 @@ def plan(
         if epsilon is None or rounds is None or local_steps is None or cohort is None:
             missing = ", ".join(name for name, value in solving.items() if value is None)
             raise typer.BadParameter(f"Give a STUDY, or {missing} too.")
+        metrics, marginals = _tables(programme)
         request = {
             "epsilon": epsilon,
             "rounds": rounds,
@@ -96,10 +106,20 @@ def plan(
             "cohort": cohort,
             "batch": batch,
             "delta": delta,
-            "metrics_tables": metrics_tables,
-            "marginal_tables": marginal_tables,
+            "metrics_tables": metrics_tables or metrics,
+            "marginal_tables": marginal_tables or marginals,
         }
         _solve(request, cap=cap, output=output)
+
+
+def _tables(name: str) -> tuple[int, int]:
+    """How many tables a programme's evaluation and its virtual cohorts take. Raises GEM104."""
+    from gemel.cli.data import find_programme
+    from gemel.synthetic.marginals import marginal_specs
+    from gemel.twins.metrics import metric_tables
+
+    programme = find_programme(name)
+    return len(metric_tables(programme)), len(marginal_specs(programme))
 
 
 # --- a study that is written -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The two pages of documentation that are generated: docs/errors.md and docs/commands.md."""
+"""The pages of documentation that are generated: error codes, commands, programmes."""
 
 from __future__ import annotations
 
@@ -72,14 +72,26 @@ def commands_page(app: typer.Typer) -> str:
     return "\n".join(parts)
 
 
-def write(folder: Path) -> list[Path]:
-    """Write both pages into a folder; returns their paths."""
+def pages(folder: Path) -> dict[str, str]:
+    """Every generated page below a folder of documentation, by path: the index links to pages that are there."""
     from gemel.cli.main import app
+    from gemel.cli.programme_pages import index_page, reference_page
 
-    pages = {"errors.md": errors_page(), "commands.md": commands_page(app)}
-    for name, text in pages.items():
+    return {
+        "errors.md": errors_page(),
+        "commands.md": commands_page(app),
+        "programmes.md": index_page(folder),
+        "programmes/reference.md": reference_page(),
+    }
+
+
+def write(folder: Path) -> list[Path]:
+    """Write the pages into a folder; returns their paths."""
+    (folder / "programmes").mkdir(exist_ok=True)
+    made = pages(folder)
+    for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return [folder / name for name in pages]
+    return [folder / name for name in made]
 
 
 if __name__ == "__main__":
