@@ -97,7 +97,7 @@ class Circulation:
         PRESSURE_SLOPE,
     )
     inputs: tuple[str, ...] = ("weight_loss",)
-    step_days = 60.0
+    step_days = 61.0  # three to half a year
 
     def start(self, theta: Mapping[str, Tensor]) -> Tensor:
         """(B, 3)."""
@@ -109,15 +109,15 @@ class Circulation:
     ) -> Tensor:
         """(B, 3) per day."""
         weight, resistance, compliance = state.unbind(1)
-        planned = 1 - inputs["weight_loss"] / 100 if "weight_loss" in inputs else torch.ones_like(weight)
-        kilograms = theta["weight"] * (weight - 1)
-        slope = theta["pressure_per_kilogram"] / theta["cardiac_output"]
-        aimed = (theta["resistance"] + slope * kilograms).clamp(min=0.1)
+        lost = inputs["weight_loss"] * 0.01 if "weight_loss" in inputs else torch.zeros_like(weight)
+        # Above its plan by this share; above the weight of the index date by so many kilograms.
+        above, kilograms = weight + lost - 1, theta["weight"] * (weight - 1)
+        aimed = theta["resistance"] + kilograms * theta["pressure_per_kilogram"] / theta["cardiac_output"]
         return torch.stack(
             [
-                (planned - weight) / theta["weight_days"],
-                (aimed - resistance) / theta["resistance_days"],
-                -theta["stiffening"] / DAYS_PER_YEAR * compliance,
+                above / -theta["weight_days"],
+                (aimed.clamp(min=0.1) - resistance) / theta["resistance_days"],
+                compliance * (theta["stiffening"] * (-1 / DAYS_PER_YEAR)),
             ],
             dim=1,
         )

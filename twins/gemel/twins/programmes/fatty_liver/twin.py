@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,7 @@ class FattyLiverTwin(HazardTwin):
     def __init__(self, programme: Programme) -> None:
         super().__init__(programme)
         self.chain, self.circulation = fibrosis.FibrosisChain(), circulation.Circulation()
+        self._circulation: tuple[Any, dict[str, Floats]] = (None, {})
         # The published ratios are taken as they are: nothing of them is trained.
         self.register_buffer("effects", torch.eye(len(programme.outcomes)), persistent=False)
 
@@ -165,12 +167,12 @@ class FattyLiverTwin(HazardTwin):
             for outcome, ratio in ratios.items():
                 added[:, :, names.index(outcome)] += np.log(ratio) * given
         if "weight_loss" in plan.treatments:
-            seen = self.circulation_course(values, self.middle_days, plan)
-            before = self.circulation_course(values, self.middle_days, NOTHING_CHANGED)
-            lower = (before["systolic_pressure"] - seen["systolic_pressure"]) / 10
+            before = self.circulation_course(values, NOTHING_CHANGED)["systolic_pressure"]
+            seen = self.circulation_course(values, plan)
+            lower = (before - seen["systolic_pressure"])[:, 1::2] / 10
             for outcome, ratio in effects.BY_PRESSURE.items():
                 added[:, :, names.index(outcome)] += np.log(ratio) * lower
-            lost = np.clip((1 - seen["weight"]) / effects.ITS_WEIGHT_LOSS, 0, 1)
+            lost = np.clip((1 - seen["weight"][:, 1::2]) / effects.ITS_WEIGHT_LOSS, 0, 1)
             added[:, :, names.index("diabetes")] += np.log(effects.DIABETES_BY_WEIGHT) * lost
         return added.astype(np.float32)
 
@@ -199,14 +201,23 @@ class FattyLiverTwin(HazardTwin):
         known = self.column(values, name)
         return np.where(np.isnan(known), feature.reference_mean, known)
 
-    def circulation_course(
-        self, values: NDArray[np.floating], days: Sequence[float], plan: TreatmentPlan
-    ) -> dict[str, Floats]:
-        """(n, T) by name of what `Circulation.observe` gives, on each of `days`, increasing and after the index date."""
+    def circulation_course(self, values: NDArray[np.floating], plan: TreatmentPlan) -> dict[str, Floats]:
+        """(n, 2 steps + 1) by name of what `Circulation.observe` gives: at each time of the grid, and between two in the middle.
+
+        The last course is kept: one prediction asks for it more than once.
+        """
+        key = (values.shape, values.tobytes(), plan)
+        if self._circulation[0] != key:
+            self._circulation = (key, self._solved_circulation(values, plan))
+        return self._circulation[1]
+
+    def _solved_circulation(self, values: NDArray[np.floating], plan: TreatmentPlan) -> dict[str, Floats]:
+        grid = np.array(self.programme.times_years) * DAYS_PER_YEAR
+        days = tuple(sorted((*grid.tolist(), *self.middle_days)))
         theta = self.circulation_parameters(values)
         if "weight_loss" in plan.treatments:
             inputs = fibrosis.in_double(planned_inputs(self.circulation.inputs, plan))
-            states = solve_ode(self.circulation, theta, (0.0, *days), inputs=inputs)[:, 1:]
+            states = solve_ode(self.circulation, theta, days, inputs=inputs)
         else:
             states = self.circulation.undisturbed(theta, days)
         # One call for all days: each is a person's beat like any other.
@@ -237,15 +248,16 @@ class FattyLiverTwin(HazardTwin):
     def _pressure_courses(
         self, values: NDArray[np.floating], plan: TreatmentPlan
     ) -> dict[str, ExpectedCourse]:
-        days = tuple(year * DAYS_PER_YEAR for year in self.programme.times_years)
-        courses = self.circulation_course(values, (1.0, *days[1:]), plan)
+        courses = self.circulation_course(values, plan)
         name = "systolic_blood_pressure_mmhg"
         feature = self.programme.columns[self.programme.feature_names.index(name)]
         # Of a pressure that was never measured only the public spread is known.
         spread = np.where(np.isnan(self.column(values, name)), feature.scale, 0.0)
-        shape = courses["systolic_pressure"].shape
+        shape = len(values), len(self.programme.times_years)
         return {
-            pressure: ExpectedCourse("mm[Hg]", courses[pressure], np.broadcast_to(spread[:, None], shape))
+            pressure: ExpectedCourse(
+                "mm[Hg]", courses[pressure][:, ::2], np.broadcast_to(spread[:, None], shape)
+            )
             for pressure in ("systolic_pressure", "diastolic_pressure")
         }
 
