@@ -427,10 +427,9 @@ def drawn_theta(physiology, persons, random):
     return prior.theta(torch.from_numpy(random.standard_normal((persons, len(prior.differing)))))
 
 
-def drawn_inputs(physiology, programme, persons, random):
+def drawn_inputs(physiology, programme, horizon, persons, random):
     """Treatments that change twice, within what a plan may ask for."""
     bounds = {t.name: (t.low, t.high) for t in programme.treatments}
-    horizon = programme.times_years[-1] * DAYS_PER_YEAR
     amounts = {
         name: torch.from_numpy(
             random.uniform(*bounds.get(name, (0.0, 1.0)), (persons, 3)) * (random.random((persons, 3)) < 0.7)
@@ -440,12 +439,20 @@ def drawn_inputs(physiology, programme, persons, random):
     return Inputs((-math.inf, horizon / 5, horizon / 2), amounts)
 
 
+def days_of(physiology, programme):
+    """The programme's grid, or what a physiology says is the time in which it acts."""
+    acts = getattr(physiology, "horizon_days", None)
+    if acts is not None:
+        return np.linspace(0, acts, 13).tolist()
+    return [years * DAYS_PER_YEAR for years in programme.times_years]
+
+
 def test_a_physiology_stays_within_its_bounds(programme, definition):
     persons, random = 1000, np.random.default_rng(5)
-    days = [years * DAYS_PER_YEAR for years in programme.times_years]
     for physiology in definition.physiology:
+        days = days_of(physiology, programme)
         theta = drawn_theta(physiology, persons, random)
-        inputs = drawn_inputs(physiology, programme, persons, random)
+        inputs = drawn_inputs(physiology, programme, days[-1], persons, random)
         if isinstance(physiology, OdePhysiology):
             course = solve_ode(physiology, theta, days, inputs=inputs)
             for i, variable in enumerate(physiology.states):
@@ -471,12 +478,12 @@ def test_a_physiology_stays_within_its_bounds(programme, definition):
 
 def test_half_the_step_changes_nothing_that_matters(programme, definition):
     random = np.random.default_rng(6)
-    days = [years * DAYS_PER_YEAR for years in programme.times_years]
     for physiology in definition.physiology:
         if not isinstance(physiology, OdePhysiology):
             continue
+        days = days_of(physiology, programme)
         theta = drawn_theta(physiology, 200, random)
-        inputs = drawn_inputs(physiology, programme, 200, random)
+        inputs = drawn_inputs(physiology, programme, days[-1], 200, random)
         whole, half = (
             solve_ode(physiology, theta, days, inputs=inputs, step_days=physiology.step_days / n)
             for n in (1, 2)

@@ -2,6 +2,9 @@
 
 Two kinds: an ordinary differential equation with a fixed step, and a continuous-time Markov chain by the matrix
 exponential. Both work on whole batches of persons, in torch, and are differentiable; `gemel.twins.solvers` moves them.
+
+Two attributes may be there beside: `covariates`, what theta has beside the parameters, by name its lowest and highest value;
+and `horizon_days`, of a mechanism that acts for a shorter time than its programme's grid. The contract tests read them.
 """
 
 from __future__ import annotations

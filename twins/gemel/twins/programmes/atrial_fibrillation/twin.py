@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -137,14 +138,8 @@ class AtrialFibrillationTwin(HazardTwin):
 
     def clot_courses(self, days: list[float], plan: TreatmentPlan) -> tuple[Floats, Floats]:
         """Propensity to form clots, and burden, on `days`, of each burden of `burdens`: (burdens, days) each."""
-        burden = torch.from_numpy(rhythm.burdens(_BURDENS)[0])
-        theta = {"burden": burden} | {
-            p.name: torch.full_like(burden, p.value) for p in (rhythm.HALF_BURDEN, rhythm.CLOT_DAYS)
-        }
-        inputs = planned_inputs(("rhythm_control",), plan)
-        states = solve_ode(rhythm.ClotPropensity(), theta, days, inputs=inputs)
-        left = np.array([1 - plan.amount("rhythm_control", day) for day in days])
-        return states[:, :, 0].numpy().astype(np.float64), burden.numpy()[:, None] * left
+        clots, burden = _clot_courses(tuple(days), plan)
+        return clots.copy(), burden.copy()
 
     def _clots(self, patients: int, plan: TreatmentPlan) -> Floats:
         """The log of what clots make of the hazard of stroke, (patients, steps), at the middle of each step."""
@@ -206,6 +201,19 @@ class KnownRhythm(Individual):
         burden = rhythm.burdens(_BURDENS)[0]
         mean = weight @ burden
         return {"burden": (mean, np.sqrt(np.maximum(weight @ burden**2 - mean**2, 0.0)))}
+
+
+@lru_cache(maxsize=64)
+def _clot_courses(days: tuple[float, ...], plan: TreatmentPlan) -> tuple[Floats, Floats]:
+    """The same for everybody: what a plan does to each burden. Kept, since one question asks for it several times."""
+    burden = torch.from_numpy(rhythm.burdens(_BURDENS)[0])
+    theta = {"burden": burden} | {
+        p.name: torch.full_like(burden, p.value) for p in (rhythm.HALF_BURDEN, rhythm.CLOT_DAYS)
+    }
+    inputs = planned_inputs(("rhythm_control",), plan)
+    states = solve_ode(rhythm.ClotPropensity(), theta, days, inputs=inputs)
+    left = np.array([1 - plan.amount("rhythm_control", day) for day in days])
+    return states[:, :, 0].numpy().astype(np.float64), burden.numpy()[:, None] * left
 
 
 def _over_burdens(unit: str, courses: Floats, weight: Floats) -> ExpectedCourse:
