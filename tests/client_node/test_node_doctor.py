@@ -25,6 +25,9 @@ from gemel.core.pki import create_tls
 from gemel.core.signing import SigningKey
 from gemel.core.start_kit import StartKit, sign_kit
 from gemel.core.supervision import free_port
+from gemel.twins.programmes.fatty_liver import PROGRAMME
+
+NAMED = f"{PROGRAMME.name}@{PROGRAMME.version}"
 
 
 @contextmanager
@@ -70,7 +73,7 @@ def make_home(folder: Path, export: Path, *, port: int, ca: Path, host: str = "1
     limits = Limits(export=export, minimum_patients=20, epsilon_cap=3.0, delta=1e-5)
     home, _ = make_node(folder / "node", sign_kit(kit, key).to_bytes(), limits)
     permissions.add_steward(home, "Ada", folder / "ada.key")
-    return permissions.allow(NodeHome.open(home.folder), "fatty_liver@1")
+    return permissions.allow(NodeHome.open(home.folder), NAMED)
 
 
 @pytest.fixture
@@ -203,7 +206,7 @@ def _two_names_one_key(home: NodeHome) -> str:
 
 
 def _other_code(home: NodeHome) -> str:
-    home.changed(code={"fatty_liver@1": "0" * 64})
+    home.changed(code={NAMED: "0" * 64})
     return "programmes"
 
 

@@ -24,6 +24,8 @@ from gemel.core.study import Study
 from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
+NAMED = f"{PROGRAMME.name}@{PROGRAMME.version}"
+
 MakeStudy = Callable[..., Study]
 TOLD = {
     "study", "task", "request", "status", "code", "payload", "bytes", "signed_by", "decision", "steward", "document",
@@ -151,19 +153,19 @@ def test_other_code_than_was_allowed_computes_nothing(talk: Talk, monkeypatch: p
     talk.decide()
     monkeypatch.setattr(allow_list, "installed_code", lambda: "f" * 64)
     assert talk.ask("count").code == "GEM414"
-    talk.home = permissions.allow(talk.home, "fatty_liver@1")
+    talk.home = permissions.allow(talk.home, NAMED)
     assert talk.ask("count").status is Status.RELEASED
 
 
 def test_a_programme_that_is_withdrawn_runs_no_more(talk: Talk) -> None:
     talk.propose()
     talk.decide()
-    talk.home = permissions.withdraw(talk.home, "fatty_liver@1")
+    talk.home = permissions.withdraw(talk.home, NAMED)
     assert talk.ask("count").code == "GEM104"
     with pytest.raises(GemelError, match="GEM104"):
-        permissions.withdraw(talk.home, "fatty_liver@1")
+        permissions.withdraw(talk.home, NAMED)
     with pytest.raises(GemelError, match="GEM104"):
-        permissions.allow(talk.home, "fatty_liver@2")
+        permissions.allow(talk.home, f"{PROGRAMME.name}@0")
 
 
 def test_a_configuration_without_a_hash_allows_nothing(talk: Talk) -> None:
