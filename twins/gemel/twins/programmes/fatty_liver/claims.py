@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gemel.core.dataset import OCCURRED, Dataset
+from gemel.core.dataset import OCCURRED, PREVALENT, Dataset
 from gemel.twins.claims import Claim, Gate
 from gemel.twins.parameters import Mark
 from gemel.twins.programmes.fatty_liver import PROGRAMME, circulation, fibrosis
@@ -22,6 +22,7 @@ EDDOWES_2019 = "Eddowes PJ et al., Gastroenterology 2019;156:1717, abstract (404
 _FROM_RATES = f"matrix exponential of the rates of {fibrosis.LE_2023}, computed by other software"
 _TABLES = "clinical/nafld/nafld1.csv.gz"
 SIMULATED_COURSES = 8
+RATIOS = ("death", "heart_failure", "atrial_fibrillation")
 
 
 def transition_probability(start: str, ends: tuple[str, ...], years: float) -> float:
@@ -65,28 +66,36 @@ def trained_on_all(data: Path) -> tuple[FattyLiverTwin, Dataset]:
     return twin, dataset
 
 
-def simulated_hazard_ratio(twin: FattyLiverTwin, dataset: Dataset, outcome: str, *, seed: int = 0) -> float:
-    """Hazard ratio of fatty liver, adjusted for age and sex, in courses that the twin simulates for these patients.
+def simulated_hazard_ratios(
+    twin: FattyLiverTwin, dataset: Dataset, outcomes: Sequence[str], *, seed: int = 0
+) -> dict[str, float]:
+    """Hazard ratios of fatty liver, adjusted for age and sex, in courses that the twin simulates for these patients.
 
     Everybody is followed for as long as in the record. A Cox model is fitted to `SIMULATED_COURSES` courses of each.
     """
-    place = PROGRAMME.outcome_names.index(outcome)
     names = ("age_years", "male", "fatty_liver")
     columns = [PROGRAMME.feature_names.index(name) for name in names]
-    at_risk = dataset.event[:, place] >= 0
-    values = dataset.values[at_risk]
-    course = twin.simulate(values, seed=seed, paths=SIMULATED_COURSES)
-    covariates = np.repeat(values[:, columns], SIMULATED_COURSES, axis=0)
-    followed = np.repeat(dataset.time_years[at_risk, 0], SIMULATED_COURSES)
-    event = (course.event[:, place] == OCCURRED) & (course.time_years[:, place] <= followed)
-    time = np.minimum(course.time_years[:, place], followed)
-    known = np.isfinite(covariates).all(axis=1)
-    ratios, _ = log_hazard_ratios(time[known], event[known], covariates[known])
-    return float(np.exp(ratios[names.index("fatty_liver")]))
+    course = twin.simulate(dataset.values, seed=seed, paths=SIMULATED_COURSES)
+    covariates = np.repeat(dataset.values[:, columns], SIMULATED_COURSES, axis=0)
+    followed = np.repeat(dataset.time_years[:, 0], SIMULATED_COURSES)
+    known, found = np.isfinite(covariates).all(axis=1), {}
+    for outcome in outcomes:
+        place = PROGRAMME.outcome_names.index(outcome)
+        used = known & (course.event[:, place] != PREVALENT)
+        time = course.time_years[used, place]
+        event = (course.event[used, place] == OCCURRED) & (time <= followed[used])
+        ratios, _ = log_hazard_ratios(np.minimum(time, followed[used]), event, covariates[used])
+        found[outcome] = float(np.exp(ratios[-1]))
+    return found
+
+
+@cache
+def _recovered(data: Path) -> dict[str, float]:
+    return simulated_hazard_ratios(*trained_on_all(data), RATIOS)
 
 
 def _simulated(outcome: str) -> Callable[[Path], float]:
-    return lambda data: simulated_hazard_ratio(*trained_on_all(data), outcome)
+    return lambda data: _recovered(data)[outcome]
 
 
 def _transition(

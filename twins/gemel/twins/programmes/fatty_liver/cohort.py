@@ -18,9 +18,14 @@ from gemel.twins.programmes.fatty_liver import PROGRAMME
 _History = dict[str, list[tuple[int, float]]]
 
 
+def pseudonym(person: OpenPerson) -> str:
+    """Under which name a person is in the data set."""
+    return document_hash(["olmsted", person.identity])
+
+
 def dataset_of(people: Iterable[OpenPerson]) -> Dataset:
     """A data set of the programme, sorted by pseudonym: from the first visit on, to death or the last visit."""
-    rows = sorted((document_hash(["olmsted", p.identity]), p) for p in people)
+    rows = sorted(((pseudonym(person), person) for person in people), key=lambda row: row[0])
     read = [_read(person) for _, person in rows]
     return Dataset(
         PROGRAMME.name,

@@ -30,7 +30,7 @@ _CONTEXT = ContextOfUse(
     },
     not_for=(
         "a treatment decision for a single patient",
-        "diagnosing fibrosis or cirrhosis",
+        "diagnosing fibrosis, cirrhosis or portal hypertension",
         "children, and adults outside the bounds of the features",
     ),
 )
@@ -38,11 +38,23 @@ _CONTEXT = ContextOfUse(
 _VALIDATION = Validation(
     grade=Grade.POPULATION,
     data="Olmsted County, 17,549 people, 1,364 deaths (R package survival, nafld1-3)",
-    missing=("a second population", "what individual patients' measurements did later"),
+    missing=(
+        "a second population",
+        "a cohort with AST, ALT and platelets: on this one FIB-4 can be computed for nobody",
+        "fibrosis stages of the same patients over time",
+        "treatment and weight after the index date",
+    ),
     limits=(
         "Observational, recorded diagnoses: what was never coded was never seen.",
+        "Hospitals in the evidence are random parts of one cohort; real ones differ more.",
         "Blood pressure is missing for three in four people of the evidence; its effect is weakly known.",
-        "The weight-loss comparison is an association of the model, not a proven causal effect.",
+        "Diseases that are diagnosed together count as independent within a year: a first cardiovascular disease of any kind is "
+        "predicted a fifth too often, while each kind is not.",
+        "Of 411 patients with paired biopsies (Singh 2015) 34 % progressed and 22 % improved in 5.2 years; the published rates "
+        "give 31 % and 9 %.",
+        "Stages count for death alone: no verified ratio was found for cardiovascular diseases.",
+        "Effects of weight loss and drugs are those of other people's trials; weight loss on fibrosis was never randomised.",
+        "No number of the portal gradient was verified: it supports no claim.",
     ),
 )
 
