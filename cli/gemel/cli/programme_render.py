@@ -18,7 +18,7 @@ _UNITS = {
     "h": "hours",
     "mm[Hg]": "mm Hg",
     "kg/m2": "kg/m²",
-    "{score}": "points",
+    "{score}": "",
     "10*9/L": "10⁹/L",
 }
 

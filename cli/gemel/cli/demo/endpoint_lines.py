@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from gemel.cli.demo.summary import EndpointLine
 from gemel.core.programme import Endpoint, Programme
 from gemel.twins.scores import horizon_labels, is_risk, target_of
@@ -21,7 +23,9 @@ def scored_endpoints(programme: Programme) -> tuple[Endpoint, ...]:
 
 def endpoint_line(programme: Programme, endpoint: Endpoint) -> EndpointLine:
     """Title, main score and headings of an endpoint."""
-    title = endpoint.title[:1].lower() + endpoint.title[1:]
+    title = re.sub(r" \([^)]*\)", "", endpoint.title)
+    if title[1:2].islower():  # no abbreviation
+        title = title[:1].lower() + title[1:]
     if not is_risk(programme, endpoint):
         unit = target_of(programme, endpoint).unit
         figures = {"rmse": f"RMSE, {unit}", "mean_error": f"mean error, {unit}"}
@@ -35,12 +39,10 @@ def endpoint_line(programme: Programme, endpoint: Endpoint) -> EndpointLine:
         figures["integrated_brier"] = "IBS"
     else:
         figures[f"brier_{last}"] = "Brier"
-    return EndpointLine(
-        title=endpoint.title,
-        phrase=f"{title} within {_in_words(last)}" if endpoint.outcome else f"{title} at {_in_words(last)}",
-        main=f"auc_{last}",
-        figures=figures,
-    )
+    # Many a title says itself when.
+    told = any(f" {word} " in title for word in ("within", "after", "at"))
+    when = "" if told else f" {'within' if endpoint.outcome else 'at'} {_in_words(last)}"
+    return EndpointLine(title=endpoint.title, phrase=title + when, main=f"auc_{last}", figures=figures)
 
 
 def _in_words(label: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ MODELS = {
     "local": "each hospital alone (mean)",
     "age_and_sex": "age and sex alone, pooled",
 }
+TABLE_WIDTH = 78
 FILES = (
     ("report", "report.html"),
     ("summary", "summary.json"),
@@ -37,48 +38,61 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
             f"SIMULATED PEOPLE: {summary['source']['title']}. The numbers below say that the walk works, nothing of medicine.\n",
             markup=False,
         )
-    console.print(_scores(summary))
+    console.print(
+        "Foresight on held-out patients (AUC: higher is better; IBS, Brier, RMSE: lower)", markup=False
+    )
+    for table in _scores(summary):
+        console.print(table)
     if summary["metrics"]["baselines"]:
         console.print(_baselines(summary))
     if summary["what_if"]:
         console.print(_what_if(summary["what_if"]))
     console.print(_hospitals(summary))
+    console.print()
     for what, name in FILES:
         console.print(f"{what + ':':<16}{out / name}")
     console.print(f"\n{summary['rounds']} rounds, {summary['seconds']:.0f} s. Check what was signed:")
     console.print(f"  gemel verify {out / 'certificate.json'}")
 
 
-def _scores(summary: Mapping[str, Any]) -> Table:
-    """One row for each endpoint, model: its scores in words, for they differ between endpoints."""
+def _scores(summary: Mapping[str, Any]) -> Iterator[Table]:
+    """One table for each endpoint that hospitals release: scores differ between endpoints."""
     metrics = summary["metrics"]
-    table = Table(
-        title="Foresight on held-out patients (AUC: higher is better; IBS, Brier, RMSE: lower)", box=None
-    )
-    table.title_justify = "left"
-    lines = {name: line for name, line in summary["endpoints"].items() if name in metrics["released"]}
-    most = max(len(line["figures"]) for line in lines.values())
-    for heading in ("", "model", *[""] * most):
-        table.add_column(heading, justify="left" if len(table.columns) < 2 else "right")
-    for name, line in lines.items():
-        table.add_row(line["title"], "", *(f"[dim]{heading}[/dim]" for heading in line["figures"].values()))
+    for name, line in summary["endpoints"].items():
+        if name not in metrics["released"]:
+            continue
+        table = _table(line["title"], "model", *line["figures"].values())
         for key, model in MODELS.items():
-            score = metrics[key][name]
-            table.add_row("", model, *(_figure(score.get(figure)) for figure in line["figures"]))
+            table.add_row(model, *(_figure(metrics[key][name].get(figure)) for figure in line["figures"]))
         released = metrics["released"][name]
         noisy = (
             f"{released[f]['value']:.2f} ± {released[f]['standard_error']:.2f}" if f in released else ""
             for f in line["figures"]
         )
-        table.add_row("", "joint twin, as the hospitals released it", *noisy)
+        table.add_row("joint twin, as the hospitals released it", *noisy)
+        yield table
+
+
+def _table(title: str, first: str, *numbers: str) -> Table:
+    """A table without lines whose first column holds words."""
+    table = Table(title=f"\n{title}", box=None, title_justify="left", min_width=TABLE_WIDTH)
+    table.add_column(first)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
     return table
 
 
 def _baselines(summary: Mapping[str, Any]) -> Table:
-    table = Table(title="\nPublished scores, on the held-out patients who have their inputs", box=None)
-    table.title_justify = "left"
-    for heading in ("score", "of", "people", "", "score's", "joint twin's"):
-        table.add_column(heading, justify="left" if heading in ("score", "of", "") else "right")
+    table = _table(
+        "Published scores, on the held-out patients who have their inputs",
+        "score",
+        "of",
+        "people",
+        "",
+        "its",
+        "the twin's",
+    )
+    table.columns[1].justify = "left"
     for line in summary["metrics"]["baselines"]:
         endpoint = summary["endpoints"][line["endpoint"]]
         figure = endpoint["figures"].get(line["figure"], line["figure"])
@@ -89,16 +103,14 @@ def _baselines(summary: Mapping[str, Any]) -> Table:
 
 def _what_if(what_if: Mapping[str, Any]) -> Table:
     """The last time of each outcome under both plans, or why there is none."""
-    table = Table(title=f"\n{what_if['title']}: what if?", box=None)
-    table.title_justify = "left"
+    title = f"One patient of no hospital: {what_if['title']}"
     if what_if["reasons"]:
-        table.add_column("The twin does not say")
+        table = _table(title, "What if? The twin does not say")
         for reason in what_if["reasons"]:
             table.add_row(reason)
         return table
     at = f"{what_if['times'][-1]:g} {what_if['time_unit']}"
-    for heading in (f"risk at {at}", "A", "B", "A minus B"):
-        table.add_column(heading, justify="left" if heading.startswith("risk") else "right")
+    table = _table(title, f"risk at {at}", "A", "B", "A minus B")
     for name, curve in what_if["with_plan"].items():
         ends = curve[-1], what_if["with_other"][name][-1]
         (points, *_) = points_apart([curve, what_if["with_other"][name]], [-1])
@@ -110,10 +122,8 @@ def _what_if(what_if: Mapping[str, Any]) -> Table:
 
 
 def _hospitals(summary: Mapping[str, Any]) -> Table:
-    table = Table(title="\nWhat each hospital's patients spent, everything included", box=None)
-    table.title_justify = "left"
-    for heading in ("hospital", "people", "ε spent", "ε cap", "left the hospital"):
-        table.add_column(heading, justify="left" if heading == "hospital" else "right")
+    title = "What each hospital's patients spent, everything included"
+    table = _table(title, "hospital", "people", "ε spent", "ε cap", "left the hospital")
     for site in summary["sites"]:
         left = sum(item["bytes"] for item in site["left"])
         spent = f"{site['epsilon_spent']:.4f}"
