@@ -141,7 +141,7 @@ def test_a_budget_that_would_be_exceeded_is_refused_before_anything_is_computed(
 def test_a_study_that_the_budget_cannot_carry_to_its_end_is_refused_at_the_door(
     federation: Federation, make_study: MakeStudy
 ) -> None:
-    privacy = msgspec.structs.replace(make_study().privacy, marginals_noise_multiplier=0.5, epsilon=300.0)
+    privacy = msgspec.structs.replace(make_study().privacy, marginals_noise_multiplier=0.7, epsilon=100.0)
     reply, _ = Asker(federation, make_study(privacy=privacy)).ask(HELLO)
     assert (reply.status, reply.code) == (Status.REFUSED, "GEM301")
 
