@@ -27,8 +27,8 @@ from gemel.twins.twin import Twin
 Floats32 = NDArray[np.float32]
 
 QUANTILES = (0.05, 0.5, 0.95)
-# Paths that are held at once: a few arrays of them stay in a processor's second-level cache.
-CHUNK = 1 << 16
+# Paths that are held at once: with more, arrays of whole courses no longer stay in cache and are paged in anew each time.
+CHUNK = 1 << 14
 _CLOCKS, _MOVES, _PEOPLE, _CHUNKS = (3,), (5,), (6,), (7,)
 
 
