@@ -111,6 +111,11 @@ def randomised(row: Row) -> date:
     return first + timedelta(days=(int(row["DAYLOCAL"]) - 1 - first.isoweekday()) % 7)
 
 
+def home_day(row: Row) -> int | None:
+    """The day on which a patient was discharged home or to relatives (DPLACE A, B), days since randomisation; None if not."""
+    return _day(row["DALIVED"]) if row["DPLACE"] in ("A", "B") else None
+
+
 def _at_randomisation(row: Row, day_0: date) -> Iterator[Recorded]:
     yesterday = day_0 - timedelta(days=1)
     yield Recorded("ischaemic_stroke" if row["RVISINF"] == "Y" else "stroke", day_0)
