@@ -26,7 +26,7 @@ from gemel.twins.causal.estimand import declare
 from gemel.twins.causal.local_support import LocalSupport
 from gemel.twins.causal.population_effect import population_effect
 from gemel.twins.causal.precision import sandwich_draws
-from gemel.twins.prediction import Prediction
+from gemel.twins.prediction import Prediction, SimulatedCourse
 from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan, planned_values
 from gemel.twins.twin import Twin
 
@@ -115,7 +115,13 @@ class BookTwin(Twin):
         )
 
     def simulate(self, values, *, seed, plan=NOTHING_CHANGED, paths=1):
-        raise NotImplementedError
+        expected = np.repeat(self.predict(values, plan=plan).targets["gain"], paths, axis=0)
+        noise = np.random.default_rng(seed).standard_normal(len(expected))
+        n, k = len(expected), len(PROGRAMME.outcomes)
+        gain = (expected[:, 0] + expected[:, 1] * noise).astype(np.float32)
+        return SimulatedCourse(
+            np.full((n, k), PROGRAMME.times_years[-1], np.float32), np.zeros((n, k), np.int8), {"gain": gain}
+        )
 
 
 @pytest.fixture(scope="module")
