@@ -22,4 +22,10 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "A FHIR resource of the virtual cohort is incomplete, unmarked, or refers to nothing. Nothing was written.",
         "This is a defect in the software, or the programme declares no usable code: report it.",
     ),
+    "GEM704": CatalogueEntry(
+        "A virtual cohort cannot be drawn under this condition",
+        "The condition names no run of the public bins, or nobody in the model meets it.",
+        "Choose bounds among the column's public edges, or a level that it has.",
+        ExitCode.REFUSED,
+    ),
 }
