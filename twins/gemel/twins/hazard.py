@@ -32,6 +32,7 @@ from gemel.twins.twin import Twin
 START_RATE_PER_YEAR = 0.01
 # Cumulative hazards of a step are kept within these public limits, so that no input makes a loss overflow.
 LOWEST_LOG_HAZARD, HIGHEST_LOG_HAZARD = -12.0, 1.5
+_ROWS_AT_ONCE = 4096
 
 
 class HazardTwin(Twin):
@@ -158,16 +159,27 @@ class HazardTwin(Twin):
     ) -> NDArray[np.float32]:
         """λ (n, states, k, steps) of patients with these `inputs`, who are in one of the states in every step."""
         outcomes, steps = len(self.programme.outcomes), len(self.log_width)
-        batch = {name: torch.from_numpy(array) for name, array in inputs.items()}
         patients = len(inputs["columns"])
         hazards = np.empty((patients, len(states), outcomes, steps), np.float32)
+        bits = torch.tensor([[float(state >> i & 1) for i in range(outcomes - 1)] for state in states])
         with torch.no_grad():
+            batch = {name: torch.from_numpy(array) for name, array in inputs.items()}
             covariates = self.covariates(batch)
-            for place, state in enumerate(states):
-                bits = torch.tensor([float(state >> i & 1) for i in range(outcomes - 1)])
-                held = bits.expand(patients, steps, outcomes - 1)
-                eta = self.log_hazard(batch["columns"], batch["age"], held, covariates)
-                hazards[:, place] = torch.exp(eta).numpy()
+            # Of few patients all states in one batch: what it costs then is the calls, not the numbers.
+            at_once = max(1, _ROWS_AT_ONCE // max(1, patients))
+            for first in range(0, len(states), at_once):
+                some = bits[first : first + at_once]
+                held = some[None, :, None].expand(patients, -1, steps, -1).flatten(0, 1)
+                rows = torch.arange(patients).repeat_interleave(len(some))
+                eta = self.log_hazard(
+                    batch["columns"][rows],
+                    batch["age"][rows],
+                    held,
+                    None if covariates is None else covariates[rows],
+                )
+                hazards[:, first : first + at_once] = (
+                    torch.exp(eta).reshape(patients, -1, outcomes, steps).numpy()
+                )
         return hazards
 
     def predict(self, values: NDArray[np.floating], *, plan: TreatmentPlan = NOTHING_CHANGED) -> Prediction:
