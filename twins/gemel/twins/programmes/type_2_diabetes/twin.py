@@ -8,7 +8,6 @@ see the expected HbA1c.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -50,6 +49,8 @@ MOST_BESIDE = 1.0
 # Two parts of one loss: what is measured, and events; weight is shared by two correlated days each.
 SHARE_OF_WEIGHT = 0.25
 TARGET_DAYS = np.array([182.0, 365.0])
+# A diet is followed for so long; by then weight has settled, whatever it is.
+DIET_DAYS = 1461.0
 DIFFERING: dict[str, Parameter] = {
     parameter.name: parameter
     for parameter in DiabetesPhysiology.parameters
@@ -316,7 +317,7 @@ def _diet(plan: TreatmentPlan, days: tuple[float, ...]) -> NDArray[np.float64]:
     needed = days_needed(np.array(days))
     if "diet" not in plan.treatments:
         return np.zeros_like(needed)
-    return diet_part(plan.amounts("diet", np.arange(math.ceil(SEEN_DAYS) + 1.0)), needed)
+    return diet_part(plan.amounts("diet", np.arange(DIET_DAYS)), needed)
 
 
 def _pair(mean: Tensor, variance: Tensor) -> Floats:
