@@ -329,17 +329,18 @@ PROGRAMME = Programme(
     endpoints=(
         Endpoint(
             name="dead_or_dependent",
-            title="Dead, or in need of help (modified Rankin Scale 3 to 5), at six months",
+            title="Death or dependence at six months",
             target="rankin_6_months",
             at_least=3,
             with_death=True,
-            risk_edges=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+            risk_edges=(0.0, 0.4, 0.5, 0.65, 0.8, 0.9, 1.0),
         ),
         Endpoint(
             name="death",
             title="Death within six months",
             outcome="death",
             horizons_days=(OUTCOME_DAY,),
+            risk_edges=(0.0, 0.07, 0.11, 0.16, 0.25, 0.4, 1.0),
         ),
     ),
     treatments=TREATMENTS,

@@ -25,7 +25,7 @@ _CONTEXT = ContextOfUse(
         "numerical_code_verification": "published scores exact; growth of cores and haematomas reproduces published quantiles",
         "model_form": "the tissue model is checked against populations only, the scale of impairment against one score",
         "comparator_samples": "International Stroke Trial, hospitals of 36 countries, randomised treatments",
-        "equivalency_of_output_parameters": "three coarse answers of the trial stand for six levels of the Rankin Scale",
+        "relevance_of_quantities": "three coarse answers of the trial stand for six levels of the Rankin Scale",
     },
     not_for=(
         "deciding on a treatment of a single patient",
@@ -72,7 +72,6 @@ _FINDINGS = {
     "heparin_before": 0.0,
     "aspirin": 0.0,
     "heparin": 0.0,
-    "nihss": 14.0,
 }
 
 _EXAMPLE = Example(
