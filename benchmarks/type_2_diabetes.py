@@ -119,10 +119,24 @@ def responses(taken: Taken, *, seed: int, form: Form, fresh: int, privacies: tup
         taus = [ranking(found[side][name], tests[name], truth[name]) for name in tests]
         mean = float(np.nanmean(np.concatenate(taus)))
         taken.setdefault((f"{form.value}: ranking of classes, Kendall's τ", side), []).append(mean)
+    taken.setdefault((f"{form.value}: HbA1c at 6 months within the 90 % interval", PRIVATE), []).append(
+        covered(twin, tests)
+    )
     for target, last in (("hba1c_182", 125), ("hba1c_365", 300)):
         for count, error in observed_errors(twin, tests, hospitals, target, last=last).items():
             side = f"{count} of each kind by day {last}"
             taken.setdefault((f"{form.value}: error of {target}, assimilated", side), []).append(error)
+
+
+def covered(twin: Twin, tests: Mapping[str, Dataset]) -> float:
+    """The share of measured values within 1.645 standard deviations of what was expected."""
+    inside = []
+    for dataset in tests.values():
+        expected = twin.predict(dataset.values).targets["hba1c_182"]
+        measured = dataset.targets[:, PROGRAMME.target_names.index("hba1c_182")]
+        known = np.isfinite(measured)
+        inside.append(np.abs(measured - expected[:, 0])[known] < 1.645 * expected[known, 1])
+    return float(np.concatenate(inside).mean())
 
 
 def observed_errors(
@@ -261,6 +275,8 @@ def measure(*, seeds: int, fresh: int, splits: int, data: Path) -> dict[str, Any
 def _unit(case: str) -> str:
     if "τ" in case:
         return "τ"
+    if "interval" in case:
+        return "share"
     return "AUC" if case.startswith("Olmsted") else "%"
 
 
