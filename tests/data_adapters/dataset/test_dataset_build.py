@@ -5,11 +5,11 @@ from datetime import date
 
 import numpy as np
 import pytest
+from cardiometabolic import PROGRAMME
 
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
 from gemel.data_adapters.dataset.build import build, pseudonym
-from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 KEY = b"0123456789abcdef"
 TEST_LABEL = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}

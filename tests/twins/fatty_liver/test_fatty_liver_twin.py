@@ -202,6 +202,28 @@ def test_a_test_of_the_record_counts_once_however_it_is_given(twin):
     assert again.parameters["fibrosis_stage"][0] == pytest.approx(by_record[0])
 
 
+def test_simulated_stages_have_the_predicted_mean_and_end_with_death(twin):
+    plan = TreatmentPlan.always({"resmetirom": 1.0})
+    course = twin.simulate(row(diabetes_history=1.0), seed=3, plan=plan, paths=4000)
+    stages = course.courses["fibrosis_stage"]
+    expected = twin.predict(row(diabetes_history=1.0), plan=plan).courses["fibrosis_stage"]
+    np.testing.assert_allclose(np.nanmean(stages, axis=0), expected.mean[0], atol=0.08)
+    dead = (course.event[:, 0] == 1) & (course.time_years[:, 0] <= 10)
+    assert dead.any()
+    assert np.isnan(stages[dead, 10]).all()
+    assert np.isfinite(stages[~dead, 10]).all()
+
+
+def test_under_a_plan_the_same_path_is_never_in_a_worse_stage(twin):
+    plans = TreatmentPlan(), TreatmentPlan.always({"glp_1_receptor_agonist": 1.0})
+    usual, treated = (
+        twin.simulate(row(), seed=5, plan=p, paths=500).courses["fibrosis_stage"] for p in plans
+    )
+    both = np.isfinite(usual) & np.isfinite(treated)
+    assert np.mean(treated[both] <= usual[both]) > 0.97
+    assert treated[both].mean() < usual[both].mean()
+
+
 def panel(people, days, random):
     """Stages of people by the published rates, and their FIB-4 and stiffness with the published blur."""
     rates = fibrosis.FibrosisChain().rates({}, fibrosis.chain_prior(np.ones(1), np.ones(1)).same)

@@ -8,7 +8,8 @@ the hazards with published ratios. All else that the hazards depend on is learne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gemel.core.dataset import OCCURRED
 from gemel.core.programme import DAYS_PER_YEAR, Programme
 from gemel.twins.design import Design, design_of
 from gemel.twins.hazard import HazardTwin
-from gemel.twins.prediction import ExpectedCourse, Floats
+from gemel.twins.many_paths import chain_courses
+from gemel.twins.prediction import ExpectedCourse, Floats, SimulatedCourse
 from gemel.twins.programmes.fatty_liver import OUTCOMES, circulation, effects, fibrosis
 from gemel.twins.programmes.fatty_liver.published_scores import FIB_4, NFS
 from gemel.twins.solvers import planned_inputs, solve_chain, solve_ode
-from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan
+from gemel.twins.treatment_plan import NOTHING_CHANGED, TreatmentPlan, planned_values
 from gemel.twins.twin import Individual, Observations
 
 # Read by the scores and the chain alone.
@@ -260,6 +263,40 @@ class FattyLiverTwin(HazardTwin):
             )
             for pressure in ("systolic_pressure", "diastolic_pressure")
         }
+
+    def simulate(
+        self,
+        values: NDArray[np.floating],
+        *,
+        seed: int,
+        plan: TreatmentPlan = NOTHING_CHANGED,
+        paths: int = 1,
+    ) -> SimulatedCourse:
+        """See `Twin`; and the stage of each path on the grid, which its events do not depend on: they see the mean."""
+        course = super().simulate(values, seed=seed, plan=plan, paths=paths)
+        planned = planned_values(self.programme, values, plan)
+        start = torch.from_numpy(self.stages_at_index(planned))
+        stages = chain_courses(self._moves(planned, plan), start, seed=seed, paths=paths).astype(np.float32)
+        grid = np.array(self.programme.times_years, np.float32)
+        died = np.where(course.event[:, :1] == OCCURRED, course.time_years[:, :1], np.inf)
+        stages[died <= grid] = np.nan
+        return replace(course, courses={"fibrosis_stage": stages})
+
+    def _moves(self, values: NDArray[np.floating], plan: TreatmentPlan) -> Tensor:
+        """(n, steps, 5, 5): from each stage to each over a step of the grid, the treatments within it counted."""
+        inputs = fibrosis.in_double(planned_inputs(self.chain.inputs, plan))
+        days = [years * DAYS_PER_YEAR for years in self.programme.times_years]
+        kinds, which = np.unique(np.stack(self.chain_parameters(values), axis=1), axis=0, return_inverse=True)
+        moves = []
+        for diseased, pace in kinds:
+            theta = fibrosis.chain_prior(np.array([diseased]), np.array([pace])).same
+            each = torch.eye(len(fibrosis.STAGES), dtype=torch.float64)
+            steps = (
+                solve_chain(self.chain, theta, span, inputs=inputs, start=each)[:, 1]
+                for span in pairwise(days)
+            )
+            moves.append(torch.stack(list(steps)))
+        return torch.stack(moves)[torch.from_numpy(which.reshape(-1))]
 
     def assimilate(self, values: NDArray[np.floating], observations: Observations) -> Individual:
         """See `gemel.twins.programmes.fatty_liver.individual`."""
