@@ -107,10 +107,11 @@ def _weight(
 class Encoder(nn.Module):
     """See the module. All parameters start at public constants; none is larger than some units in training.
 
-    Parameters (c classes, m modifiers): deviation (4,) log of the standard deviation of the three kinds of evidence and of a
-    quarter's staleness; offset (2,) of the latter two; slope (1,) of fasting glucose; people (m,) what people like this have; strength (c,)
-    and strength_by (c, m + 1) log of the response, by modifiers and glycaemia; weight_strength (c,); fade (c,);
-    spread (3,) log of what people differ by in response, lifestyle and drift of weight; drift (1 + c,).
+    Parameters (c classes, m modifiers): deviation (4,), log of the standard deviation of the three kinds of evidence and of a
+    quarter's staleness; offset (2,) of the latter two kinds; slope (1,) of fasting glucose; people (m,), what people like this
+    have; strength (c,) and strength_by (c, m + 1), log of the response, by modifiers and glycaemia; fade (c,); weight_gain
+    (1 + c,), kg a year of everybody and of who starts a class; spread (3,), log of what people differ by in response, lifestyle
+    and gain of weight.
     """
 
     def __init__(self) -> None:
@@ -133,11 +134,10 @@ class Encoder(nn.Module):
         modifiers = torch.cat([inputs["modifiers"], (hba1c[:, None] - TYPICAL_HBA1C) / SPREAD_HBA1C], dim=1)
         logs = 2 * torch.tanh((self.strength + modifiers @ self.strength_by.T) / 2)
         sensitivity, function = _shared(resting_product(hba1c))
-        around = [
-            _shared(resting_product((hba1c + s * unsure).clamp(LOWEST_HBA1C, HIGHEST_HBA1C)))[1]
-            for s in (1, -1)
-        ]
-        width = (torch.special.logit(around[1]) - torch.special.logit(around[0])) / 2
+        higher, lower = (
+            (resting_product(hba1c + sign * unsure) / sensitivity).clamp(1e-3, 1 - 1e-3) for sign in (1, -1)
+        )
+        width = (torch.special.logit(lower) - torch.special.logit(higher)) / 2
         spread = self.spread.exp()
         ones = torch.ones_like(hba1c)
         theta = {

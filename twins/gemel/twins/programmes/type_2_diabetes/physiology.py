@@ -34,7 +34,6 @@ from gemel.twins.programmes.type_2_diabetes.published_models import (
     DIET_LOSS,
     GLYCATION,
     HBA1C_TRANSIT,
-    MG_DL_PER_MMOL_L,
     POSTPRANDIAL,
     SENSITIVITY_PER_KG,
     WEIGHT_HALF_LIFE,
@@ -348,11 +347,6 @@ def resting_product(hba1c_percent: Tensor, postprandial: Tensor | float = POSTPR
     """Sensitivity times function of a person whose HbA1c (%) is at rest."""
     glucose = (hba1c_percent / HBA1C_TRANSIT.value - postprandial) / GLYCATION.value
     return sensitivity_times_function(glucose.clamp(min=4.0))
-
-
-def mg_dl(mmol_l: Tensor) -> Tensor:
-    """Glucose in mg/dL."""
-    return mmol_l * MG_DL_PER_MMOL_L
 
 
 def typical(*, persons: int = 1) -> dict[str, Tensor]:
