@@ -27,24 +27,30 @@ from _federation import (
     split_anew,
     study_for,
 )
+from _stroke_nodes import joined, parts, people_by_country, read
+from _stroke_scores import risks, six_months
 from lifelines import CoxTimeVaryingFitter
+from stroke import grouped
 
 from gemel.cli.demo.comparison import pool
 from gemel.cli.demo.hospitals import deal, shares
 from gemel.cli.demo.open_datasets import datasets_of
 from gemel.core.dataset import Dataset
+from gemel.core.programme import Programme
 from gemel.twins.baselines import train_without_privacy
 from gemel.twins.claims import Verdict, check_claims
 from gemel.twins.installed import definition_of, installed
 from gemel.twins.programmes.atrial_fibrillation.definition import DEFINITION
 from gemel.twins.programmes.fatty_liver.open_data import read_table
 from gemel.twins.scores import auc, endpoint_scores
+from gemel.twins.treatment_plan import TreatmentPlan
 from gemel.twins.twin import Twin
 
 PROGRAMME = DEFINITION.programme
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 EPSILONS = (8.0, 3.0)
 NODES = 3
+TRIAL = Path("clinical") / "ist" / "ist.csv.gz"
 
 
 def claims(data: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -175,17 +181,87 @@ def _time_dependent_cox(data: Path) -> tuple[float, float, float]:
     return tuple(float(summary[name]) for name in ("exp(coef)", "exp(coef) lower 95%", "exp(coef) upper 95%"))
 
 
+def trial(data: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The stroke twin, federated over the trial's countries: the arrhythmia's part in death, and drugs in those who have it."""
+    stroke = next(p for p in installed() if p.name == "stroke")
+    pieces, _ = read(parts(people_by_country(data / TRIAL)))
+    sites = grouped(pieces)
+    everybody, held_out = joined(sites.values()), joined(site.split()[1] for site in sites.values())
+    twins = {
+        "federated, no privacy": federated_without_privacy(stroke, sites, rounds=15, local_steps=6),
+        "federated, ε = 3": federated(study_for(stroke, sites, epsilon=3.0), stroke, sites),
+    }
+    rows, bars = [], []
+    known, died = six_months(held_out)["death"]
+    has = held_out.values[:, stroke.feature_names.index("atrial_fibrillation")] > 0.5
+    seen = {flag: 100 * died[known & (has == flag)].mean() for flag in (True, False)}
+    rows += [
+        row(f"dead at six months, fibrillation {flag}", "observed", share, "%")
+        for flag, share in seen.items()
+    ]
+    for side, twin in twins.items():
+        risk = 100 * risks(twin.predict(held_out.values))["death"]
+        told = {flag: risk[known & (has == flag)].mean() for flag in (True, False)}
+        rows += [
+            row(f"dead at six months, fibrillation {flag}", side, share, "%") for flag, share in told.items()
+        ]
+        gap = abs((told[True] - told[False]) - (seen[True] - seen[False]))
+        bars.append(bar(f"gap of fibrillation in points, {side}, off by", gap, 4.0, "max"))
+        for treatment in ("aspirin", "heparin"):
+            found = _of_those_with_it(stroke, everybody, twin, treatment)
+            rows.append(
+                row(f"{treatment}, those with fibrillation", f"g-computed, {side}", found["told"], "%")
+            )
+            bars.append(
+                bar(f"{treatment} with fibrillation, {side}, above", found["told"], found["low"], "min")
+            )
+            bars.append(
+                bar(f"{treatment} with fibrillation, {side}, below", found["told"], found["high"], "max")
+            )
+    for treatment in ("aspirin", "heparin"):
+        found = _of_those_with_it(stroke, everybody, twins["federated, ε = 3"], treatment)
+        lot = row(
+            f"{treatment}, those with fibrillation",
+            "by lot",
+            found["lot"],
+            "%",
+            low=found["low"],
+            high=found["high"],
+        )
+        rows.append(lot)
+    return rows, bars
+
+
+def _of_those_with_it(stroke: Programme, people: Dataset, twin: Twin, treatment: str) -> dict[str, float]:
+    """Points of dead or dependent at six months: told by the twin, and by the lot with its 95 % interval."""
+    mine = people.take(people.values[:, stroke.feature_names.index("atrial_fibrillation")] > 0.5)
+    known, bad = six_months(mine)["dead_or_dependent"]
+    given = mine.values[:, stroke.feature_names.index(treatment)] > 0.5
+    arms = [bad[known & arm].astype(float) for arm in (given, ~given)]
+    lot = 100 * (arms[0].mean() - arms[1].mean())
+    error = 100 * np.sqrt(sum(arm.var() / len(arm) for arm in arms))
+    plans = [TreatmentPlan.always({treatment: amount}) for amount in (1.0, 0.0)]
+    with_it, without = (
+        risks(twin.predict(mine.values, plan=plan))["dead_or_dependent"].mean() for plan in plans
+    )
+    told = 100 * (with_it - without)
+    found = {"told": told, "lot": lot, "low": lot - 1.96 * error, "high": lot + 1.96 * error}
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
 def measure(data: Path, *, splits: int, draws: int) -> dict[str, Any]:
     """All parts whose data are there."""
     torch.set_num_threads(1)
-    parts = [claims(data), county(data, splits=splits, draws=draws)]
+    done = [claims(data), county(data, splits=splits, draws=draws)]
     if (data / "clinical" / "nafld").exists():
-        parts.append(new_fibrillation(data))
+        done.append(new_fibrillation(data))
+    if (data / TRIAL).exists():
+        done.append(trial(data))
     return {
         "name": "atrial_fibrillation",
         "machine": machine(),
-        "rows": [line for rows, _ in parts for line in rows],
-        "bars": [line for _, bars in parts for line in bars],
+        "rows": [line for rows, _ in done for line in rows],
+        "bars": [line for _, bars in done for line in bars],
     }
 
 
