@@ -58,6 +58,14 @@ WEIGHT_DAYS = _chosen("weight_days", "Time constant of a change of weight", 120.
 RESISTANCE_DAYS = _chosen(
     "resistance_days", "Time constant with which resistance follows weight", 120.0, "d", 40.0, 400.0
 )
+PRESSURE_DRIFT = _chosen(
+    "pressure_drift",
+    "How far people's pressures drift apart in the first year; with its root after",
+    4.0,
+    "mm[Hg]",
+    1.0,
+    10.0,
+)
 PRESSURE_SLOPE = Parameter(
     name="pressure_per_kilogram",
     title="Mean pressure that goes with a kilogram",

@@ -75,14 +75,13 @@ _EXAMPLE = Example(
         "atrial_fibrillation_history": 0.0,
         "myocardial_infarction_history": 0.0,
         "stroke_history": 0.0,
-        "aspartate_aminotransferase_u_l": 48.0,
-        "alanine_aminotransferase_u_l": 55.0,
-        "platelets_10e9_l": 205.0,
-        "albumin_g_dl": 4.1,
     },
     plan=TreatmentPlan(name="as it is"),
     other_plan=TreatmentPlan.always({"weight_loss": 10.0}, name="10 % less weight, kept"),
-    observations={"liver_stiffness": ((30.0, 9.8), (400.0, 11.5)), "fib_4": ((400.0, 1.9), (800.0, 2.2))},
+    observations={
+        "fib_4": ((0.0, 1.64), (400.0, 1.9), (800.0, 2.2)),
+        "liver_stiffness": ((30.0, 9.8), (400.0, 11.5)),
+    },
 )
 
 DEFINITION = TwinDefinition(

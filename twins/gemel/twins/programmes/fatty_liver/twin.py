@@ -254,13 +254,12 @@ class FattyLiverTwin(HazardTwin):
         courses = self.circulation_course(values, plan)
         name = "systolic_blood_pressure_mmhg"
         feature = self.programme.columns[self.programme.feature_names.index(name)]
-        # Of a pressure that was never measured only the public spread is known.
-        spread = np.where(np.isnan(self.column(values, name)), feature.scale, 0.0)
-        shape = len(values), len(self.programme.times_years)
+        # Of a pressure that was never measured only the public spread is known; a measured one drifts, and no further than that.
+        unknown = np.isnan(self.column(values, name))[:, None]
+        drift = circulation.PRESSURE_DRIFT.value * np.sqrt(self.programme.times_years)
+        spread = np.where(unknown, feature.scale, np.minimum(drift, feature.scale))
         return {
-            pressure: ExpectedCourse(
-                "mm[Hg]", courses[pressure][:, ::2], np.broadcast_to(spread[:, None], shape)
-            )
+            pressure: ExpectedCourse("mm[Hg]", courses[pressure][:, ::2], spread)
             for pressure in ("systolic_pressure", "diastolic_pressure")
         }
 
