@@ -1,8 +1,8 @@
 """Futures of patients: how long 100,000 patients under two plans with 100 paired paths take, and one patient's what-if.
 
 For every installed programme, on its own grid of times, with patients drawn within its public bounds and the two plans of
-its example. A programme whose grid ends before ten years is counted as if its time were spent again and again until ten
-years are full. `processor` is the time of all cores together over two: what two free cores would take, since a busy machine
+its example. A programme whose grid ends before ten years is counted as if the grid went on to ten years with steps as long as
+its last; the time on its own grid is printed as well. `processor` is the time of all cores together over two: what two free cores would take, since a busy machine
 makes the wall clock long. Chunks of patients are independent and of one size, so that time is proportional to patients.
 """
 
@@ -87,6 +87,11 @@ def measure_what_if(definition: Any) -> dict[str, float]:
     return {"wall": statistics.median(wall), "processor": statistics.median(processor)}
 
 
+def more_steps(times_years: Any) -> float:
+    """How many more steps as long as the last a grid needs to reach ten years."""
+    return max(0.0, YEARS - float(times_years[-1])) / float(times_years[-1] - times_years[-2])
+
+
 def is_ode(definition: Any) -> bool:
     """Whether the programme's first mechanism is a differential equation."""
     from gemel.twins.physiology import OdePhysiology
@@ -120,7 +125,7 @@ def main() -> None:
             clock: seconds * PATIENTS / patients
             for clock, seconds in measure_paths(definition, patients).items()
         }
-        again = max(1.0, YEARS / horizon)
+        again = 1.0 + more_steps(programme.times_years) / (len(programme.times_years) - 1)
         for clock, seconds in took.items():
             rows.append(_row(f"{programme.name}: {horizon:.3g} years, two plans", clock, seconds, "s"))
         what_if = measure_what_if(definition)
