@@ -22,6 +22,7 @@ from gemel.server.registry.registering import catch_up, open_models
 from gemel.server.registry.views import list_models, model_card_of, model_file, show_model
 from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
+from gemel.twins.recalibration import Flag
 
 if TYPE_CHECKING:
     from gemel.cli.demo.federation import Federation
@@ -68,10 +69,26 @@ def test_a_card_says_what_the_run_was(finished: CoordinatorHome) -> None:
     assert {f["unit"] for f in card["features"]} >= {"kg/m2", "mm[Hg]"}
     for outcome in card["evaluation"]["scores"].values():
         assert outcome["auc_5y"]["standard_error"] > 0
+    fits = card["evaluation"]["calibration"]
+    assert set(fits) == set(study.sites)
+    for of in fits.values():
+        assert set(of) == set(card["evaluation"]["scores"])
+        assert all(
+            fit["low"] <= fit["value"] <= fit["high"] and fit["flag"] in set(Flag) for fit in of.values()
+        )
+    assert card["twin"]["validation"]["grade"] in page
     assert card["lineage"]["hospitals"]["alpha"]["rounds"] == ["train/1", "train/2"]
     first = list_models(finished)[0]["model_sha256"]
     assert card["lineage"]["parent_sha256"] == first
-    for told in (PROGRAMME.question, study.sha256, "ε", "## Known limits", "| alpha |", card["not_intended"]):
+    for told in (
+        PROGRAMME.question,
+        study.sha256,
+        "ε",
+        "## Known limits",
+        "### Calibration",
+        "| alpha |",
+        card["not_intended"],
+    ):
         assert told in page
 
 

@@ -17,6 +17,8 @@ from gemel.core.study import Masking, Study
 from gemel.privacy.accounting import price
 from gemel.server.registry.evaluation import Calibration, Scores
 from gemel.server.registry.twin_versions import TwinVersion
+from gemel.twins.definition import TwinDefinition
+from gemel.twins.reporting import card_fields
 
 SCHEMA = "gemel/model-card/1"
 INTENDED = (
@@ -40,7 +42,7 @@ SNAPSHOTS = (
 
 def model_card(
     study: Study,
-    programme: Programme,
+    definition: TwinDefinition,
     version: TwinVersion,
     *,
     state: Mapping[str, Any],
@@ -55,7 +57,7 @@ def model_card(
 
     Args:
         study: What the hospitals approved.
-        programme: As it is installed here.
+        definition: Of the programme, as it is installed here.
         version: Which twin of the run.
         state: The run's state; its tasks up to this version count as the twin's history.
         certificate: Of the run, when it has ended and this is its last twin.
@@ -65,7 +67,7 @@ def model_card(
         size: Its bytes.
         onnx: "exported", or the reason why there is none.
     """
-    tasks = _until(state, version)
+    tasks, programme = _until(state, version), definition.programme
     return {
         "schema": SCHEMA,
         "model": {
@@ -78,6 +80,7 @@ def model_card(
             "onnx": onnx,
         },
         "programme": _programme(programme),
+        "twin": card_fields(definition),
         "cohort": msgspec.to_builtins(programme.cohort),
         "features": [_feature(feature) for feature in programme.columns],
         "training": {

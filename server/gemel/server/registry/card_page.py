@@ -23,6 +23,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "",
         f"**Not for:** {card['not_intended']}",
         "",
+        *_validation(card["twin"]),
         "## How good it is",
         "",
         *_evaluation(card["evaluation"]),
@@ -78,6 +79,22 @@ def _evaluation(evaluation: Mapping[str, Any]) -> list[str]:
         evaluation["note"],
         "",
         *_calibration(evaluation),
+    ]
+
+
+def _validation(twin: Mapping[str, Any]) -> list[str]:
+    use, validation = twin["context_of_use"], twin["validation"]
+    return [
+        "## How far it is validated",
+        "",
+        f"Grade: **{validation['grade']}**. {validation['data']}. Role: {use['role']}",
+        "",
+        f"Risk of deciding by it (influence {use['influence']}, consequence {use['consequence']}): {use['risk']}.",
+        "",
+        *(f"- missing: {part}" for part in validation["missing"]),
+        *(f"- {limit}" for limit in validation["limits"]),
+        *(f"- not for {what}" for what in use["not_for"]),
+        "",
     ]
 
 

@@ -31,7 +31,7 @@ from gemel.server.registry.models import (
 from gemel.server.registry.twin_versions import TwinVersion, read_version, twin_versions
 from gemel.server.store import open_store, store_url
 from gemel.synthetic.releases import travelling
-from gemel.twins.installed import find
+from gemel.twins.installed import definition_of, find
 
 logger = logging.getLogger(__name__)
 NOT_ASKED = "not made yet"
@@ -158,14 +158,14 @@ def _card(
     certificate: SignedDocument | None,
     onnx: str,
 ) -> dict[str, Any]:
-    programme = find(study.programme, study.programme_version)
-    declared = travelling(programme, study.strategy)
+    definition = definition_of(find(study.programme, study.programme_version))
+    declared = travelling(definition.programme, study.strategy)
     twin = loaded_twin(study, unpack_arrays(weights, declared))
     # Only the last twin of a run is evaluated.
     evaluated = twin if certificate is not None else None
     return model_card(
         study,
-        programme,
+        definition,
         version,
         state=run.load_state(),
         certificate=certificate,
