@@ -14,14 +14,21 @@ from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.fab import Fab
+from small_study import small_study
 
-from gemel.cli.demo.federation import Federation, run_study, running
+from gemel.cli.demo.federation import Federation, create, run_study, running
+from gemel.client_node.audit.people import write_export
+from gemel.core.arrays import unpack_arrays
 from gemel.core.certificate import check_certificate
 from gemel.core.errors import GemelError
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Study
 from gemel.privacy.accounting import price
+from gemel.server.registry.evaluation import loaded_twin, released_calibration, released_scores
+from gemel.server.registry.twin_versions import read_version, twin_versions
 from gemel.server.run_check import check_run
+from gemel.synthetic.releases import travelling
+from gemel.twins.programmes.stroke import PROGRAMME as STROKE
 
 MakeStudy = Callable[..., Study]
 
@@ -30,6 +37,39 @@ MakeStudy = Callable[..., Study]
 def live(federation: Federation) -> Iterator[Federation]:
     with running(federation):
         yield federation
+
+
+@pytest.fixture
+def of_stroke(tmp_path: Path) -> Iterator[Federation]:
+    """Two made-up hospitals of the stroke programme, which has a grid in days, an ordinal target and an index diagnosis."""
+    exports = {
+        site: write_export(tmp_path / site, STROKE, patients=150, seed=number)
+        for number, site in enumerate(("alpha", "beta"))
+    }
+    federation = create(
+        tmp_path / "federation", exports, STROKE, epsilon_cap=5.0, delta=1e-5, minimum_patients=50
+    )
+    with running(federation):
+        yield federation
+
+
+def test_another_programme_trains_is_evaluated_and_tells_each_hospital_whether_it_fits(
+    of_stroke: Federation,
+) -> None:
+    study = small_study(of_stroke.site_keys, programme=STROKE, quorum=2, round_timeout_s=60.0)
+    run = run_study(of_stroke, _signed(study), watch=lambda _event: None, timeout_s=150.0)
+    document = run.certificate
+    assert document is not None
+    assert document.payload["status"] == "complete"
+    check_run(document, run.folder)
+    version = twin_versions(run)[-1]
+    twin = loaded_twin(study, unpack_arrays(read_version(run, version), travelling(STROKE, study.strategy)))
+    assert twin is not None
+    scores, fits = released_scores(run, study, twin), released_calibration(run, study, twin)
+    assert scores is not None
+    assert fits is not None
+    assert set(scores) == {endpoint.name for endpoint in STROKE.endpoints}
+    assert {site: set(of) for site, of in fits.items()} == {site: set(scores) for site in study.sites}
 
 
 def _signed(study: Study) -> Any:

@@ -1,4 +1,4 @@
-"""A study of two rounds of the fatty-liver programme, small and cheap, for any hospitals."""
+"""A study of two rounds, small and cheap, for any hospitals; of the fatty-liver programme unless another is named."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import Any
 
 import msgspec
 
+from gemel.core.programme import Programme
 from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
 from gemel.synthetic.marginals import marginal_specs
 from gemel.twins.metrics import metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 
-def small_study(sites: Mapping[str, str], **changes: Any) -> Study:
+def small_study(sites: Mapping[str, str], *, programme: Programme = PROGRAMME, **changes: Any) -> Study:
     """The study for `sites` (name -> public key); `changes` replace its fields."""
     study = Study(
         schema=SCHEMA,
         study_id="test",
         title="A test",
         purpose="to test",
-        programme=PROGRAMME.name,
-        programme_version=PROGRAMME.version,
+        programme=programme.name,
+        programme_version=programme.version,
         training=TrainingPlan(
             rounds=2,
             local_steps=2,
@@ -38,8 +39,8 @@ def small_study(sites: Mapping[str, str], **changes: Any) -> Study:
             metrics_noise_multiplier=15.0,
             marginals_noise_multiplier=20.0,
         ),
-        metrics_tables=len(metric_tables(PROGRAMME)),
-        marginal_tables=len(marginal_specs(PROGRAMME)),
+        metrics_tables=len(metric_tables(programme)),
+        marginal_tables=len(marginal_specs(programme)),
         minimum_patients=20,
         quorum=2,
         round_timeout_s=20.0,
