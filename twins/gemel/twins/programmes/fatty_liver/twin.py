@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +18,11 @@ from torch import Tensor
 
 from gemel.core.dataset import OCCURRED
 from gemel.core.programme import DAYS_PER_YEAR, Programme
+from gemel.twins.course import propagate
 from gemel.twins.design import Design, design_of
 from gemel.twins.hazard import HazardTwin
 from gemel.twins.many_paths import chain_courses
-from gemel.twins.prediction import ExpectedCourse, Floats, SimulatedCourse
+from gemel.twins.prediction import ExpectedCourse, Floats, Prediction, SimulatedCourse
 from gemel.twins.programmes.fatty_liver import OUTCOMES, circulation, effects, fibrosis
 from gemel.twins.programmes.fatty_liver.published_scores import FIB_4, NFS
 from gemel.twins.solvers import planned_inputs, solve_chain, solve_ode
@@ -40,6 +40,8 @@ LIVER_TESTS = frozenset(
     }
 )
 EXPOSURE_SCALE = 2.0
+# By name of what is seen of the circulation: (n, 2 steps + 1), see `FattyLiverTwin.circulation_course`.
+Seen = Mapping[str, Floats]
 # No data set of this programme has a height, and what a kilogram does to pressure needs a weight.
 _ADULT_HEIGHT_M = 1.70
 
@@ -72,7 +74,6 @@ class FattyLiverTwin(HazardTwin):
     def __init__(self, programme: Programme) -> None:
         super().__init__(programme)
         self.chain, self.circulation = fibrosis.FibrosisChain(), circulation.Circulation()
-        self._circulation: tuple[Any, dict[str, Floats]] = (None, {})
         # The published ratios are taken as they are: nothing of them is trained.
         self.register_buffer("effects", torch.eye(len(programme.outcomes)), persistent=False)
 
@@ -95,10 +96,10 @@ class FattyLiverTwin(HazardTwin):
         return self.inputs_at(values, self.stage_course(values, self.middle_days, plan), plan)
 
     def inputs_at(
-        self, values: NDArray[np.floating], stages: Floats, plan: TreatmentPlan
+        self, values: NDArray[np.floating], stages: Floats, plan: TreatmentPlan, seen: Seen | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """`inputs`, of patients whose stages are (n, steps, 5) in the middle of each step."""
-        return {**super().inputs(values, plan), "offsets": self.offsets(values, stages, plan)}
+        """`inputs`, of patients whose stages are (n, steps, 5) in the middle of each step; `seen` as in `offsets`."""
+        return {**super().inputs(values, plan), "offsets": self.offsets(values, stages, plan, seen)}
 
     def covariates(self, batch: Mapping[str, Tensor]) -> Tensor:
         """See `HazardTwin`: one for each outcome, each with effect 1 on its own."""
@@ -151,12 +152,12 @@ class FattyLiverTwin(HazardTwin):
         return diseased, np.where(diabetes, fibrosis.PACE_WITH_DIABETES, fibrosis.PACE_WITHOUT_DIABETES)
 
     def offsets(
-        self, values: NDArray[np.floating], stages: Floats, plan: TreatmentPlan
+        self, values: NDArray[np.floating], stages: Floats, plan: TreatmentPlan, seen: Seen | None = None
     ) -> NDArray[np.float32]:
         """float32 (n, steps, k) on the hazards' logarithms, from stages (n, steps, 5) in the middle of each step.
 
         A stage counts against the stages that are believed of a patient of whom no test is known; a pressure against the
-        same patient's without the plan.
+        same patient's without the plan. `seen` is the circulation under the plan, where it was solved already.
         """
         names = self.programme.outcome_names
         added = np.zeros((*stages.shape[:2], len(names)))
@@ -171,7 +172,7 @@ class FattyLiverTwin(HazardTwin):
                 added[:, :, names.index(outcome)] += np.log(ratio) * given
         if "weight_loss" in plan.treatments:
             before = self.circulation_course(values, NOTHING_CHANGED)["systolic_pressure"]
-            seen = self.circulation_course(values, plan)
+            seen = seen if seen is not None else self.circulation_course(values, plan)
             lower = (before - seen["systolic_pressure"])[:, 1::2] / 10
             for outcome, ratio in effects.BY_PRESSURE.items():
                 added[:, :, names.index(outcome)] += np.log(ratio) * lower
@@ -204,17 +205,8 @@ class FattyLiverTwin(HazardTwin):
         known = self.column(values, name)
         return np.where(np.isnan(known), feature.reference_mean, known)
 
-    def circulation_course(self, values: NDArray[np.floating], plan: TreatmentPlan) -> dict[str, Floats]:
-        """(n, 2 steps + 1) by name of what `Circulation.observe` gives: at each time of the grid, and between two in the middle.
-
-        The last course is kept: one prediction asks for it more than once.
-        """
-        key = (values.shape, values.tobytes(), plan)
-        if self._circulation[0] != key:
-            self._circulation = (key, self._solved_circulation(values, plan))
-        return self._circulation[1]
-
-    def _solved_circulation(self, values: NDArray[np.floating], plan: TreatmentPlan) -> dict[str, Floats]:
+    def circulation_course(self, values: NDArray[np.floating], plan: TreatmentPlan) -> Seen:
+        """(n, 2 steps + 1) by name of what `Circulation.observe` gives: at each time of the grid, and between two in the middle."""
         grid = np.array(self.programme.times_years) * DAYS_PER_YEAR
         days = tuple(sorted((*grid.tolist(), *self.middle_days)))
         theta = self.circulation_parameters(values)
@@ -228,15 +220,31 @@ class FattyLiverTwin(HazardTwin):
         seen = self.circulation.observe(states.flatten(0, 1), repeated)
         return {name: course.reshape(len(values), len(days)).numpy() for name, course in seen.items()}
 
+    def predict(self, values: NDArray[np.floating], *, plan: TreatmentPlan = NOTHING_CHANGED) -> Prediction:
+        """See `HazardTwin`: the same, with the circulation solved once for hazards and courses."""
+        planned = planned_values(self.programme, values, plan)
+        seen = self.circulation_course(planned, plan)
+        inputs = self.inputs_at(planned, self.stage_course(planned, self.middle_days, plan), plan, seen)
+        prevalent = self.design.prevalent(planned)
+        hazards = self.hazards_of(inputs, range(1 << (prevalent.shape[1] - 1)))
+        return replace(
+            propagate(self.programme, prevalent, hazards), courses=self._courses(planned, plan, seen)
+        )
+
     def expected(
         self, values: NDArray[np.floating], plan: TreatmentPlan
     ) -> tuple[Mapping[str, Floats], Mapping[str, ExpectedCourse]]:
         """No targets; the courses of the liver and the circulation."""
+        return {}, self._courses(values, plan, self.circulation_course(values, plan))
+
+    def _courses(
+        self, values: NDArray[np.floating], plan: TreatmentPlan, seen: Seen
+    ) -> dict[str, ExpectedCourse]:
         later = tuple(year * DAYS_PER_YEAR for year in self.programme.times_years[1:])
         stages = np.concatenate(
             [self.stages_at_index(values)[:, None], self.stage_course(values, later, plan)], axis=1
         )
-        return {}, {**self.liver_courses(stages, plan), **self._pressure_courses(values, plan)}
+        return {**self.liver_courses(stages, plan), **self._pressure_courses(values, seen)}
 
     def liver_courses(self, stages: Floats, plan: TreatmentPlan) -> dict[str, ExpectedCourse]:
         """Of the stage, as a number, and of the portal pressure gradient, from stages (n, T, 5) on the grid."""
@@ -248,10 +256,7 @@ class FattyLiverTwin(HazardTwin):
             "portal_pressure_gradient": _moments(stages, gradient, "mm[Hg]", lowered),
         }
 
-    def _pressure_courses(
-        self, values: NDArray[np.floating], plan: TreatmentPlan
-    ) -> dict[str, ExpectedCourse]:
-        courses = self.circulation_course(values, plan)
+    def _pressure_courses(self, values: NDArray[np.floating], seen: Seen) -> dict[str, ExpectedCourse]:
         name = "systolic_blood_pressure_mmhg"
         feature = self.programme.columns[self.programme.feature_names.index(name)]
         # Of a pressure that was never measured only the public spread is known; a measured one drifts, and no further than that.
@@ -259,7 +264,7 @@ class FattyLiverTwin(HazardTwin):
         drift = circulation.PRESSURE_DRIFT.value * np.sqrt(self.programme.times_years)
         spread = np.where(unknown, feature.scale, np.minimum(drift, feature.scale))
         return {
-            pressure: ExpectedCourse("mm[Hg]", courses[pressure][:, ::2], spread)
+            pressure: ExpectedCourse("mm[Hg]", seen[pressure][:, ::2], spread)
             for pressure in ("systolic_pressure", "diastolic_pressure")
         }
 
