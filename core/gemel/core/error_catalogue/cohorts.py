@@ -28,4 +28,11 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Choose bounds among the column's public edges, or a level that it has.",
         ExitCode.REFUSED,
     ),
+    "GEM720": CatalogueEntry(
+        "What was chosen for a virtual cohort cannot be counted",
+        "A round of synthesis was asked for pairs that are no spanning tree of the programme's public columns, or for other numbers "
+        "of tables than the study is charged for. Nothing was counted.",
+        "The coordinator's software differs from the node's, or lies: compare their versions.",
+        ExitCode.REFUSED,
+    ),
 }
