@@ -113,3 +113,15 @@ def test_a_previous_stroke_raises_the_risk_of_the_next(twin, patient):
     before[0, PROGRAMME.feature_names.index("stroke_history")] = 1.0
     assert risk(twin, before) > risk(twin, patient)
     assert not twin.predict(before).prevalent[0, STROKE]
+
+
+def test_as_many_futures_hold_a_bleeding_as_is_foretold_and_they_are_pairs(twin, patient):
+    many = np.repeat(patient, 20_000, axis=0)
+    warfarin = TreatmentPlan.always({"warfarin": 1.0})
+    none, given = (
+        twin.simulate(many, seed=3, plan=plan).targets["major_bleeding_1y"]
+        for plan in (NOTHING_CHANGED, warfarin)
+    )
+    told = twin.predict(patient, plan=warfarin).targets["major_bleeding_1y"][0]
+    assert given.mean() == pytest.approx(told, abs=4 * np.sqrt(told / len(many)))
+    assert (given >= none).all()

@@ -23,7 +23,7 @@ from gemel.twins.assimilation import measurements_of
 from gemel.twins.course import predict
 from gemel.twins.hazard import HIGHEST_LOG_HAZARD, LOWEST_LOG_HAZARD, HazardTwin
 from gemel.twins.known_events import KnownEvents, known_events, parted
-from gemel.twins.prediction import ExpectedCourse, Floats, Prediction
+from gemel.twins.prediction import ExpectedCourse, Floats, Prediction, SimulatedCourse
 from gemel.twins.programmes.atrial_fibrillation import rhythm
 from gemel.twins.programmes.atrial_fibrillation.effects import (
     DIRECT_OVER_WARFARIN_BLEEDING,
@@ -118,6 +118,20 @@ class AtrialFibrillationTwin(HazardTwin):
             "atrial_fibrillation_burden": _over_burdens("1", burden, weight),
         }
         return {"major_bleeding_1y": self._bleeding(values)}, courses
+
+    def simulate(
+        self,
+        values: NDArray[np.floating],
+        *,
+        seed: int,
+        plan: TreatmentPlan = NOTHING_CHANGED,
+        paths: int = 1,
+    ) -> SimulatedCourse:
+        """As a hazard twin's, with a major bleeding within the year or none: its draw knows nothing of the other events."""
+        course = super().simulate(values, seed=seed, plan=plan, paths=paths)
+        risk = np.repeat(self._bleeding(planned_values(self.programme, values, plan)), paths)
+        bleeds = np.random.default_rng([seed, 1]).random(len(risk)) < risk
+        return replace(course, targets={"major_bleeding_1y": bleeds.astype(np.float32)})
 
     def assimilate(self, values: NDArray[np.floating], observations: Observations) -> KnownRhythm:
         """Burdens by what was seen of the rhythm: exact, over a grid of burdens; and events that are known. Raises GEM604."""
