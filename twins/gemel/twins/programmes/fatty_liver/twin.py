@@ -295,11 +295,16 @@ class FattyLiverTwin(HazardTwin):
         for diseased, pace in kinds:
             theta = fibrosis.chain_prior(np.array([diseased]), np.array([pace])).same
             each = torch.eye(len(fibrosis.STAGES), dtype=torch.float64)
-            steps = (
-                solve_chain(self.chain, theta, span, inputs=inputs, start=each)[:, 1]
-                for span in pairwise(days)
-            )
-            moves.append(torch.stack(list(steps)))
+            # Steps that are as long, under the same treatments, are one.
+            steps: dict[tuple[object, ...], Tensor] = {}
+            keys = []
+            for begin, end in pairwise(days):
+                changes = tuple(start - begin for start in inputs.starts if begin < start < end)
+                key = (sum(start <= begin for start in inputs.starts), changes, round(end - begin, 6))
+                if key not in steps:
+                    steps[key] = solve_chain(self.chain, theta, (begin, end), inputs=inputs, start=each)[:, 1]
+                keys.append(key)
+            moves.append(torch.stack([steps[key] for key in keys]))
         return torch.stack(moves)[torch.from_numpy(which.reshape(-1))]
 
     def assimilate(self, values: NDArray[np.floating], observations: Observations) -> Individual:
