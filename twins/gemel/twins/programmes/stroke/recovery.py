@@ -129,6 +129,12 @@ def spread(name: str) -> float:
     return next(parameter.spread for parameter in PARAMETERS if parameter.name == name)
 
 
+def person_at(place: Tensor) -> dict[str, Tensor]:
+    """The parameters of people (B,) whose first day's impairment lies at these places of its logit scale."""
+    theta = {parameter.name: torch.full_like(place, parameter.value) for parameter in PARAMETERS}
+    return {**theta, "impairment_0": MOST_POINTS * torch.sigmoid(place)}
+
+
 def typical_person() -> dict[str, Tensor]:
     """The parameters of one typical person, (1,) each."""
     return {parameter.name: torch.tensor([parameter.value]) for parameter in PARAMETERS}

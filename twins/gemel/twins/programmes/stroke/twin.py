@@ -130,19 +130,18 @@ class StrokeTwin(HazardTwin):
         written = dataset.targets[:, dataset.target_names.index(_TARGETS[1])]
         return {**super().tensors(dataset), "levels": torch.from_numpy(possible_levels(written))}
 
-    def theta(self, batch: Mapping[str, Tensor], deviation: Tensor | float = 0.0) -> dict[str, Tensor]:
-        """Each person's parameters (B,) of the recovery; with `deviation` those of one who is so far off, in spreads."""
+    def impairment_place(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B,) each: where the first day's impairment lies on its logit scale, and how far people like that differ there."""
         examined = batch["columns"] @ (self.prognosis * self.examination) / PER_IMPAIRMENT
         place = recovery.logit(recovery.typical("impairment_0")) + examined
         counted = COUNTED_WEIGHT * batch["counted_known"]
         place = (1 - counted) * place + counted * batch["counted"]
-        place = place + deviation * recovery.spread("impairment_0") * (1 - counted)
-        theta = {p.name: torch.full_like(place, p.value) for p in recovery.PARAMETERS}
-        return {**theta, "impairment_0": recovery.MOST_POINTS * torch.sigmoid(place)}
+        return place, recovery.spread("impairment_0") * (1 - counted)
 
     def prognosis_on(self, batch: Mapping[str, Tensor], days: Tensor) -> Tensor:
         """(B, T): how much worse than a typical stroke a patient stands on each of `days` (T,), in logits."""
-        left = recovery.place_on_logit_scale(recovery.impairment(self.theta(batch), days))
+        place, _ = self.impairment_place(batch)
+        left = recovery.place_on_logit_scale(recovery.impairment(recovery.person_at(place), days))
         usual = recovery.place_on_logit_scale(recovery.impairment(recovery.typical_person(), days))
         vulnerability = batch["columns"] @ (self.prognosis * (1 - self.examination))
         return PER_IMPAIRMENT * (left - usual) + vulnerability[:, None]
@@ -200,8 +199,10 @@ class StrokeTwin(HazardTwin):
         """The NIH Stroke Scale as long as the patient lives: mean and spread over people with the same findings."""
         batch = {name: torch.from_numpy(array) for name, array in self.inputs(values, plan).items()}
         with torch.no_grad():
+            place, spread = self.impairment_place(batch)
             courses = [
-                recovery.impairment(self.theta(batch, float(node)), self.days).numpy() for node in _NODES
+                recovery.impairment(recovery.person_at(place + float(node) * spread), self.days).numpy()
+                for node in _NODES
             ]
         points, weights = np.stack(courses).astype(np.float64), _WEIGHTS / _WEIGHTS.sum()
         mean = np.einsum("q,qnt->nt", weights, points)
@@ -224,17 +225,15 @@ class StrokeTwin(HazardTwin):
         deviation = random.standard_normal(len(events.event)).astype(np.float32)
         occurred = events.event[:, 1:] == 1
         state = occurred @ (1 << np.arange(occurred.shape[1]))
-        by_state = np.repeat(self.levels_by_state(planned, plan), paths, axis=0)
-        levels = by_state[np.arange(len(state)), state]
+        whose = np.repeat(np.arange(len(planned)), paths)
+        levels = self.levels_by_state(planned, plan)[whose, state]
         level = (uniform[:, None] > np.cumsum(levels, axis=1)[:, :-1]).sum(axis=1).astype(np.float32)
         died = events.event[:, 0] == 1
         level[died] = np.nan
-        batch = {
-            name: torch.from_numpy(np.repeat(array, paths, axis=0))
-            for name, array in self.inputs(planned, plan).items()
-        }
+        batch = {name: torch.from_numpy(array) for name, array in self.inputs(planned, plan).items()}
         with torch.no_grad():
-            theta = self.theta(batch, torch.from_numpy(deviation))
+            place, spread = (part.repeat_interleave(paths) for part in self.impairment_place(batch))
+            theta = recovery.person_at(place + spread * torch.from_numpy(deviation))
             points = recovery.impairment(theta, self.days).numpy()
         times = np.array(self.programme.times_years, np.float32)
         points[died[:, None] & (times[None] >= events.time_years[:, :1])] = np.nan
