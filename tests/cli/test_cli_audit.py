@@ -66,7 +66,7 @@ def test_json_is_one_object_with_every_number(monkeypatch: pytest.MonkeyPatch) -
     assert found["checks"][0]["numbers"] == {"measured": 1.0}
     assert found["error"]["code"] == "GEM330"
     assert found["exit_code"] == result.exit_code == 1
-    assert found["programme"] == "fatty_liver@1"
+    assert found["programme"] == f"{PROGRAMME.name}@{PROGRAMME.version}"
 
 
 def test_the_page_is_whole_and_escaped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

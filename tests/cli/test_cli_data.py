@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gemel.cli.main import app
+from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 RUNNER = CliRunner()
 PATIENTS = [
@@ -89,7 +90,15 @@ def test_a_bad_line_is_rejected_by_file_line_and_code_and_nothing_else_is_lost(e
 
 def test_coverage_names_the_programmes_concepts(export):
     answer = json.loads(
-        _run("data", "check", export, "--programme", "fatty_liver@1", "--format", "json").stdout
+        _run(
+            "data",
+            "check",
+            export,
+            "--programme",
+            f"{PROGRAMME.name}@{PROGRAMME.version}",
+            "--format",
+            "json",
+        ).stdout
     )
     coverage = {concept["concept"]: concept["patients"] for concept in answer["coverage"]}
     assert coverage["body_mass_index"] == 1

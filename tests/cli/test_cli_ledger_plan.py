@@ -119,7 +119,7 @@ def reserve(home: NodeHome, study: Study) -> None:
     with home.open_ledger() as ledger:
         ledger.reserve(
             study_sha256=study.sha256,
-            programme="fatty_liver@1",
+            programme=f"{PROGRAMME.name}@{PROGRAMME.version}",
             snapshot=dataset.snapshot,
             charges=study.charges(),
             people=dataset.people(),

@@ -75,7 +75,7 @@ class Hospital:
     def ready(self) -> Hospital:
         assert self.init().exit_code == 0
         told("node", "steward", "Ada", self.home, "-o", self.folder / "ada.key")
-        told("node", "allow", "fatty_liver@1", self.home)
+        told("node", "allow", f"{PROGRAMME.name}@{PROGRAMME.version}", self.home)
         return self
 
     def study(self, **changes: Any) -> str:

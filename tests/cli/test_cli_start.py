@@ -77,7 +77,8 @@ def _with_demo(body):
     """Code that puts a stand-in where the command looks for the demo."""
     return (
         "import types\nstand_in = types.ModuleType('gemel.cli.demo.run')\n"
-        f"def main(out, **options):\n    {body}\n"
+        "Settings = dict\nstand_in.Settings = Settings\n"
+        f"def main(programme, out, settings, **options):\n    {body}\n"
         "stand_in.main = main\nsys.modules['gemel.cli.demo.run'] = stand_in"
     )
 
@@ -116,11 +117,11 @@ def test_telemetry_is_off_for_all_that_a_command_starts():
 
 def test_the_demo_gets_what_the_command_line_says():
     options = ["--hospitals", "4", "--rounds", "6", "--epsilon", "2.5", "--seed", "7", "--out", "here"]
-    result = _gemel("demo", *options, before=_with_demo("print(out, sorted(options.items()))"))
-    assert (
-        result.stdout
-        == "here [('as_json', False), ('epsilon', 2.5), ('hospitals', 4), ('rounds', 6), ('seed', 7)]\n"
-    ), result.stderr
+    options += ["--programme", "stroke", "--data", "there"]
+    told = "print(programme, out, options, sorted((k, str(v)) for k, v in settings.items()))"
+    result = _gemel("demo", *options, before=_with_demo(told))
+    settings = [("data", "there"), ("epsilon", "2.5"), ("hospitals", "4"), ("rounds", "6"), ("seed", "7")]
+    assert result.stdout == f"stroke here {{'as_json': False}} {settings}\n", result.stderr
 
 
 def test_explain_tells_meaning_remedy_and_exit_code():

@@ -14,6 +14,7 @@ from gemel.client_node.home import SCHEMA, NodeConfig, NodeHome
 from gemel.core.canonical import canonical_bytes
 from gemel.core.signing import SigningKey, fingerprint, sign_document
 from gemel.privacy.accounting import price
+from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 RUNNER = CliRunner()
 KEY = SigningKey.generate()
@@ -33,7 +34,7 @@ def made(tmp_path_factory):
         export="export",
         coordinator_public_key=KEY.public_hex,
         stewards=STEWARDS,
-        programmes=("fatty_liver@1",),
+        programmes=(f"{PROGRAMME.name}@{PROGRAMME.version}",),
         epsilon_cap=3.0,
         delta=1e-5,
         minimum_patients=100,

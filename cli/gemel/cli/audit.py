@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ON_WHOM = "On made-up patients and a throwaway node: no hospital's patient is read, no budget is spent."
 CAVEAT = "What an attack did not reach is a lower bound on what can be reached, never a proof."
 _PATIENTS = 160
+USUAL = "fatty_liver"  # the programme that the demo shows
 
 
 def audit(
@@ -67,13 +68,13 @@ def audit(
 
 
 def _choose(node: NodeHome | None, name: str | None) -> tuple[Programme, Study]:
-    """Programme and study: of the home's newest approval, else the usual study of the named or first programme."""
+    """Programme and study: of the home's newest approval, else the usual study of the named programme, or of the demo's."""
     from gemel.client_node.audit.studies import newest_approved, usual_study
     from gemel.twins.installed import find, installed
 
     if node is not None and (study := newest_approved(node, programme=name)) is not None:
         return find(study.programme, study.programme_version), study
-    programmes = [one for one in installed() if name in (None, one.name)]
+    programmes = [one for one in installed() if one.name == (name or USUAL)]
     if not programmes:
         raise GemelError("GEM104", f"Programme {name} is not installed here.")
     return programmes[-1], usual_study(programmes[-1])

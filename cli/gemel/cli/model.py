@@ -207,7 +207,7 @@ def _render(console: Console, model: Mapping[str, Any]) -> None:
     console.print(f"{model['model_sha256']}  ({model['state']}, version {model['version']})")
     console.print(f"study {model['study_id']} {model['study_sha256'][:12]}, programme {model['programme']}")
     if model["scores"]:
-        scores = table("outcome", "score", ">value", ">± error")
+        scores = table("endpoint", "score", ">value", ">± error")
         for outcome, of in model["scores"].items():
             for score, told in of.items():
                 scores.add_row(outcome, score, f"{told['value']:.3f}", f"{told['standard_error']:.3f}")

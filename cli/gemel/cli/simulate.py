@@ -245,7 +245,7 @@ def render(console: Console, result: Mapping[str, Any]) -> None:
         )
     console.print(tasks)
     if result["scores"]:
-        scores = table("outcome", "score", ">value", ">± error")
+        scores = table("endpoint", "score", ">value", ">± error")
         for outcome, of in result["scores"].items():
             for name, score in of.items():
                 scores.add_row(outcome, name, f"{score['value']:.3f}", f"{score['standard_error']:.3f}")
