@@ -1,119 +1,94 @@
-"""Which columns go together: scores that add up over hospitals, and the tree that follows from noisy ones.
+"""How strongly two columns go together at one hospital, and the tree that noisy scores choose.
 
-A hospital scores a pair against its own independence, ||M - a b'/n||_1 with its table M, margins a and b, and n patients.
-Scores against everybody's independence would find hospitals that differ, not columns that go together. Measured on
-SUPPORT2 over five hospitals: of the mutual information of the best tree the first keep nine tenths however skewed the
-hospitals, the second 57 % under strong skew (`docs/virtual_cohorts.md`). Blind spot: what goes together between hospitals only.
-
-Sensitivity. One patient more, in row i and column j, changes M - a b'/n by n/(n+1) (e_i - a/n)(e_j - b/n)', whose 1-norm
-is less than 2 · 2. A score is rounded down, and two numbers less than 4 apart are at most 4 apart when rounded down.
+A hospital's score of two columns is the distance of their table from what it would be were they independent *there*:
+the sum of |M - a b' / n|. One patient more or fewer moves M by 1 and a b' / n by less than 3, so a score by less than 4.
+Against the hospital's own independence, not everybody's: then summed scores find what goes together however unlike the
+hospitals are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gemel.core.errors import GemelError
-from gemel.synthetic.domain import Codes
+from gemel.synthetic.domain import Codes, Domain
 
 Pair = tuple[str, str]
-Scores = NDArray[np.int64]
 
+# The distance moves by at most 4 - 2 / (n + 1): below a whole number, so that rounding to whole numbers adds nothing.
 SCORE_SENSITIVITY = 4
-# Of all pairs, how many are scored again: measured, fewer lose edges and more lose noise.
-_AGAIN = 0.4
 
 
-def scored_pairs(columns: Sequence[str]) -> tuple[Pair, ...]:
-    """All pairs of columns, in the order of their scores."""
-    return tuple(combinations(columns, 2))
+def count_scores(domain: Domain, codes: Codes, pairs: Sequence[Pair]) -> NDArray[np.int64]:
+    """The exact scores (pairs,) of one hospital, in whole numbers; a patient more or fewer moves each by at most 4."""
+    return np.array([_score(domain, codes, a, b) for a, b in pairs], dtype=np.int64)
 
 
-def candidate_count(columns: Sequence[str]) -> int:
-    """How many pairs are scored a second time: known from the number of columns alone."""
-    pairs = len(scored_pairs(columns))
-    return min(pairs, max(len(columns) - 1, round(_AGAIN * pairs)))
-
-
-def count_scores(codes: Codes, sizes: Mapping[str, int], pairs: Sequence[Pair]) -> Scores:
-    """The exact scores of one hospital, int64 in the order of `pairs`: private until noise is added.
-
-    One patient changes each of them by at most `SCORE_SENSITIVITY`. Whole numbers throughout: n M - a b' has no rounding.
-    """
-    scores = np.zeros(len(pairs), np.int64)
-    for number, (first, second) in enumerate(pairs):
-        shape = (sizes[first], sizes[second])
-        patients = len(codes[first])
-        if patients == 0:
-            continue
-        flat = np.ravel_multi_index((codes[first], codes[second]), shape)
-        table = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
-        apart = patients * table - np.outer(table.sum(axis=1), table.sum(axis=0))
-        scores[number] = int(np.abs(apart).sum()) // patients
-    return scores
-
-
-def spanning_tree(
-    columns: Sequence[str], pairs: Sequence[Pair], scores: NDArray[np.floating]
-) -> tuple[Pair, ...]:
-    """The tree over all columns with the largest sum of scores (Kruskal), its pairs in the order of `pairs`.
-
-    Equal scores go by that order, so that everybody finds the same tree. Raises GEM720 when the pairs do not connect.
-    """
-    part = {name: name for name in columns}
-
-    def root(name: str) -> str:
-        while part[name] != name:
-            name = part[name]
-        return name
-
-    taken = set()
-    for number in np.argsort(-np.asarray(scores, np.float64), kind="stable"):
-        first, second = (root(name) for name in pairs[number])
-        if first != second:
-            part[first] = second
-            taken.add(int(number))
-    if len(taken) != len(columns) - 1:
-        raise GemelError("GEM720", f"The pairs connect {len(taken) + 1} of {len(columns)} columns at most.")
-    return tuple(pairs[number] for number in sorted(taken))
-
-
-def candidates(columns: Sequence[str], first: Scores) -> tuple[Pair, ...]:
-    """The pairs to score again: the tree of the first noisy scores, then the best of the others."""
-    pairs = scored_pairs(columns)
-    tree = set(spanning_tree(columns, pairs, first))
-    order = [pairs[number] for number in np.argsort(-first, kind="stable")]
-    others = [pair for pair in order if pair not in tree][: candidate_count(columns) - len(tree)]
-    chosen = tree.union(others)
-    return tuple(pair for pair in pairs if pair in chosen)
-
-
-def chosen_tree(
-    columns: Sequence[str],
-    first: Scores,
-    again: Sequence[Pair],
-    second: Scores,
+def choose_tree(
+    pairs: Sequence[Pair],
+    scores: NDArray[np.integer],
+    levels: Mapping[str, NDArray[np.integer]],
     *,
-    sigmas: tuple[float, float],
-) -> tuple[Pair, ...]:
-    """The tree by both scores of the candidates, each weighted by its noise, `sigmas` of first and second."""
-    position = {pair: number for number, pair in enumerate(scored_pairs(columns))}
-    weights = np.array(sigmas, np.float64) ** -2
-    earlier = np.array([first[position[pair]] for pair in again], np.float64)
-    both = (weights[0] * earlier + weights[1] * second) / weights.sum()
-    return spanning_tree(columns, again, both)
+    noise_of_pair: float = 0.0,
+) -> dict[str, str]:
+    """The parent of each column that has one, parents nearer to the column with most neighbours.
 
+    A maximum spanning forest (Chow & Liu 1968) of what each score holds beyond chance: of independent columns the score
+    of n patients is about sqrt(2 / pi) times the sum of the roots of the expected counts. A pair that is left with
+    nothing, or with less than the noise of its table would add, is no edge.
 
-def check_pairs(columns: Sequence[str], pairs: Sequence[Pair], *, count: int) -> None:
-    """Refuse (GEM720) pairs that are not `count` different ones of public columns, or that leave a column unconnected.
-
-    With one pair fewer than columns that is a spanning tree. Nothing is counted before this.
+    Args:
+        pairs: Two columns each. scores: Noisy, summed over hospitals. levels: Noisy one-ways by column.
+        noise_of_pair: The sigma of a table of the tree.
     """
-    public = set(scored_pairs(columns))
-    if len(pairs) != count or len(set(pairs)) != count or not public.issuperset(pairs):
-        raise GemelError("GEM720", f"Expected {count} different pairs of the public columns.")
-    spanning_tree(columns, pairs, np.zeros(len(pairs)))
+    gains = [
+        float(score) - _by_chance(levels[a], levels[b], noise_of_pair)
+        for (a, b), score in zip(pairs, scores, strict=True)
+    ]
+    root: dict[str, str] = {name: name for pair in pairs for name in pair}
+    near: dict[str, list[str]] = {name: [] for name in root}
+    for number in sorted(range(len(pairs)), key=lambda i: (-gains[i], pairs[i])):
+        a, b = pairs[number]
+        if gains[number] > 0 and root[a] != root[b]:
+            old = root[b]
+            root = {name: root[a] if r == old else r for name, r in root.items()}
+            near[a].append(b)
+            near[b].append(a)
+    return _rooted(near)
+
+
+def _rooted(near: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    parent: dict[str, str] = {}
+    seen: set[str] = set()
+    for start in sorted(near, key=lambda name: (-len(near[name]), name)):
+        stack = [] if start in seen else [start]
+        while stack:
+            name = stack.pop()
+            seen.add(name)
+            for other in near[name]:
+                if other not in seen:
+                    parent[other] = name
+                    stack.append(other)
+    return parent
+
+
+def _by_chance(first: NDArray[np.integer], second: NDArray[np.integer], sigma: float) -> float:
+    a, b = (np.maximum(np.asarray(x, np.float64), 0.0) for x in (first, second))
+    n = max((a.sum() + b.sum()) / 2, 1.0)
+    chance = np.sqrt(a).sum() * np.sqrt(b).sum() / math.sqrt(n)
+    # Where noise exceeds what is expected, a cell's estimate errs by no more than the cell.
+    noise = np.minimum(sigma, np.outer(a, b) / n).sum()
+    return math.sqrt(2 / math.pi) * float(chance + noise)
+
+
+def _score(domain: Domain, codes: Codes, first: str, second: str) -> int:
+    rows, columns = domain.sizes[first], domain.sizes[second]
+    table = np.bincount(codes[first] * columns + codes[second], minlength=rows * columns).reshape(
+        rows, columns
+    )
+    n = table.sum()
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / max(int(n), 1)
+    return round(float(np.abs(table - expected).sum()))
