@@ -35,4 +35,10 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "The coordinator's software differs from the node's, or lies: compare their versions.",
         ExitCode.REFUSED,
     ),
+    "GEM705": CatalogueEntry(
+        "A plan of virtual cohorts does not fit its domain",
+        "A table names no column of the domain, the tree is none, or nothing is there to tie the columns to.",
+        "Plan anew from the programme version that the study names.",
+        ExitCode.REFUSED,
+    ),
 }

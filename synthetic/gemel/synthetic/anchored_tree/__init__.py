@@ -1,0 +1,37 @@
+"""Virtual patients from noisy tables: anchors (outcomes, treatments) tied to everything, and a tree of features."""
+
+from __future__ import annotations
+
+from gemel.synthetic.anchored_tree.mechanism import (
+    PrivateFit,
+    add_noise,
+    charged,
+    count,
+    fit,
+    fit_private,
+    plan_for,
+    tree_of,
+)
+from gemel.synthetic.anchored_tree.model import TreeModel
+from gemel.synthetic.anchored_tree.plan import MeasurePlan, measure_plan, pair_queries
+from gemel.synthetic.anchored_tree.queries import Query
+from gemel.synthetic.anchored_tree.scores import SCORE_SENSITIVITY, choose_tree, count_scores
+
+__all__ = [
+    "SCORE_SENSITIVITY",
+    "MeasurePlan",
+    "PrivateFit",
+    "Query",
+    "TreeModel",
+    "add_noise",
+    "charged",
+    "choose_tree",
+    "count",
+    "count_scores",
+    "fit",
+    "fit_private",
+    "measure_plan",
+    "pair_queries",
+    "plan_for",
+    "tree_of",
+]

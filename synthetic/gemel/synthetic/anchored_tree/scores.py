@@ -41,7 +41,9 @@ def choose_tree(
     nothing, or with less than the noise of its table would add, is no edge.
 
     Args:
-        pairs: Two columns each. scores: Noisy, summed over hospitals. levels: Noisy one-ways by column.
+        pairs: Two columns each.
+        scores: Noisy, summed over hospitals.
+        levels: Noisy one-ways by column.
         noise_of_pair: The sigma of a table of the tree.
     """
     gains = [

@@ -1,0 +1,136 @@
+"""The three rounds in one place, for one data set: what benchmarks and tests call, and a study does step by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemel.core.errors import GemelError
+from gemel.core.mechanism import Mechanism, noisy_tables
+from gemel.privacy.accounting import epsilon as epsilon_of
+from gemel.privacy.noise import NoiseSource
+from gemel.privacy.statistics import noisy_counts
+from gemel.synthetic.anchored_tree.fitting import fit_potentials
+from gemel.synthetic.anchored_tree.model import TreeModel
+from gemel.synthetic.anchored_tree.plan import (
+    MeasurePlan,
+    measure_plan,
+    pair_queries,
+    structure_of,
+    tree_noise,
+)
+from gemel.synthetic.anchored_tree.queries import Query, Table, check_table, total_of
+from gemel.synthetic.anchored_tree.scores import choose_tree, count_scores
+from gemel.synthetic.domain import Codes, Domain
+
+
+@dataclass(frozen=True)
+class PrivateFit:
+    """A model and what it cost: `epsilon` at `delta`, for one patient more or fewer, by the accountant."""
+
+    model: TreeModel
+    plan: MeasurePlan
+    mechanisms: tuple[Mechanism, ...]
+    epsilon: float
+    delta: float
+
+
+def count(queries: tuple[Query, ...], domain: Domain, codes: Codes) -> dict[str, Table]:
+    """The exact tables of one hospital by query name, before noise. One patient changes one cell of each by one."""
+    return {query.name: query.count(domain, codes) for query in queries}
+
+
+def add_noise(queries: tuple[Query, ...], exact: Mapping[str, Table], noise: NoiseSource) -> dict[str, Table]:
+    """The tables with a discrete Gaussian of each query's sigma in every cell."""
+    return {q.name: noisy_counts(exact[q.name], noise_multiplier=q.sigma, noise=noise) for q in queries}
+
+
+def tree_of(
+    plan: MeasurePlan, levels: Mapping[str, NDArray[Any]], scores: NDArray[np.integer]
+) -> dict[str, str]:
+    """The tree that noisy scores (pairs,) choose; `levels` are the noisy one-ways by query name."""
+    by_column = {name: levels[f"levels/{name}"] for name in plan.scored}
+    return choose_tree(plan.score_pairs, scores, by_column, noise_of_pair=tree_noise(plan))
+
+
+def fit(
+    plan: MeasurePlan, tree: Mapping[str, str], queries: tuple[Query, ...], tables: Mapping[str, NDArray[Any]]
+) -> TreeModel:
+    """The model of noisy tables, those of round 1 and of round 3 together. Post-processing: it sees no patient.
+
+    Args:
+        plan: What was fixed beforehand.
+        tree: The parent of each column that has one.
+        queries: `plan.one_ways` and `pair_queries(...)`.
+        tables: By query name, summed over hospitals.
+
+    Raises GEM701 for a table that does not answer its query.
+    """
+    if set(tables) != {query.name for query in queries}:
+        raise GemelError("GEM701", "The tables are not those of the plan.")
+    for query in queries:
+        check_table(query, plan.domain, np.asarray(tables[query.name]))
+    structure, total = structure_of(plan, tree), total_of(tables, queries)
+    with_state, state, with_parent, _ = fit_potentials(structure, queries, tables, total)
+    return TreeModel(structure, state, with_state, with_parent, total, queries)
+
+
+def fit_private(
+    domain: Domain, codes: Codes, *, epsilon: float, delta: float, noise: NoiseSource
+) -> PrivateFit:
+    """Measure and fit the patients of one table under (epsilon, delta)-DP, one patient more or fewer.
+
+    Raises GEM705 for a domain that has no anchors or no features, GEM303 for an impossible budget.
+    """
+    plan = plan_for(domain, epsilon=epsilon, delta=delta)
+    levels = add_noise(plan.one_ways, count(plan.one_ways, domain, codes), noise)
+    tree: dict[str, str] = {}
+    if plan.score_pairs:
+        exact = count_scores(domain, codes, plan.score_pairs)
+        tree = tree_of(plan, levels, exact + noise.discrete_gaussian(plan.score_sigma, exact.shape))
+    queries = pair_queries(plan, levels, tree)
+    pairs = add_noise(queries, count(queries, domain, codes), noise)
+    model = fit(plan, tree, (*plan.one_ways, *queries), {**levels, **pairs})
+    mechanisms = (*plan.mechanisms((1, 2)), *charged(queries))
+    return PrivateFit(model, plan, mechanisms, epsilon_of(mechanisms, delta=delta), delta)
+
+
+def charged(queries: tuple[Query, ...]) -> tuple[Mechanism, ...]:
+    """What releasing the tables costs a patient."""
+    sigmas = [query.sigma for query in queries]
+    return tuple(noisy_tables(sigma, sigmas.count(sigma)) for sigma in sorted(set(sigmas)))
+
+
+def plan_for(domain: Domain, *, epsilon: float, delta: float) -> MeasurePlan:
+    """The plan whose releases cost at most (epsilon, delta), by the accountant of privacy losses."""
+    rho = _rho_of(epsilon, delta)
+    return measure_plan(domain, rho=rho)
+
+
+def _rho_of(epsilon: float, delta: float) -> float:
+    """The zCDP budget whose discrete Gaussians are (epsilon, delta)-DP: that of one Gaussian of the same precision."""
+    if not (epsilon > 0 and 0 < delta < 1):
+        raise GemelError("GEM303", f"epsilon {epsilon} and delta {delta} are no budget.")
+    low, high = 1e-9, epsilon + 1.0
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        if _delta_of(middle, epsilon) <= delta:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _delta_of(rho: float, epsilon: float) -> float:
+    """delta of a Gaussian of zCDP rho at epsilon, exactly (Balle & Wang, ICML 2018, theorem 8)."""
+    mu = math.sqrt(2 * rho)
+
+    def below(x: float) -> float:
+        return 0.5 * math.erfc(-x / math.sqrt(2))
+
+    return below(mu / 2 - epsilon / mu) - math.exp(epsilon) * below(-mu / 2 - epsilon / mu)

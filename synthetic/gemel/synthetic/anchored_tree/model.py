@@ -1,0 +1,165 @@
+"""The fitted model: exact marginals, and any number of cohorts drawn from it. No patient is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemel.core.errors import GemelError
+from gemel.synthetic.anchored_tree.inference import IMPOSSIBLE, Beliefs, Floats, infer
+from gemel.synthetic.anchored_tree.queries import Query
+from gemel.synthetic.anchored_tree.structure import Structure
+from gemel.synthetic.columns import Levels
+from gemel.synthetic.domain import Domain
+
+Given = Mapping[str, Iterable[int]]
+# A condition that fewer than one in this many virtual patients meet is noise: e^-25 is far below what is measured.
+_LEAST_CHANCE = 1e-9
+_ROWS_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True)
+class TreeModel:
+    """A distribution over rows of levels.
+
+    Attributes:
+        state, with_state, with_parent: Log potentials, as `inference.infer` takes them.
+        total: About how many patients the tables were counted on, from the noisy tables; nobody here knows the number.
+        queries: The tables that it was fitted to, with their noise.
+    """
+
+    structure: Structure
+    state: Floats
+    with_state: Mapping[str, Floats]
+    with_parent: Mapping[str, Floats]
+    total: float
+    queries: tuple[Query, ...]
+
+    @property
+    def domain(self) -> Domain:
+        """The public columns."""
+        return self.structure.domain
+
+    @cached_property
+    def beliefs(self) -> Beliefs:
+        """The exact marginals of the cliques."""
+        return infer(self.structure.forest, self.state, self.with_state, self.with_parent)
+
+    def probability(self, given: Given) -> float:
+        """The share of virtual patients who meet a condition."""
+        return float(np.exp(self._conditioned(given).log_total - self.beliefs.log_total))
+
+    def marginal(self, *columns: str) -> Floats:
+        """The exact joint shares of one or two columns, whether their table was measured or not."""
+        sizes = [self.domain.sizes[c] for c in columns]
+        if len(columns) == 1:
+            return self._one_way(self.beliefs, columns[0])
+        first, second = columns
+        rows = []
+        for level in range(sizes[0]):
+            chance = self.probability({first: [level]})
+            rows.append(chance * self._one_way(self._conditioned({first: [level]}), second))
+        return np.stack(rows)
+
+    def sample(self, patients: int, *, seed: int, given: Given | None = None) -> dict[str, Levels]:
+        """Rows of levels {column: (n,)}; equal arguments give equal rows.
+
+        Rows are drawn so that within each state and parent's level a column has its expected counts to within one
+        (systematic sampling), in an order drawn anew for each column. So each row follows the model exactly, columns
+        that the model holds independent are, and shares have less chance in them than those of independent rows.
+
+        Args:
+            patients: How many.
+            seed: Of `numpy.random.SeedSequence`.
+            given: Levels that columns must have: the model is conditioned exactly, no row is drawn in vain.
+
+        Raises:
+            GemelError: GEM704 for an unknown column or level, or a condition that nobody in the model meets.
+        """
+        if patients < 1:
+            raise ValueError(f"patients must be at least 1, got {patients}")
+        beliefs = self._conditioned(given) if given else self.beliefs
+        structure, generator = (
+            self.structure,
+            np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,))),
+        )
+        shares = np.cumsum(beliefs.state)
+        positions = (generator.permutation(patients) + generator.random()) / patients
+        state = np.minimum(np.searchsorted(shares / shares[-1], positions, side="right"), len(shares) - 1)
+        drawn: dict[str, Levels] = {}
+        for member in structure.members:
+            parent = structure.parent.get(member)
+            if parent is None:
+                drawn[member] = _draw(beliefs.upward[member], state, generator)
+            else:
+                above = self.domain.sizes[parent]
+                pair = np.exp(self.with_parent[member] - self.with_parent[member].max())
+                drawn[member] = _draw(
+                    beliefs.upward[member], state * above + drawn[parent], generator, pair=pair
+                )
+        for i, anchor in enumerate(structure.anchors):
+            if anchor.groups is None:
+                drawn[anchor.column] = structure.groups_of[i][state]
+        return {name: drawn[name] for name in self.domain.names}
+
+    def _conditioned(self, given: Given) -> Beliefs:
+        """The marginals given that columns have one of some levels. Raises GEM704 when nobody does."""
+        structure = self.structure
+        state, with_state = self.state.copy(), dict(self.with_state)
+        for column, wanted in given.items():
+            size = self.domain.sizes.get(column)
+            levels = sorted({int(level) for level in wanted})
+            if size is None or not levels or levels[0] < 0 or levels[-1] >= size:
+                raise GemelError("GEM704", f"{column} has no levels {levels}.")
+            barred = np.full(size, 10 * IMPOSSIBLE)
+            barred[levels] = 0.0
+            axis = structure.axis(column)
+            if column in with_state:
+                with_state[column] = with_state[column] + barred
+            elif axis is not None:
+                state = state + barred[structure.groups_of[axis]]
+        beliefs = infer(structure.forest, state, with_state, self.with_parent)
+        if beliefs.log_total - self.beliefs.log_total < np.log(_LEAST_CHANCE):
+            raise GemelError(
+                "GEM704", f"Nobody in the model has these levels of {', '.join(given)} together."
+            )
+        return beliefs
+
+    def _one_way(self, beliefs: Beliefs, column: str) -> Floats:
+        if column in self.with_state:
+            return np.asarray(beliefs.with_state[column].sum(axis=0), np.float64)
+        groups = self.structure.groups_of[self.structure.place(column)]
+        found = np.bincount(groups, weights=beliefs.state, minlength=self.domain.sizes[column])
+        return found.astype(np.float64)
+
+
+def _draw(
+    upward: Floats, group: NDArray[np.intp], generator: np.random.Generator, *, pair: Floats | None = None
+) -> Levels:
+    """A level for each row, by systematic sampling among the rows of its group (state, or state and parent's level)."""
+    order = _shuffled(group, generator)
+    ordered = group[order]
+    present, first, size = np.unique(ordered, return_index=True, return_counts=True)
+    rows = upward[present] if pair is None else upward[present // len(pair)] * pair[present % len(pair)]
+    shares = np.cumsum(rows, axis=1)
+    shares /= shares[:, -1:]
+    which = np.repeat(np.arange(len(present)), size)
+    rank = np.arange(len(group)) - first[which]
+    position = (rank + generator.random(len(present))[which]) / size[which]
+    # One search for all groups: each group's shares lie in an interval of its own.
+    flat = (shares + np.arange(len(present))[:, None]).ravel()
+    found = np.searchsorted(flat, position + which, side="right") - which * upward.shape[1]
+    levels = np.empty(len(group), np.intp)
+    levels[order] = np.clip(found, 0, upward.shape[1] - 1)
+    return levels
+
+
+def _shuffled(group: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.intp]:
+    """An order in which groups follow each other, and the rows of each are shuffled."""
+    shuffle = generator.permutation(len(group))
+    result: NDArray[np.intp] = shuffle[np.argsort(group[shuffle], kind="stable")]
+    return result
