@@ -83,13 +83,7 @@ def model_card(
         "twin": card_fields(definition),
         "cohort": msgspec.to_builtins(programme.cohort),
         "features": [_feature(feature) for feature in programme.columns],
-        "training": {
-            **msgspec.to_builtins(study.training),
-            "rounds_done": sum(task["task"].startswith("train/") for task in tasks),
-            "strategy": msgspec.to_builtins(study.strategy),
-            "aggregation": msgspec.to_builtins(study.aggregation),
-            "pace": msgspec.to_builtins(study.pace),
-        },
+        "training": _training(study, tasks),
         "privacy": _privacy(study, state),
         "evaluation": {
             "scores": scores,
@@ -117,6 +111,16 @@ def _programme(programme: Programme) -> dict[str, Any]:
         "targets": [msgspec.to_builtins(target) for target in programme.targets],
         "endpoints": [msgspec.to_builtins(endpoint) for endpoint in programme.endpoints],
         "treatments": [msgspec.to_builtins(treatment) for treatment in programme.treatments],
+    }
+
+
+def _training(study: Study, tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        **msgspec.to_builtins(study.training),
+        "rounds_done": sum(task["task"].startswith("train/") for task in tasks),
+        "strategy": msgspec.to_builtins(study.strategy),
+        "aggregation": msgspec.to_builtins(study.aggregation),
+        "pace": msgspec.to_builtins(study.pace),
     }
 
 
