@@ -15,10 +15,9 @@ from gemel.synthetic.anchored_tree.mechanism import (
 from gemel.synthetic.anchored_tree.model import TreeModel
 from gemel.synthetic.anchored_tree.plan import MeasurePlan, measure_plan, pair_queries
 from gemel.synthetic.anchored_tree.queries import Query
-from gemel.synthetic.anchored_tree.scores import SCORE_SENSITIVITY, choose_tree, count_scores
+from gemel.synthetic.anchored_tree.scores import choose_tree, count_scores
 
 __all__ = [
-    "SCORE_SENSITIVITY",
     "MeasurePlan",
     "PrivateFit",
     "Query",

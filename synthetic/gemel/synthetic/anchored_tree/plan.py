@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.synthetic.anchored_tree.queries import Query
-from gemel.synthetic.anchored_tree.scores import SCORE_SENSITIVITY
 from gemel.synthetic.anchored_tree.structure import Anchor, Structure
 from gemel.synthetic.columns import Column, Numbers, Role, Times
 from gemel.synthetic.domain import Domain
@@ -64,8 +63,7 @@ class MeasurePlan:
         if 1 in rounds:
             found += [_discrete(self.one_ways[0].sigma, len(self.one_ways))]
         if 2 in rounds and self.score_pairs:
-            # Each score moves by at most its sensitivity: together a Gaussian query of sensitivity root of their number.
-            found += [_discrete(self.score_sigma / SCORE_SENSITIVITY, len(self.score_pairs))]
+            found += [_discrete(self.score_sigma, len(self.score_pairs))]
         if 3 in rounds:
             found += [_discrete(self.pair_precision**-0.5, 1)]
         return tuple(found)
@@ -86,7 +84,7 @@ def measure_plan(domain: Domain, *, rho: float) -> MeasurePlan:
         shares["levels"] += shares.pop("scores")
     pairs = len(scored) * (len(scored) - 1) // 2
     level_sigma = math.sqrt(len(domain.columns) / (precision * shares["levels"]))
-    score_sigma = SCORE_SENSITIVITY * math.sqrt(pairs / (precision * shares["scores"])) if pairs else math.inf
+    score_sigma = math.sqrt(pairs / (precision * shares["scores"])) if pairs else math.inf
     return MeasurePlan(
         domain,
         anchors,

@@ -1,9 +1,11 @@
 """How strongly two columns go together at one hospital, and the tree that noisy scores choose.
 
 A hospital's score of two columns is the distance of their table from what it would be were they independent *there*:
-the sum of |M - a b' / n|. One patient more or fewer moves M by 1 and a b' / n by less than 3, so a score by less than 4.
-Against the hospital's own independence, not everybody's: then summed scores find what goes together however unlike the
-hospitals are.
+a quarter of the sum of |M - a b' / n|, rounded down. Against the hospital's own independence, not everybody's: then summed
+scores find what goes together however unlike the hospitals are.
+
+Sensitivity. One patient more, in row i and column j, changes M - a b' / n by n / (n + 1) (e_i - a / n)(e_j - b / n)', whose
+1-norm is less than 2 · 2. So a quarter of it changes by less than one, and rounded down by at most one.
 """
 
 from __future__ import annotations
@@ -18,12 +20,11 @@ from gemel.synthetic.domain import Codes, Domain
 
 Pair = tuple[str, str]
 
-# The distance moves by at most 4 - 2 / (n + 1): below a whole number, so that rounding to whole numbers adds nothing.
-SCORE_SENSITIVITY = 4
+_QUARTER = 4
 
 
 def count_scores(domain: Domain, codes: Codes, pairs: Sequence[Pair]) -> NDArray[np.int64]:
-    """The exact scores (pairs,) of one hospital, in whole numbers; a patient more or fewer moves each by at most 4."""
+    """The exact scores (pairs,) of one hospital, in whole numbers; a patient more or fewer moves each by at most one."""
     return np.array([_score(domain, codes, a, b) for a, b in pairs], dtype=np.int64)
 
 
@@ -47,7 +48,7 @@ def choose_tree(
         noise_of_pair: The sigma of a table of the tree.
     """
     gains = [
-        float(score) - _by_chance(levels[a], levels[b], noise_of_pair)
+        _QUARTER * float(score) - _by_chance(levels[a], levels[b], noise_of_pair)
         for (a, b), score in zip(pairs, scores, strict=True)
     ]
     root: dict[str, str] = {name: name for pair in pairs for name in pair}
@@ -91,6 +92,7 @@ def _score(domain: Domain, codes: Codes, first: str, second: str) -> int:
     table = np.bincount(codes[first] * columns + codes[second], minlength=rows * columns).reshape(
         rows, columns
     )
-    n = table.sum()
-    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / max(int(n), 1)
-    return round(float(np.abs(table - expected).sum()))
+    n = int(table.sum())
+    # n times the distance: whole numbers, without a rounding error.
+    apart = n * table.astype(np.int64) - np.outer(table.sum(axis=1), table.sum(axis=0))
+    return int(np.abs(apart).sum()) // (_QUARTER * max(n, 1))
