@@ -49,7 +49,7 @@ _VALIDATION = Validation(
         "Hospitals in the evidence are random parts of one cohort; real ones differ more.",
         "Blood pressure is missing for three in four people of the evidence; its effect is weakly known.",
         "Diseases that are diagnosed together count as independent within a year: a first cardiovascular disease of any kind is "
-        "predicted a fifth too often, while each kind is not.",
+        "predicted a quarter too often, while each kind is not.",
         "Of 411 patients with paired biopsies (Singh 2015) 34 % progressed and 22 % improved in 5.2 years; the published rates "
         "give 31 % and 9 %.",
         "Stages count for death alone: no verified ratio was found for cardiovascular diseases.",
