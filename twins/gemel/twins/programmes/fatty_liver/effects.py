@@ -21,8 +21,8 @@ BY_PRESSURE = {
 }
 
 # Statins, for 1 mmol/L less LDL cholesterol: Cholesterol Treatment Trialists, Lancet 2005;366:1267 (14 trials), abstract.
-# GLP-1 receptor agonists in type 2 diabetes: Diabetes Obes Metab 2020;22:203 (seven trials), abstract; heart failure
-# (0.93, 0.83 to 1.04) is not carried.
+# GLP-1 receptor agonists in type 2 diabetes: Diabetes Obes Metab 2020;22:203 (seven trials), abstract, odds ratios, of
+# events rare enough to be taken for hazard ratios; heart failure (0.93, 0.83 to 1.04) is not carried.
 BY_DRUG = {
     "statin": {"death": 0.88, "myocardial_infarction": 0.77, "stroke": 0.83},
     "glp_1_receptor_agonist": {"death": 0.90, "myocardial_infarction": 0.91, "stroke": 0.86},
