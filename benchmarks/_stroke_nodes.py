@@ -14,7 +14,7 @@ from gemel.twins.definition import OpenPerson
 from gemel.twins.programmes.stroke import PROGRAMME
 from gemel.twins.programmes.stroke.open_data import person, read_rows
 
-# A node has at least so many patients where that leaves enough nodes.
+# A node has at least so many patients, fewer where there would not be enough nodes.
 LEAST_PATIENTS, LEAST_NODES = 200, 20
 
 People = dict[str, list[OpenPerson]]
@@ -34,7 +34,7 @@ def parts(people: Mapping[str, Sequence[OpenPerson]], *, least_nodes: int = LEAS
     while len(nodes({name: len(members) for name, members in pieces.items()})) < least_nodes:
         largest = max(pieces, key=lambda name: (hospitals(pieces[name]) > 1, len(pieces[name]), name))
         if hospitals(pieces[largest]) < 2:
-            break
+            break  # too few hospitals for so many nodes
         members = pieces.pop(largest)
         pieces[f"{largest}.1"], pieces[f"{largest}.2"] = _halves(members)
     return pieces
@@ -42,9 +42,10 @@ def parts(people: Mapping[str, Sequence[OpenPerson]], *, least_nodes: int = LEAS
 
 def nodes(sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
     """Name -> the pieces of each node: large pieces alone, small ones together, the largest to the node with the fewest."""
-    alone = {name: (name,) for name, size in sizes.items() if size >= LEAST_PATIENTS}
+    least = min(LEAST_PATIENTS, 2 * sum(sizes.values()) // (3 * LEAST_NODES))
+    alone = {name: (name,) for name, size in sizes.items() if size >= least}
     small = sorted((name for name in sizes if name not in alone), key=lambda name: (-sizes[name], name))
-    count = max(1, sum(sizes[name] for name in small) // LEAST_PATIENTS) if small else 0
+    count = max(1, sum(sizes[name] for name in small) // max(least, 1)) if small else 0
     groups: list[list[str]] = [[] for _ in range(count)]
     for name in small:
         min(groups, key=lambda group: sum(sizes[member] for member in group)).append(name)

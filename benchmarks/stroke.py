@@ -64,7 +64,8 @@ LARGE_COUNTRY, MOST_COUNTRIES = 300, 8
 WITHIN_COVERAGE = 0.03
 # The whole trial's randomised differences in points of risk, with their 95 % intervals (19,285 people).
 BY_LOT = {"aspirin": (-1.25, -2.61, 0.11), "heparin": (0.03, -1.33, 1.39)}
-SEEN_ON_DAYS: tuple[tuple[float, ...], ...] = ((), (3.0,), (3.0, 7.0, 10.0), (3.0, 7.0, 10.0, 14.0))
+# On which days a ward looks whether a patient is home: none, after a week, three times, and on day 14 too.
+SEEN_ON_DAYS: tuple[tuple[float, ...], ...] = ((), (7.0,), (3.0, 7.0, 10.0), (3.0, 7.0, 10.0, 14.0))
 LANDMARK = 14.0
 
 Sites = dict[str, Dataset]
@@ -193,7 +194,8 @@ def place(
     """Calibration and coverage at one place; the counts of places that were off, and of those that were flagged."""
     off, flagged = counted
     for name, measured in calibration(twin, there).items():
-        told = measured.flag is Flag.NEEDS_LOCAL_RECALIBRATION
+        # Told to recalibrate, or that too few patients can tell: never that it fits.
+        told = measured.flag is not Flag.FITS
         out.row(
             case,
             f"O/E {name}, {side}",
@@ -215,7 +217,7 @@ def places(out: Measured, who: str, found: Mapping[str, list[float]], off: int, 
     """The bars of all places together."""
     out.bar(f"{who}: lowest O/E after local recalibration", min(found["O/E after"]), 0.9, "min")
     out.bar(f"{who}: highest O/E after local recalibration", max(found["O/E after"]), 1.1, "max")
-    out.bar(f"{who}: share flagged of those off before ({off})", flagged / off if off else 1.0, 1.0, "min")
+    out.bar(f"{who}: share warned of those off before ({off})", flagged / off if off else 1.0, 1.0, "min")
     away = max(abs(share - NOMINAL) for share in found["coverage"])
     out.bar(f"{who}: farthest conformal coverage from {NOMINAL:g}", away, WITHIN_COVERAGE, "max")
 
