@@ -178,7 +178,7 @@ class HazardTwin(Twin):
                     None if covariates is None else covariates[rows],
                 )
                 hazards[:, first : first + at_once] = (
-                    torch.exp(eta).reshape(patients, -1, outcomes, steps).numpy()
+                    torch.exp(eta).reshape(patients, len(some), outcomes, steps).numpy()
                 )
         return hazards
 
