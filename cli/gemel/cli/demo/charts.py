@@ -147,13 +147,6 @@ def discrimination(
 def risk_courses(what_if: WhatIf) -> Markup:
     """Small multiples: expected risk over time under the plan (solid) and the other (dashed), each with its range."""
     names = [name for name in what_if.with_plan if name in what_if.with_other]
-    curves = [
-        c[name]
-        for c in (what_if.with_plan, what_if.with_other, *what_if.high.values())
-        for name in names
-        if name in c
-    ]
-    top = _nice(max((value for curve in curves for value in curve), default=0.0))
     cells = []
     for name in names:
         bands = [
@@ -161,6 +154,8 @@ def risk_courses(what_if: WhatIf) -> Markup:
             for side in ("plan", "other")
         ]
         pair = what_if.with_plan[name], what_if.with_other[name]
+        highest = [high for _, high in bands if high]
+        top = _nice(max(value for curve in (*pair, *highest) for value in curve))
         cells.append(_Cell(what_if.titles.get(name, name), pair, bands, 0.0, top, "{:.1%}"))
     label = "Expected risk over time under both plans; the table below gives the numbers."
     return _multiples(cells, what_if.times, label)
