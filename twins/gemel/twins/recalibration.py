@@ -47,7 +47,7 @@ class Correction(StrEnum):
 
 
 class Flag(StrEnum):
-    """What a hospital is told before it uses a twin."""
+    """What a hospital is told before it uses a twin: never that it fits where observed over expected is not acceptable."""
 
     FITS = "fits"
     NEEDS_LOCAL_RECALIBRATION = "needs local recalibration"
@@ -220,7 +220,8 @@ def _decided(
         correction = Correction.INTERCEPT
     off = not ratio.reaches(1.0, within=margins[0]) and not _between(ratio.value, ACCEPTABLE_RATIO)
     bent = not straight and not _between(slope.value, ACCEPTABLE_SLOPE)
-    flag = Flag.FITS if ratio.inside(TELLING_RATIO) else Flag.UNCLEAR
+    fits = ratio.inside(TELLING_RATIO) and _between(ratio.value, ACCEPTABLE_RATIO)
+    flag = Flag.FITS if fits else Flag.UNCLEAR
     if off or bent:
         flag = Flag.NEEDS_LOCAL_RECALIBRATION
     return Recalibration(ratio, by_bin, alone, with_slope, slope, correction, flag)
