@@ -145,6 +145,9 @@ def _accuracy_bars(taken: Taken, everybody: Dataset) -> Lines:
         loss = mean(case, "age and sex, pooled", "Brier") - mean(case, private, "Brier")
         bars.append(bar(f"{outcome}: AUC, {private} - age and sex", gain, 0.0, "min"))
         bars.append(bar(f"{outcome}: Brier, age and sex - {private}", loss, 0.0, "min"))
+    for outcome in OUTCOMES:
+        away = abs(mean(f"{outcome}, {YEARS} years", private, "observed/expected") - 1)
+        bars.append(bar(f"{outcome}: |observed/expected - 1|, {private}", away, 0.1, "max"))
     death = f"death, {YEARS} years"
     cost = mean(death, private, "AUC") - mean(death, "pooled, no privacy", "AUC")
     bars.append(bar(f"death: AUC, {private} - pooled", cost, -0.02, "min"))
@@ -169,7 +172,7 @@ def calibration(sites: Mapping[str, Dataset]) -> tuple[Lines, Lines]:
         used = scores.at_risk(held_out, place)
         edges = np.quantile(incidence[used, place], np.linspace(0.1, 0.9, 9))
         tenth = np.searchsorted(edges, incidence[:, place], side="right")
-        apart = []
+        apart, beyond = [], []
         for number in range(10):
             chosen = np.flatnonzero(used & (tenth == number))
             expected = float(incidence[chosen, place].mean())
@@ -180,10 +183,16 @@ def calibration(sites: Mapping[str, Dataset]) -> tuple[Lines, Lines]:
                 row(f"{outcome}, decile {number + 1}", "predicted", 100 * expected, "%"),
                 row(f"{outcome}, decile {number + 1}", "observed", 100 * expected * ratio, "%"),
             ]
+            weight = scores.followed(held_out.take(chosen), place, years=YEARS).weight
+            people = weight.sum() ** 2 / (weight**2).sum()
             apart.append(abs(ratio - 1) * expected)
-        bars.append(
-            bar(f"{outcome}: mean |observed - predicted| over deciles", statistics.mean(apart), 0.025, "max")
+            beyond.append(apart[-1] / np.sqrt(expected * (1 - expected) / people))
+        rows.append(
+            row(f"{outcome}, mean |observed - predicted|", "deciles", 100 * statistics.mean(apart), "points")
         )
+        # In standard errors of the observed share, so that the bar is the same for few people: chance alone gives 0.8.
+        name = f"{outcome}: mean |observed - predicted| over deciles, in standard errors"
+        bars.append(bar(name, statistics.mean(beyond), 1.5, "max"))
     return rows, bars
 
 
