@@ -325,7 +325,7 @@ def main() -> None:
     size = (
         {"seeds": 1, "fresh": 200, "splits": 1}
         if arguments.quick
-        else {"seeds": 3, "fresh": 300, "splits": 4}
+        else {"seeds": 2, "fresh": 300, "splits": 4}
     )
     result = json.dumps(measure(**size, data=arguments.data), indent=2, ensure_ascii=False)
     if arguments.json:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gemel.core.programme import Programme
 from gemel.twins.programmes.type_2_diabetes import DRUG_CLASSES
 from gemel.twins.programmes.type_2_diabetes.physiology import (
+    DRIFT,
     FULL_FILTRATION_ML_MIN,
     LIFESTYLE,
     RESPONSE,
@@ -110,8 +111,8 @@ class Encoder(nn.Module):
     Parameters (c classes, m modifiers): deviation (4,), log of the standard deviation of the three kinds of evidence and of a
     quarter's staleness; offset (2,) of the latter two kinds; slope (1,) of fasting glucose; people (m,), what people like this
     have; strength (c,) and strength_by (c, m + 1), log of the response, by modifiers and glycaemia; fade (c,); weight_gain
-    (1 + c,), kg a year of everybody and of who starts a class; spread (3,), log of what people differ by in response, lifestyle
-    and gain of weight.
+    (1 + c,), kg a year of everybody and of who starts a class. By how much people differ in response, lifestyle and gain of
+    weight is public and stays: see `TypeTwoDiabetesTwin.target_loss`.
     """
 
     def __init__(self) -> None:
@@ -125,7 +126,6 @@ class Encoder(nn.Module):
         self.strength_by = nn.Parameter(torch.zeros(classes, modifiers + 1))
         self.fade = nn.Parameter(torch.zeros(classes))
         self.weight_gain = nn.Parameter(torch.zeros(1 + classes))
-        self.spread = nn.Parameter(torch.tensor([RESPONSE.spread, LIFESTYLE.spread, 2.0]).log())
 
     def forward(self, inputs: Theta) -> PersonEncoding:
         """Encode B persons from `encoder_inputs` as tensors."""
@@ -138,7 +138,6 @@ class Encoder(nn.Module):
             (resting_product(hba1c + sign * unsure) / sensitivity).clamp(1e-3, 1 - 1e-3) for sign in (1, -1)
         )
         width = (torch.special.logit(lower) - torch.special.logit(higher)) / 2
-        spread = self.spread.exp()
         ones = torch.ones_like(hba1c)
         theta = {
             "insulin_sensitivity": sensitivity,
@@ -159,9 +158,9 @@ class Encoder(nn.Module):
             "beta_cell_function": width.clamp(0.01, 3.0),
             "beta_cell_decline": ones * BETA_CELL_DECLINE.spread,
             "body_weight": inputs["weight"][:, 1] / inputs["weight"][:, 0],
-            "response": ones * spread[0],
-            "lifestyle": ones * spread[1],
-            "weight_drift": ones * spread[2],
+            "response": ones * RESPONSE.spread,
+            "lifestyle": ones * LIFESTYLE.spread,
+            "weight_drift": ones * DRIFT.spread,
         }
         return PersonEncoding(theta, differs)
 
