@@ -38,12 +38,14 @@ def two_plans(
     """What the joint twin expects of the example under its two plans; None for a programme without treatments.
 
     `people` are those that the hospitals trained with: they say whether such a patient ever got such a plan. Their records are
-    open here; in a federation each hospital asks its own.
+    open here; in a federation each hospital asks its own. What none of them was measured for is taken as not known of the
+    example either: the trained twin has learned nothing of it.
     """
     programme = twin.programme
     if not example.plan.treatments and not example.other_plan.treatments:
         return None
     row = patient_row(programme, example.values)
+    row[:, np.isnan(people.values).all(axis=0)] = np.nan
     plans = {"plan": example.plan, "other": example.other_plan}
     answer = what_if(twin, row, *plans.values(), evidence=LocalSupport(people.values), paths=0, seed=seed)
     told = {
