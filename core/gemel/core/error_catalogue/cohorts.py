@@ -28,17 +28,17 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Choose bounds among the column's public edges, or a level that it has.",
         ExitCode.REFUSED,
     ),
+    "GEM705": CatalogueEntry(
+        "A plan of virtual cohorts does not fit its domain",
+        "A table names no column of the domain, the tree is none, or nothing is there to tie the columns to.",
+        "Plan anew from the programme version that the study names.",
+        ExitCode.REFUSED,
+    ),
     "GEM720": CatalogueEntry(
         "What was chosen for a virtual cohort cannot be counted",
         "A round of synthesis was asked for pairs that are no spanning tree of the programme's public columns, or for other numbers "
         "of tables than the study is charged for. Nothing was counted.",
         "The coordinator's software differs from the node's, or lies: compare their versions.",
-        ExitCode.REFUSED,
-    ),
-    "GEM705": CatalogueEntry(
-        "A plan of virtual cohorts does not fit its domain",
-        "A table names no column of the domain, the tree is none, or nothing is there to tie the columns to.",
-        "Plan anew from the programme version that the study names.",
         ExitCode.REFUSED,
     ),
 }
