@@ -44,7 +44,6 @@ from _stroke_scores import (
     six_months,
 )
 
-from gemel.core.canonical import document_hash
 from gemel.core.dataset import Dataset
 from gemel.core.programme import DAYS_PER_YEAR
 from gemel.twins.causal.estimand import declare
@@ -290,15 +289,17 @@ def measure(path: Path, test: Path | None, *, quick: bool) -> dict[str, Any]:
     out.row("nodes", "all", len(sites), "nodes", people=sum(map(len, sites.values())))
     out.row("hospitals", "all", hospitals(m for members in people.values() for m in members), "hospitals")
     out.bar("nodes", len(sites), 20, "min")
-    others = joined(read(people_by_country(test))[0].values()) if test is not None else None
+    others, other_numbers = None, {}
+    if test is not None:
+        elsewhere_pieces, other_numbers = read(people_by_country(test))
+        others = joined(elsewhere_pieces.values())
     splits, draws, countries = (1, 1, 2) if quick else (2, 3, MOST_COUNTRIES)
     twins = discrimination(out, sites, others, splits=splits, draws=draws)
     effects(out, twins, joined(sites.values()))
-    last = split_anew(sites, splits - 1)
-    held_out = joined(site.split()[1] for site in last.values())
-    renamed = {document_hash([splits - 1, name])[:32]: number for name, number in numbers.items()}
     for side in ("federated", "epsilon 3"):
-        observations(out, side, twins[side][0], held_out, renamed, path)
+        observations(out, side, twins[side][0], joined(sites.values()), numbers, path)
+        if others is not None and test is not None:
+            observations(out, f"{side}, other hospitals", twins[side][0], others, other_numbers, test)
     elsewhere(out, pieces, countries=countries)
     return {"name": "stroke", "machine": machine(), "rows": out.rows, "bars": out.bars}
 

@@ -36,13 +36,13 @@ def test_nothing_seen_changes_nothing(twin):
     )
 
 
-def test_it_is_bayes_rule_over_fates(twin):
+def test_it_is_bayes_rule_over_fates_with_tempered_evidence(twin):
     seen = {"at_home": series((7.0, 0.0), (12.0, 1.0))}
     # By hand: alive on day 12 first, then each fate times its chance to go home between days 7 and 12.
     before = twin.assimilate(VALUES, {"death": series((12.0, 0.0))}).predict()
     levels, dies = before.targets["rankin_6_months"][0], before.cumulative_incidence[0, -1, 0]
     home = [individual._home_by(day) for day in (7.0, 12.0)]
-    chance = home[1] - home[0]
+    chance = (home[1] - home[0]) ** individual.HOME_EVIDENCE
     weight = np.append((1 - dies) * levels, dies) * chance
     weight /= weight.sum()
     after = twin.assimilate(VALUES, seen).predict()
