@@ -66,7 +66,7 @@ _FINDINGS = {
     "atrial_fibrillation": 1.0,
     "infarct_visible": 0.0,
     "haemorrhage": 0.0,
-    "hypertension": 1.0,
+    "hypertension": 0.0,
     "diabetes": 0.0,
     "aspirin_before": 0.0,
     "heparin_before": 0.0,
