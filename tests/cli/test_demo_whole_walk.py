@@ -37,7 +37,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         [*GEMEL, "demo", "--out", str(out), "--rounds", str(ROUNDS), "--format", "json"],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=420,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
