@@ -101,7 +101,9 @@ def accuracy(sites: Mapping[str, Dataset], *, splits: int, draws: int) -> tuple[
             place = held_out.outcomes.index(outcome)
             risk[:, place] = age_and_sex_incidence(training, held_out, place)[:, YEARS]
         _take(taken, held_out, risk, "age and sex, pooled")
-    return _rows(taken), _accuracy_bars(taken, pool(list(sites.values())))
+    # One split and one draw say nothing of a ratio: with --quick it is a row without a bar.
+    ratios = _ratio_bars(taken, pool(list(sites.values()))) if splits > 1 else []
+    return _rows(taken), [*_accuracy_bars(taken), *ratios]
 
 
 def _take(taken: Taken, held_out: Dataset, risk: np.ndarray, side: str) -> None:
@@ -132,7 +134,7 @@ def _rows(taken: Taken) -> Lines:
     ]
 
 
-def _accuracy_bars(taken: Taken, everybody: Dataset) -> Lines:
+def _accuracy_bars(taken: Taken) -> Lines:
     private = f"federated, epsilon {EPSILON:g}"
 
     def mean(case: str, side: str, unit: str) -> float:
@@ -145,12 +147,21 @@ def _accuracy_bars(taken: Taken, everybody: Dataset) -> Lines:
         loss = mean(case, "age and sex, pooled", "Brier") - mean(case, private, "Brier")
         bars.append(bar(f"{outcome}: AUC, {private} - age and sex", gain, 0.0, "min"))
         bars.append(bar(f"{outcome}: Brier, age and sex - {private}", loss, 0.0, "min"))
-    for outcome in OUTCOMES:
-        away = abs(mean(f"{outcome}, {YEARS} years", private, "observed/expected") - 1)
-        bars.append(bar(f"{outcome}: |observed/expected - 1|, {private}", away, 0.1, "max"))
     death = f"death, {YEARS} years"
     cost = mean(death, private, "AUC") - mean(death, "pooled, no privacy", "AUC")
     bars.append(bar(f"death: AUC, {private} - pooled", cost, -0.02, "min"))
+    return bars
+
+
+def _ratio_bars(taken: Taken, everybody: Dataset) -> Lines:
+    private, bars = f"federated, epsilon {EPSILON:g}", []
+
+    def mean(case: str, side: str, unit: str) -> float:
+        return statistics.mean(taken[case, side, unit])
+
+    for outcome in OUTCOMES:
+        away = abs(mean(f"{outcome}, {YEARS} years", private, "observed/expected") - 1)
+        bars.append(bar(f"{outcome}: |observed/expected - 1|, {private}", away, 0.1, "max"))
     for outcome in RATIOS:
         value, low, high = hazard_ratio(everybody, outcome)
         for side in ("federated, no privacy", private):
