@@ -14,7 +14,7 @@ from gemel.core.concepts import ATC, Concept
 from gemel.core.dataset import CENSORED, OCCURRED, PREVALENT, Dataset
 from gemel.core.programme import DAYS_PER_YEAR, Feature, FeatureKind, Programme, Target, TargetKind
 from gemel.core.series import Series
-from gemel.synthetic.fhir import meeting
+from gemel.synthetic.export.records import meeting
 
 _FLAGS = (FeatureKind.MALE, FeatureKind.PRESENT)
 _START = date(2004, 1, 1)

@@ -41,4 +41,16 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "The coordinator's software differs from the node's, or lies: compare their versions.",
         ExitCode.REFUSED,
     ),
+    "GEM740": CatalogueEntry(
+        "Visits do not fit the virtual cohort",
+        "A visit names a patient that is not there, lies before the index date or after a death, or stands out of order. "
+        "Nothing was written.",
+        "Simulate the visits for this very cohort, and stop at each death.",
+    ),
+    "GEM741": CatalogueEntry(
+        "An exported cohort is not what was signed",
+        "A file that the signed manifest names is missing or was changed.",
+        "Take the cohort again from who generated it.",
+        ExitCode.REFUSED,
+    ),
 }

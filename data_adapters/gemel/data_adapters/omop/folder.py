@@ -11,8 +11,10 @@ from typing import Self
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gemel.core.errors import GemelError
+from gemel.data_adapters.meaning.labels import LABEL
 from gemel.data_adapters.omop.source import BATCH_ROWS, Damage, Only
 from gemel.data_adapters.omop.tables import KNOWN_TABLES
 from gemel.data_adapters.reading.shape import quote_name, quote_text
@@ -23,6 +25,8 @@ _NAMES = ".csv, .csv.gz, .tsv, .tsv.gz or .parquet"
 _VOCABULARY = ("concept", "concept_ancestor")
 # Kinds of damage that end with the record.
 _ONE_RECORD = ("missing columns", "too many columns", "invalid encoding")
+# Where the files of a virtual cohort carry the label.
+_SECURITY = b"gemel.security"
 _MEMORY_LIMIT = "128MB"
 _MAX_LINE_BYTES = 1 << 20  # DuckDB holds sixteen of them for each thread, unless told.
 _BUFFER_BYTES = 1 << 22
@@ -37,6 +41,8 @@ class FolderSource:
             raise GemelError(
                 "GEM250", f"{path.name} holds no PERSON table ({_NAMES}). Not read: {self.unread[:5]}."
             )
+        for file in self._files.values():
+            _refuse_labelled(file)
         self._time_zone = time_zone or "UTC"
         self._spill = tempfile.TemporaryDirectory(prefix="gemel-omop-")
         self._damaged: dict[str, list[Damage]] = {}
@@ -130,6 +136,18 @@ class FolderSource:
                 raise GemelError(
                     "GEM250", f"{self.place(table)} row {row}: {reason}; what follows cannot be told apart."
                 )
+
+
+def _refuse_labelled(file: Path) -> None:
+    """GEM211 for a Parquet file whose schema says that its rows are synthetic: one table alone says so too."""
+    if not file.name.lower().endswith(".parquet"):
+        return
+    try:
+        metadata = pq.read_schema(file).metadata or {}
+    except (OSError, pa.ArrowException):
+        return  # What cannot be read says so when it is.
+    if metadata.get(_SECURITY) == LABEL.encode():
+        raise GemelError("GEM211", f"{file.name} says of itself that it is synthetic ({LABEL}).")
 
 
 def has_person(path: Path) -> bool:

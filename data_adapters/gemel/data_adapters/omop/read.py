@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Container
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gemel.core.errors import GemelError
 from gemel.core.programme import Programme
 from gemel.data_adapters.meaning.concepts import ConceptIndex
 from gemel.data_adapters.meaning.dates import FIRST_YEAR, LAST_YEAR
 from gemel.data_adapters.meaning.facts import Facts
+from gemel.data_adapters.meaning.labels import LABEL
 from gemel.data_adapters.meaning.opt_out import Entry, OptOutList
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
 from gemel.data_adapters.omop.account import OmopAccount
@@ -49,13 +52,14 @@ def read_omop(
             out.
 
     Raises:
-        GemelError: GEM250 when the source is no CDM of these versions, GEM252 when a database cannot be reached. Rows
+        GemelError: GEM211 when the CDM says that it is synthetic, GEM250 when it is none of these versions, GEM252 when a database cannot be reached. Rows
             at fault are counted, not raised.
     """
     account = OmopAccount()
     with open_source(source, time_zone=mapping.time_zone) as opened:
         account.unread = list(opened.unread)
         account.cdm_version = _version(opened)
+        _refuse_labelled(opened)
         stage = Stage(opened, facts, account)
         vocabulary = Vocabulary(stage, facts, programme, ConceptIndex(programme, mapping))
         _read_people(stage, facts, account, withheld)
@@ -92,6 +96,27 @@ def _version(source: OmopSource) -> str:
         if number is not None and number[0] != "5":
             raise GemelError("GEM250", f"CDM_SOURCE says version {version[:20]}; 5.3 and 5.4 are read.")
     return ", ".join(sorted(versions))
+
+
+def _refuse_labelled(source: OmopSource) -> None:
+    """GEM211 when the CDM says that it is synthetic: of itself in CDM_SOURCE, or of its persons by their own ids."""
+    for table in (CDM_SOURCE, PERSON):
+        present = source.columns(table.name) or ()
+        names = [column.name for column in table.columns if column.kind == "text" and column.name in present]
+        batches = source.batches(table.name, names) if names else ()
+        labelled = sum(pc.sum(_labelled(batch)).as_py() or 0 for batch in batches)
+        if labelled:
+            raise GemelError(
+                "GEM211", f"{labelled} rows of {source.place(table.name)} carry the {LABEL} label."
+            )
+
+
+def _labelled(batch: pa.RecordBatch) -> pa.Array:
+    """Which rows have the label as a word of any of their texts."""
+    found = [
+        pc.fill_null(pc.match_substring_regex(column, rf"\b{LABEL}\b"), False) for column in batch.columns
+    ]
+    return functools.reduce(pc.or_, found)
 
 
 def _read_people(

@@ -124,7 +124,15 @@ CONCEPT_ANCESTOR = CdmTable(
         Column("descendant_concept_id", "integer", needed=True),
     ),
 )
-CDM_SOURCE = CdmTable("cdm_source", (Column("cdm_version", "text"),))
+CDM_SOURCE = CdmTable(
+    "cdm_source",
+    (
+        Column("cdm_source_name", "text"),
+        Column("cdm_source_abbreviation", "text"),
+        Column("source_description", "text"),
+        Column("cdm_version", "text"),
+    ),
+)
 
 EVENTS = (
     EventTable(

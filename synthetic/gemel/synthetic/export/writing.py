@@ -1,0 +1,294 @@
+"""A virtual cohort as files: every format from the same records, and a manifest that names them all."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from enum import StrEnum
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from pyarrow import csv, parquet
+
+from gemel.core.errors import GemelError
+from gemel.core.signing import SigningKey
+from gemel.synthetic.cohort import VirtualCohort
+from gemel.synthetic.export.attestation import (
+    MANIFEST,
+    PROVENANCE_FILE,
+    SIGNED_MANIFEST,
+    file_sha256,
+    provenance_resource,
+    sign_manifest,
+)
+from gemel.synthetic.export.croissant import CROISSANT, croissant
+from gemel.synthetic.export.fhir import FHIR_VERSION, Lines, patient_ids
+from gemel.synthetic.export.fhir_check import Checker
+from gemel.synthetic.export.omop import omop_tables
+from gemel.synthetic.export.publisher import HEALTH_DCAT, Publisher
+from gemel.synthetic.export.reading import changed, table_of
+from gemel.synthetic.export.records import Records, Visits, records_of
+from gemel.synthetic.export.table import table
+from gemel.synthetic.provenance import read_provenance
+
+# Patients of one file of resources. Fewer at a time stay in the processor's caches.
+PATIENTS_PER_FILE = 20_000
+_AT_ONCE = 1_000
+
+
+class Format(StrEnum):
+    """What a cohort can be written as."""
+
+    FHIR = "fhir"  # fhir/TYPE.ndjson, as a Bulk Data export
+    BUNDLES = "bundles"  # bundles/Bundle.ndjson: a transaction for each patient
+    OMOP = "omop"  # omop/TABLE.parquet, CDM 5.4
+    PARQUET = "parquet"  # cohort.parquet
+    CSV = "csv"  # cohort.csv
+    CROISSANT = "croissant"  # croissant.json
+    HEALTH_DCAT = "health_dcat"  # health_dcat.ttl
+
+
+USUAL_FORMATS = tuple(format for format in Format if format is not Format.BUNDLES)
+
+
+def write(
+    cohort: VirtualCohort,
+    folder: Path,
+    *,
+    provenance: Mapping[str, Any],
+    formats: Iterable[Format] = USUAL_FORMATS,
+    report: Path | None = None,
+    key: SigningKey | None = None,
+    visits: Visits | None = None,
+    publisher: Publisher | None = None,
+    workers: int = 1,
+) -> list[Path]:
+    """Write the cohort under `folder`; returns the files, the manifest last.
+
+    All formats say the same: what a record says counts. Where a drawn row has values that no one record can have, the
+    manifest counts under `adjusted` how many rows of a column say something else than was drawn. Equal arguments give
+    equal bytes, whatever the number of workers.
+
+    Args:
+        cohort: What was sampled.
+        folder: Made if it is not there; files of these names are replaced, once all are complete.
+        provenance: The document that the cohort was sampled under.
+        formats: What to write; `cohort.json` is always written.
+        report: The report on the cohort, whose hash goes into the Provenance, the manifest and CDM_SOURCE.
+        key: The generator's, which signs the Provenance and `cohort.signed.json`; without one nothing is signed.
+        visits: Further visits with measured values, from a simulated trajectory.
+        publisher: Who publishes it, for the catalogue's record.
+        workers: Processes that write FHIR.
+
+    Raises:
+        GemelError: GEM702 for another provenance, GEM703 when a resource fails its checks, GEM740 for visits that do
+            not fit; then nothing is written.
+    """
+    if read_provenance(provenance) != cohort.provenance:
+        raise GemelError("GEM702", "The provenance is not the one that this cohort was sampled under.")
+    wanted = frozenset(formats)
+    records = records_of(cohort, visits)
+    said, adjusted = _as_said(cohort, records)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
+        unfinished = Path(made)
+        _write_formats(said, records, unfinished, wanted, report=report, workers=workers)
+        _attest(said, unfinished, wanted, report=report, key=key, publisher=publisher, adjusted=adjusted)
+        names = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file())
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (unfinished / name).replace(folder / name)
+    return [folder / name for name in sorted(names, key=lambda name: name.name == MANIFEST)]
+
+
+def _as_said(cohort: VirtualCohort, records: Records) -> tuple[VirtualCohort, dict[str, int]]:
+    """The cohort as its records say it, and how many rows of a column that changed."""
+    found = table_of(records)
+    # A target that nobody modelled stays unknown: that no record says so is no answer.
+    targets = np.where(np.isnan(cohort.targets).all(axis=0), np.float32(np.nan), found.targets)
+    found = replace(found, targets=targets.astype(np.float32))
+    adjusted = changed(cohort, found)
+    return replace(
+        cohort,
+        values=found.values,
+        time_years=found.time_years,
+        event=found.event,
+        targets=found.targets,
+    ), adjusted
+
+
+def _write_formats(
+    cohort: VirtualCohort,
+    records: Records,
+    folder: Path,
+    formats: frozenset[Format],
+    *,
+    report: Path | None,
+    workers: int,
+) -> None:
+    for format in (Format.FHIR, Format.BUNDLES):
+        if format in formats:
+            (folder / format).mkdir()
+            _write_resources(records, folder / format, bundled=format is Format.BUNDLES, workers=workers)
+    if Format.OMOP in formats:
+        (folder / Format.OMOP).mkdir()
+        tables = omop_tables(
+            records,
+            created=cohort.provenance.created,
+            study_sha256=cohort.provenance.study_sha256,
+            report_sha256=None if report is None else file_sha256(report),
+        )
+        for name, rows in tables.items():
+            parquet.write_table(rows, folder / Format.OMOP / f"{name}.parquet")
+    if formats & {Format.PARQUET, Format.CSV}:
+        rows = table(cohort)
+        if Format.PARQUET in formats:
+            parquet.write_table(rows, folder / "cohort.parquet")
+        if Format.CSV in formats:
+            csv.write_csv(rows, folder / "cohort.csv")
+
+
+def _write_resources(records: Records, folder: Path, *, bundled: bool, workers: int) -> None:
+    """Files of at most `PATIENTS_PER_FILE` patients each, numbered when there are several."""
+    starts = range(0, len(records), PATIENTS_PER_FILE)
+    several = len(starts) > 1
+    parts = (
+        (
+            records.part(start, start + PATIENTS_PER_FILE),
+            folder,
+            f".{number:05d}" if several else "",
+            bundled,
+        )
+        for number, start in enumerate(starts)
+    )
+    if workers == 1 or not several:
+        for part in parts:
+            _write_part(*part)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+        for task in [pool.submit(_write_part, *part) for part in parts]:
+            task.result()
+
+
+def _write_part(records: Records, folder: Path, suffix: str, bundled: bool) -> None:
+    """Write and check the resources of some patients."""
+    checker = Checker(str(concept.unit) for concept in records.programme.concepts if concept.unit is not None)
+    files: dict[str, Any] = {}
+    # Millions of short-lived bytes and no cycles: the collector would only look at them again and again.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for kind, lines in _checked(records, checker, bundled=bundled):
+            if kind not in files:
+                files[kind] = (folder / f"{kind}{suffix}.ndjson").open("wb")
+            files[kind].write(b"\n".join(lines) + b"\n")
+    finally:
+        if collecting:
+            gc.enable()
+        for file in files.values():
+            file.close()
+
+
+def _checked(records: Records, checker: Checker, *, bundled: bool) -> Iterator[tuple[str, list[bytes]]]:
+    """Lines by type of resource, a thousand patients at a time, each line checked. Raises GEM703."""
+    last = records.first + len(records)
+    for first in range(records.first, last, _AT_ONCE):
+        lines = Lines(records.part(first, min(first + _AT_ONCE, last)), bundled=bundled)
+        if bundled:
+            bundles = lines.bundles()
+            for bundle in bundles:
+                checker.check_bundle(bundle)
+            yield "Bundle", bundles
+            continue
+        for own in lines.of_patient:
+            checker.check_lines(own)
+        yield from lines.by_type.items()
+
+
+def _attest(
+    cohort: VirtualCohort,
+    folder: Path,
+    formats: frozenset[Format],
+    *,
+    report: Path | None,
+    key: SigningKey | None,
+    publisher: Publisher | None,
+    adjusted: Mapping[str, int],
+) -> None:
+    """Write what names the files: descriptions, the Provenance, and the manifest of all."""
+    report_sha256 = None if report is None else file_sha256(report)
+    if formats & {Format.FHIR, Format.BUNDLES}:
+        resource = provenance_resource(
+            cohort,
+            patient_ids(cohort.release, len(cohort)),
+            files=_hashes(folder),
+            report_sha256=report_sha256,
+            key=key,
+        )
+        (folder / PROVENANCE_FILE).parent.mkdir(exist_ok=True)
+        (folder / PROVENANCE_FILE).write_bytes(orjson.dumps(resource) + b"\n")
+    if Format.CROISSANT in formats:
+        described = croissant(cohort, _hashes(folder), report_sha256=report_sha256)
+        (folder / CROISSANT).write_text(_pretty(described), encoding="utf-8")
+    if Format.HEALTH_DCAT in formats:
+        # rdflib is slow to import, and nothing else needs it.
+        from gemel.synthetic.export.health_dcat import health_dcat
+
+        (folder / HEALTH_DCAT).write_text(
+            health_dcat(cohort, _sizes(folder), report_sha256=report_sha256, publisher=publisher),
+            encoding="utf-8",
+        )
+    manifest = _manifest(cohort, _hashes(folder), report_sha256=report_sha256, adjusted=adjusted)
+    (folder / MANIFEST).write_text(_pretty(manifest), encoding="utf-8")
+    if key is not None:
+        (folder / SIGNED_MANIFEST).write_bytes(sign_manifest(manifest, key).to_bytes())
+
+
+def _pretty(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {name: file_sha256(path) for name, path in _files(folder).items()}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {name: path.stat().st_size for name, path in _files(folder).items()}
+
+
+def _manifest(
+    cohort: VirtualCohort, files: Mapping[str, str], *, report_sha256: str | None, adjusted: Mapping[str, int]
+) -> dict[str, Any]:
+    programme = cohort.programme
+    unmodelled = np.isnan(cohort.targets).all(axis=0).tolist()
+    return {
+        "synthetic": True,
+        "security": "HTEST",
+        "release": cohort.release,
+        "seed": cohort.seed,
+        "virtual_patients": len(cohort),
+        "fhir_version": FHIR_VERSION,
+        "units": {
+            **{feature.name: feature.unit for feature in programme.columns},
+            **{target.name: target.unit for target in programme.targets},
+        },
+        "event_codes": {"1": "occurred", "0": "censored", "-1": "prevalent at the index date"},
+        "adjusted": dict(adjusted),
+        "not_modelled": [n for n, none in zip(programme.target_names, unmodelled, strict=True) if none],
+        "not_for": "training of twins, decisions about a person, or estimates of rare subgroups",
+        "provenance": cohort.provenance.as_dict(),
+        **({"report_sha256": report_sha256} if report_sha256 is not None else {}),
+        "files": dict(files),
+    }
