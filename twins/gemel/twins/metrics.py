@@ -24,6 +24,7 @@ from gemel.twins.endpoint_tables import (
     metric_tables,
     table_of,
 )
+from gemel.twins.reference_cohort import reference_values
 from gemel.twins.twin import Twin
 
 __all__ = [
@@ -39,8 +40,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-# Few patients are older: they would make the highest bin look worse than its patients are.
-OLDEST_REFERENCE_AGE = 85
+REFERENCE_PATIENTS, LEAST_PREVALENCE = 3_000, 0.1
 _DRAWS = 300
 
 
@@ -216,30 +216,11 @@ def _expected_risk(table: RiskTable, risk: Floats) -> Floats:
     return expected
 
 
-def _reference_patients(programme: Programme) -> Floats:
-    """Every whole age x sex x (no history | one history), measurements at their public reference mean."""
-    kinds = [feature.kind for feature in programme.columns]
-    base = np.array(
-        [
-            0.0 if kind is FeatureKind.PRESENT else f.reference_mean
-            for kind, f in zip(kinds, programme.columns, strict=True)
-        ]
-    )
-    rows = [base]
-    rows += [
-        base + (np.arange(len(kinds)) == i) for i, kind in enumerate(kinds) if kind is FeatureKind.PRESENT
-    ]
-    patients = np.array(rows)
-    for i, feature in enumerate(programme.columns):
-        if feature.kind is FeatureKind.MALE:
-            patients = np.concatenate([_with(patients, i, sex) for sex in (0.0, 1.0)])
-        if feature.kind is FeatureKind.AGE:
-            ages = np.arange(np.ceil(feature.low), min(feature.high, OLDEST_REFERENCE_AGE) + 1)
-            patients = np.concatenate([_with(patients, i, float(age)) for age in ages])
-    return patients
-
-
-def _with(patients: Floats, column: int, value: float) -> Floats:
-    changed = patients.copy()
-    changed[:, column] = value
-    return changed
+def _reference_patients(programme: Programme) -> NDArray[np.float32]:
+    """People by the programme's public reference numbers; what is recorded of nobody there is of one in ten."""
+    rare = {
+        feature.name: max(float(feature.reference_mean), LEAST_PREVALENCE)
+        for feature in programme.columns
+        if feature.kind is FeatureKind.PRESENT
+    }
+    return reference_values(programme, REFERENCE_PATIENTS, seed=0, prevalence=rare)

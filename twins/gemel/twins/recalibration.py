@@ -153,6 +153,7 @@ def from_patients(
         with_slope=_around(both[0], errors[0]),
         slope=_around(both[1], errors[1]),
         margins=(0.0, 0.0, 0.0),
+        unsure=0.0,
     )
 
 
@@ -177,7 +178,15 @@ def _from_table(table: RiskTable, released: ReleasedTable) -> Recalibration:
         with_slope=_interval(both[:, 0]),
         slope=_interval(both[:, 1]),
         margins=_hidden_by_bins(cases[:1], people[:1], predicted, widths=np.diff(table.edges)),
+        unsure=_hidden_by_leaving(released),
     )
+
+
+def _hidden_by_leaving(released: ReleasedTable) -> float:
+    """By how much the ratio may be wrong by when people left: cases of an interval count as half-way through those who did."""
+    totals = np.maximum(released.counts.sum(axis=0), 0)
+    left = totals[[name.startswith("left") for name in released.table.columns]].sum()
+    return float(left / max(totals.sum(), 1.0)) / 2
 
 
 def _hidden_by_bins(
@@ -209,8 +218,12 @@ def _decided(
     with_slope: Interval,
     slope: Interval,
     margins: tuple[float, float, float],
+    unsure: float,
 ) -> Recalibration:
-    """The closed test, with the margins of ratio, intercept and slope within which nothing is told; then the flag."""
+    """The closed test, with the margins of ratio, intercept and slope within which nothing is told; then the flag.
+
+    That a twin fits is said only where the ratio is near 1 with its margin, and with `unsure`, on top of its interval.
+    """
     straight = slope.reaches(1.0, within=margins[2])
     correction = Correction.INTERCEPT if straight else Correction.INTERCEPT_AND_SLOPE
     if straight and alone.reaches(0.0, within=margins[1]):
@@ -220,7 +233,9 @@ def _decided(
         correction = Correction.INTERCEPT
     off = not ratio.reaches(1.0, within=margins[0]) and not _between(ratio.value, ACCEPTABLE_RATIO)
     bent = not straight and not _between(slope.value, ACCEPTABLE_SLOPE)
-    fits = ratio.inside(TELLING_RATIO) and _between(ratio.value, ACCEPTABLE_RATIO)
+    more = margins[0] + unsure
+    widest = Interval(ratio.value, ratio.low * (1 - more), ratio.high * (1 + more))
+    fits = widest.inside(TELLING_RATIO) and _between(ratio.value, ACCEPTABLE_RATIO)
     flag = Flag.FITS if fits else Flag.UNCLEAR
     if off or bent:
         flag = Flag.NEEDS_LOCAL_RECALIBRATION
