@@ -144,6 +144,15 @@ def test_nothing_is_measured_of_the_dead(trained, example):
     assert np.isnan(found.courses["hba1c"][died][:, -1]).all()
 
 
+@pytest.mark.parametrize(("target", "least"), [("hba1c_182", 0.84), ("weight_182", 0.84)])
+def test_intervals_hold_in_people_simulated_by_other_equations(trained, datasets, target, least):
+    measured = datasets[1].targets[:, PROGRAMME.target_names.index(target)]
+    expected = trained.predict(datasets[1].values).targets[target]
+    known = np.isfinite(measured)
+    inside = np.abs(measured - expected[:, 0])[known] < 1.645 * expected[known, 1]
+    assert least < inside.mean() < 0.98
+
+
 def test_baselines_are_what_they_say(example):
     assert LAST_VALUE(example, PROGRAMME)[0] == 8.4
     by_hand = 1.68 + 0.679 * 8.4 + 0.089 * 7.9 + 0.219 * np.log(2400 / 365.25)

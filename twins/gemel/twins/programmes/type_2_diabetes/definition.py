@@ -39,7 +39,7 @@ _VALIDATION = Validation(
     data="mean effects of five drug classes (published meta-analyses); simulated people; events in Olmsted County",
     missing=(
         "open data with patients' HbA1c before and after the start of a drug",
-        "how people differ in their response to a class: no published number was found, it is learned",
+        "how people differ in their response to a class: no published number was found, it is chosen",
         "UKPDS Outcomes Model 2 as a baseline of events: its coefficients were not at hand",
         "thiazolidinediones and insulin as treatments: they are known as other drugs only",
     ),

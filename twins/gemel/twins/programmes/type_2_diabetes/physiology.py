@@ -44,7 +44,7 @@ from gemel.twins.programmes.type_2_diabetes.published_models import (
     sensitivity_times_function,
 )
 
-_OURS = "chosen by the programme's authors: how people differ in their response was not published; training moves it"
+_OURS = "chosen by the programme's authors: no published number of how people differ in it was found"
 _STRENGTHS = tuple(
     Parameter(
         f"strength_{one.name}",
@@ -102,7 +102,7 @@ DRIFT = Parameter(
     Mark.UNVERIFIED,
     -30.0,
     30.0,
-    2.0,
+    4.0,
     Scale.NATURAL,
 )
 FILTRATION = Parameter(
