@@ -36,7 +36,7 @@ def parts(people: Mapping[str, Sequence[OpenPerson]], *, least_nodes: int = LEAS
         if hospitals(pieces[largest]) < 2:
             break  # too few hospitals for so many nodes
         members = pieces.pop(largest)
-        pieces[f"{largest}.1"], pieces[f"{largest}.2"] = _halves(members)
+        pieces[f"{largest}_1"], pieces[f"{largest}_2"] = _halves(members)
     return pieces
 
 
@@ -91,10 +91,10 @@ def hospitals(people: Iterable[OpenPerson]) -> int:
 def country_of(piece: str) -> str:
     """The country of a piece.
 
-    >>> country_of("UK.1.2")
+    >>> country_of("UK_1_2")
     'UK'
     """
-    return piece.split(".", maxsplit=1)[0]
+    return piece.split("_", maxsplit=1)[0]
 
 
 def _halves(people: Sequence[OpenPerson]) -> tuple[list[OpenPerson], list[OpenPerson]]:
