@@ -13,7 +13,7 @@ from gemel.synthetic.anchored_tree.mechanism import (
     tree_of,
 )
 from gemel.synthetic.anchored_tree.model import TreeModel
-from gemel.synthetic.anchored_tree.plan import MeasurePlan, measure_plan, pair_queries
+from gemel.synthetic.anchored_tree.plan import MeasurePlan, measure_plan, most_pair_cells, pair_queries
 from gemel.synthetic.anchored_tree.queries import Query
 from gemel.synthetic.anchored_tree.scores import choose_tree, count_scores
 
@@ -30,6 +30,7 @@ __all__ = [
     "fit",
     "fit_private",
     "measure_plan",
+    "most_pair_cells",
     "pair_queries",
     "plan_for",
     "tree_of",

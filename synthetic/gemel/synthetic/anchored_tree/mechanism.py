@@ -19,14 +19,17 @@ from gemel.synthetic.anchored_tree.fitting import fit_potentials
 from gemel.synthetic.anchored_tree.model import TreeModel
 from gemel.synthetic.anchored_tree.plan import (
     MeasurePlan,
+    hubs_of,
     measure_plan,
     pair_queries,
     structure_of,
-    tree_noise,
 )
 from gemel.synthetic.anchored_tree.queries import Query, Table, check_table, total_of
 from gemel.synthetic.anchored_tree.scores import choose_tree, count_scores
 from gemel.synthetic.domain import Codes, Domain
+
+# The accountant rounds up, by less than this.
+_ACCOUNTED = 1 - 1e-4
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,9 @@ def add_noise(queries: tuple[Query, ...], exact: Mapping[str, Table], noise: Noi
     return {q.name: noisy_counts(exact[q.name], noise_multiplier=q.sigma, noise=noise) for q in queries}
 
 
-def tree_of(
-    plan: MeasurePlan, levels: Mapping[str, NDArray[Any]], scores: NDArray[np.integer]
-) -> dict[str, str]:
-    """The tree that noisy scores (pairs,) choose; `levels` are the noisy one-ways by query name."""
-    by_column = {name: levels[f"levels/{name}"] for name in plan.scored}
-    return choose_tree(plan.score_pairs, scores, by_column, noise_of_pair=tree_noise(plan))
+def tree_of(plan: MeasurePlan, scores: NDArray[np.integer]) -> dict[str, str]:
+    """The tree that noisy scores (pairs,) choose (`choose_tree`); everybody who has the scores finds the same."""
+    return choose_tree(plan.score_pairs, scores, hubs=hubs_of(plan))
 
 
 def fit(
@@ -92,7 +92,7 @@ def fit_private(
     tree: dict[str, str] = {}
     if plan.score_pairs:
         exact = count_scores(domain, codes, plan.score_pairs)
-        tree = tree_of(plan, levels, exact + noise.discrete_gaussian(plan.score_sigma, exact.shape))
+        tree = tree_of(plan, exact + noise.discrete_gaussian(plan.score_sigma, exact.shape))
     queries = pair_queries(plan, levels, tree)
     pairs = add_noise(queries, count(queries, domain, codes), noise)
     model = fit(plan, tree, (*plan.one_ways, *queries), {**levels, **pairs})
@@ -108,8 +108,7 @@ def charged(queries: tuple[Query, ...]) -> tuple[Mechanism, ...]:
 
 def plan_for(domain: Domain, *, epsilon: float, delta: float) -> MeasurePlan:
     """The plan whose releases cost at most (epsilon, delta), by the accountant of privacy losses."""
-    rho = _rho_of(epsilon, delta)
-    return measure_plan(domain, rho=rho)
+    return measure_plan(domain, rho=_ACCOUNTED * _rho_of(epsilon, delta))
 
 
 def _rho_of(epsilon: float, delta: float) -> float:

@@ -24,12 +24,19 @@ from gemel.synthetic.domain import Domain
 
 Noisy = Mapping[str, NDArray[Any]]
 
-# Of the precision: levels, scores, anchors together, features with the clock, features with other anchors, the tree.
-_SHARES = {"levels": 0.10, "scores": 0.08, "anchors": 0.05, "clock": 0.42, "others": 0.10, "tree": 0.25}
-_MOST_STATES, _MOST_JOINT_CELLS = 4096, 64
-_FEATURE_GROUPS, _EVENT_GROUPS, _END_GROUPS = 6, 5, 2
-# A level in a table of the tree counts by itself when its row stands this many times above the row's noise.
-_ROW_ABOVE_NOISE = 3.0
+# Of the precision: levels, scores, the anchors with each other, everything else with the clock, with the other anchors,
+# with the hub, and along the tree.
+_SHARES = {
+    "levels": 0.08,
+    "scores": 0.06,
+    "anchors": 0.10,
+    "clock": 0.40,
+    "others": 0.09,
+    "hub": 0.12,
+    "tree": 0.15,
+}
+_MOST_STATES, _MOST_STATES_WITH_HUB, _MOST_JOINT_CELLS = 4096, 8192, 64
+_FEATURE_GROUPS, _EVENT_GROUPS, _END_GROUPS = 8, 6, 1
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,9 @@ def anchors_of(domain: Domain) -> tuple[Anchor, ...]:
 def pair_queries(plan: MeasurePlan, levels: Noisy, tree: Mapping[str, str]) -> tuple[Query, ...]:
     """Round 3: the tables that the model is fitted to, from the noisy answers of the rounds before.
 
-    Levels that few patients have are counted with their neighbours, for a table's every cell has the same noise. That
-    is decided by the noisy one-ways, so it costs nothing, and everybody who has them decides the same.
+    With the clock, levels that few patients have are counted with their neighbours: every cell has the same noise, and
+    how a hazard goes with a feature is a sum over cells. That is decided by the noisy one-ways, so it costs nothing, and
+    everybody who has them decides the same.
 
     Args:
         plan: What was fixed beforehand.
@@ -129,21 +137,22 @@ def pair_queries(plan: MeasurePlan, levels: Noisy, tree: Mapping[str, str]) -> t
     shares = {k: v for k, v in _SHARES.items() if k not in ("levels", "scores")}
     jobs: dict[str, list[tuple[str, tuple[str, ...], tuple[Any, ...]]]] = {k: [] for k in shares}
     jobs["anchors"] = _anchor_tables(plan, levels)
-    around = groups_of_clock(domain, clock.column, levels)
+    around, hub = groups_of_clock(domain, clock.column, levels), hub_of(plan, tree)
     for name in features:
         few = few_groups(domain.column(name), levels[f"levels/{name}"], _FEATURE_GROUPS)
-        jobs["clock"].append((f"pair/{name}*{clock.column}", (name, clock.column), (few, around)))
+        # All that goes by the hub rests on this one table: it is counted in full, with the anchors' own.
+        kind, groups = ("anchors", (None, None)) if name == hub else ("clock", (few, around))
+        jobs[kind].append((f"pair/{name}*{clock.column}", (name, clock.column), groups))
         for other in others:
             jobs["others"].append((f"pair/{name}*{other.column}", (name, other.column), (None, other.groups)))
-    used = {kind: shares[kind] for kind in shares if jobs[kind] or (kind == "tree" and tree)}
+    edges = {
+        "tree": [(p, x) for x, p in tree.items() if p != hub],
+        "hub": [(hub, x) for x in tree if hub is not None],
+    }
+    used = {kind: shares[kind] for kind in shares if jobs[kind] or edges.get(kind)}
     precision = {kind: plan.pair_precision * share / sum(used.values()) for kind, share in used.items()}
-    sigma = math.sqrt(len(tree) / precision["tree"]) if tree else math.inf
-    for child, parent in tree.items():
-        groups = tuple(
-            _solid(domain, levels, c, across=domain.sizes[d], sigma=sigma)
-            for c, d in ((parent, child), (child, parent))
-        )
-        jobs["tree"].append((f"pair/{parent}*{child}", (parent, child), groups))
+    for kind, pairs in edges.items():
+        jobs[kind] = [(f"pair/{parent}*{child}", (parent, child), (None, None)) for parent, child in pairs]
     return tuple(
         Query(name, columns, groups, math.sqrt(len(jobs[kind]) / precision[kind]))
         for kind in used
@@ -171,15 +180,33 @@ def groups_of_clock(domain: Domain, clock: str, noisy: Noisy) -> tuple[int, ...]
     return (*events, *(max(events) + 1 + group for group in ends))
 
 
-def tree_noise(plan: MeasurePlan) -> float:
-    """The sigma of a table of the tree, if every scored column but one has a parent."""
-    share = _SHARES["tree"] / (1 - _SHARES["levels"] - _SHARES["scores"])
-    return math.sqrt((len(plan.scored) - 1) / (plan.pair_precision * share))
+def hubs_of(plan: MeasurePlan) -> tuple[str, ...]:
+    """The columns that may join the anchors, once scores say that one goes together with all others: those of few levels."""
+    states = math.prod(Structure(plan.domain, plan.anchors, {}).shape)
+    return tuple(name for name in plan.scored if states * plan.domain.sizes[name] <= _MOST_STATES_WITH_HUB)
+
+
+def hub_of(plan: MeasurePlan, tree: Mapping[str, str]) -> str | None:
+    """The hub of a tree: its only root, where that is a column that may be one."""
+    roots = [name for name in plan.scored if name not in tree]
+    return roots[0] if len(roots) == 1 and roots[0] in hubs_of(plan) else None
 
 
 def structure_of(plan: MeasurePlan, tree: Mapping[str, str]) -> Structure:
-    """The model's shape for a chosen tree."""
-    return Structure(plan.domain, plan.anchors, dict(tree))
+    """The model's shape for a chosen tree: its hub is one more anchor."""
+    hub = hub_of(plan, tree)
+    anchors = plan.anchors if hub is None else (*plan.anchors, Anchor(hub, None))
+    return Structure(plan.domain, anchors, {x: parent for x, parent in tree.items() if parent != hub})
+
+
+def most_pair_cells(plan: MeasurePlan) -> int:
+    """At least as many cells as round 3 has, whatever the levels and the tree."""
+    sizes = plan.domain.sizes
+    full = {query.name: np.full(query.shape(plan.domain), 2**40) for query in plan.one_ways}
+    beside = sum(math.prod(query.shape(plan.domain)) for query in pair_queries(plan, full, {}))
+    # Every column with the hub, and with a parent: none of which has more levels than the largest; and the hub's own.
+    largest, *others = sorted((sizes[name] for name in plan.scored), reverse=True) or [0]
+    return beside + 2 * largest * sum(others) + largest * sizes[plan.anchors[0].column]
 
 
 def _anchor_tables(plan: MeasurePlan, levels: Noisy) -> list[tuple[str, tuple[str, ...], tuple[Any, ...]]]:
@@ -211,19 +238,6 @@ def _outline(column: Column) -> tuple[int, ...] | None:
         return None
     rest = column.size - form.events - int(form.prevalent)
     return (*(0,) * form.events, *(1,) * rest, *((2,) if form.prevalent else ()))
-
-
-def _solid(domain: Domain, noisy: Noisy, name: str, *, across: int, sigma: float) -> tuple[int, ...] | None:
-    """Groups of levels whose rows stand above the noise of a row; None when each does by itself."""
-    column = domain.column(name)
-    if isinstance(column.form, Numbers | Times):
-        weights = np.maximum(np.asarray(noisy[f"levels/{name}"], np.float64), 0.0)
-        least = _ROW_ABOVE_NOISE * sigma * math.sqrt(across)
-        groups = _merged(
-            weights, _ordered_levels(column), enough=lambda sizes: len(sizes) <= 2 or min(sizes) >= least
-        )
-        return None if max(groups) + 1 == column.size else groups
-    return None
 
 
 def _ordered_levels(column: Column) -> int:

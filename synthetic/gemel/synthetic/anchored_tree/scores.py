@@ -10,8 +10,7 @@ Sensitivity. One patient more, in row i and column j, changes M - a b' / n by n 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,38 +28,35 @@ def count_scores(domain: Domain, codes: Codes, pairs: Sequence[Pair]) -> NDArray
 
 
 def choose_tree(
-    pairs: Sequence[Pair],
-    scores: NDArray[np.integer],
-    levels: Mapping[str, NDArray[np.integer]],
-    *,
-    noise_of_pair: float = 0.0,
+    pairs: Sequence[Pair], scores: NDArray[np.integer], *, hubs: Collection[str] = ()
 ) -> dict[str, str]:
-    """The parent of each column that has one, parents nearer to the column with most neighbours.
+    """The parent of each column that has one: a hub, and among the others a maximum spanning forest (Chow & Liu 1968).
 
-    A maximum spanning forest (Chow & Liu 1968) of what each score holds beyond chance: of independent columns the score
-    of n patients is about sqrt(2 / pi) times the sum of the roots of the expected counts. A pair that is left with
-    nothing, or with less than the noise of its table would add, is no edge.
+    The hub is whichever of `hubs` goes together most with all others. It is the only root: the roots of the forest have it
+    as their parent. Without `hubs` the forest spans all columns, and each of its trees has a root.
 
     Args:
         pairs: Two columns each.
-        scores: Noisy, summed over hospitals.
-        levels: Noisy one-ways by column.
-        noise_of_pair: The sigma of a table of the tree.
+        scores: Noisy, summed over hospitals. A pair whose score is not above nothing is no edge.
+        hubs: The columns that may be the hub.
     """
-    gains = [
-        _QUARTER * float(score) - _by_chance(levels[a], levels[b], noise_of_pair)
-        for (a, b), score in zip(pairs, scores, strict=True)
-    ]
-    root: dict[str, str] = {name: name for pair in pairs for name in pair}
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    weight = dict.fromkeys(names, 0.0)
+    for pair, score in zip(pairs, scores, strict=True):
+        for name in pair:
+            weight[name] += float(score)
+    hub = max((name for name in names if name in hubs), key=lambda name: weight[name], default=None)
+    root = {name: name for name in names if name != hub}
     near: dict[str, list[str]] = {name: [] for name in root}
-    for number in sorted(range(len(pairs)), key=lambda i: (-gains[i], pairs[i])):
+    for number in sorted(range(len(pairs)), key=lambda i: (-int(scores[i]), pairs[i])):
         a, b = pairs[number]
-        if gains[number] > 0 and root[a] != root[b]:
+        if scores[number] > 0 and hub not in (a, b) and root[a] != root[b]:
             old = root[b]
             root = {name: root[a] if r == old else r for name, r in root.items()}
             near[a].append(b)
             near[b].append(a)
-    return _rooted(near)
+    parent = _rooted(near)
+    return parent if hub is None else {name: parent.get(name, hub) for name in near}
 
 
 def _rooted(near: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -76,15 +72,6 @@ def _rooted(near: Mapping[str, Sequence[str]]) -> dict[str, str]:
                     parent[other] = name
                     stack.append(other)
     return parent
-
-
-def _by_chance(first: NDArray[np.integer], second: NDArray[np.integer], sigma: float) -> float:
-    a, b = (np.maximum(np.asarray(x, np.float64), 0.0) for x in (first, second))
-    n = max((a.sum() + b.sum()) / 2, 1.0)
-    chance = np.sqrt(a).sum() * np.sqrt(b).sum() / math.sqrt(n)
-    # Where noise exceeds what is expected, a cell's estimate errs by no more than the cell.
-    noise = np.minimum(sigma, np.outer(a, b) / n).sum()
-    return math.sqrt(2 / math.pi) * float(chance + noise)
 
 
 def _score(domain: Domain, codes: Codes, first: str, second: str) -> int:
