@@ -134,7 +134,7 @@ def discrimination(
         drawn.append(text(across, 44 + plot.height + 17, f"{x:.2f}", anchor="middle", small=True))
     for row, (endpoint, title) in enumerate(endpoints.items()):
         y = 44 + 27 + row * 54
-        drawn.append(text(311, y + 4, title, anchor="end", fit=46))
+        drawn.append(text(311, y + 4, title, anchor="end", fit=39))
         drawn.append(stroke(325, y, 855, y, colour=GREY))
         # The joint twin is drawn last, so that nothing hides it.
         for shape, model in reversed(list(enumerate(models))):
