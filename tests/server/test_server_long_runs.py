@@ -66,5 +66,6 @@ def test_the_memory_of_a_coordinator_stays_flat_over_rounds(
         tracemalloc.stop()
     assert certificate(run)["status"] == "complete"
     # What grows is one entry of state for each task and site, some 1.5 kB: not a model, not a release (2.5 kB each here).
+    # Caches fill once on the way, some 100 kB.
     grown = after[rounds] - after[20]
-    assert grown < (rounds - 20) * 3 * 3000, f"{grown} bytes over {rounds - 20} rounds"
+    assert grown < 100_000 + (rounds - 20) * 3 * 2400, f"{grown} bytes over {rounds - 20} rounds"
