@@ -64,6 +64,11 @@ class MeasurePlan:
         """The two columns of each score, in order."""
         return tuple(itertools.combinations(self.scored, 2))
 
+    @property
+    def whole_multiplier(self) -> float:
+        """The noise multiplier of the one Gaussian that costs what all three rounds do."""
+        return float(sum(m.count / m.noise_multiplier**2 for m in self.mechanisms()) ** -0.5)
+
     def mechanisms(self, rounds: Sequence[int] = (1, 2, 3)) -> tuple[Mechanism, ...]:
         """What each round costs a patient: one entry for all of round 3, whose tables share `pair_precision`."""
         found = []
