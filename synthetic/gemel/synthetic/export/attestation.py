@@ -1,6 +1,6 @@
 """Who made a virtual cohort, of what, at what price: one FHIR Provenance, and the manifest, both signed with Ed25519.
 
-The Provenance carries a detached JWS (RFC 7797, EdDSA) over its own canonical JSON without `signature`: any JOSE library
+The Provenance carries a detached JWS (RFC 7515 appendix F, Ed25519 of RFC 9864) over its own canonical JSON without `signature`: any JOSE library
 checks it with the public key. The manifest names every file by its SHA-256.
 """
 
@@ -107,7 +107,7 @@ def provenance_resource(
 
 
 def _signature(resource: Resource, key: SigningKey) -> dict[str, Any]:
-    header = _encoded(canonical_bytes({"alg": "EdDSA", "kid": key.public_hex}))
+    header = _encoded(canonical_bytes({"alg": "Ed25519", "kid": key.public_hex}))
     payload = _encoded(canonical_bytes(resource))
     value = _encoded(bytes.fromhex(key.sign(f"{header}.{payload}".encode())))
     return {
@@ -128,7 +128,7 @@ def verify_resource(resource: Resource) -> str:
         header, _, value = base64.b64decode(signature["data"], validate=True).decode().split(".")
         protected = msgspec.json.decode(_decoded(header))
         public = str(signature["who"]["identifier"]["value"])
-        sound = protected == {"alg": "EdDSA", "kid": public} and verify_bytes(
+        sound = protected == {"alg": "Ed25519", "kid": public} and verify_bytes(
             public, _decoded(value).hex(), f"{header}.{_encoded(canonical_bytes(unsigned))}".encode()
         )
     except (KeyError, TypeError, ValueError) as error:

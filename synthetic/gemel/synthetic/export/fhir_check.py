@@ -38,16 +38,16 @@ class _Element(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
     pass
 
 
-# What is the same in many resources, as it stands there, and what it must be: parsed once for each wording.
-Constants = tuple[tuple[msgspec.Raw, Any], ...]
-
-
 class _Resource(_Element, frozen=True):
     id: Text
     meta: msgspec.Raw
 
-    def constants(self) -> Constants:
-        return ((self.meta, _Meta),)
+    def shared(self) -> Shared:
+        return (self.meta,)
+
+
+# Elements as they stand there: each wording is looked into once.
+Shared = tuple[msgspec.Raw, ...]
 
 
 class _Htest(_Element, frozen=True):
@@ -155,8 +155,8 @@ class Encounter(_Resource, frozen=True, tag_field="resourceType", tag=True):  # 
     subject: _Reference
     period: _Period
 
-    def constants(self) -> Constants:  # noqa: D102
-        return ((self.meta, _Meta), (self.class_, _Class))
+    def shared(self) -> Shared:  # noqa: D102
+        return (self.meta, self.class_)
 
     def fault(self, own: Own) -> str | None:  # noqa: D102
         if self.period.end < self.period.start:
@@ -175,13 +175,8 @@ class Condition(_Resource, frozen=True, tag_field="resourceType", tag=True):  # 
     subject: _Reference
     encounter: _Reference | None = None
 
-    def constants(self) -> Constants:  # noqa: D102
-        return (
-            (self.meta, _Meta),
-            (self.clinicalStatus, _ClinicalStatus),
-            (self.verificationStatus, _VerificationStatus),
-            (self.code, _Concept),
-        )
+    def shared(self) -> Shared:  # noqa: D102
+        return (self.meta, self.clinicalStatus, self.verificationStatus, self.code)
 
     def fault(self, own: Own) -> str | None:  # noqa: D102
         if self.recordedDate < self.onsetDateTime:
@@ -198,8 +193,8 @@ class Observation(_Resource, frozen=True, tag_field="resourceType", tag=True):  
     subject: _Reference
     encounter: _Reference | None = None
 
-    def constants(self) -> Constants:  # noqa: D102
-        return ((self.meta, _Meta), (self.category, tuple[_Categories]), (self.code, _Concept))
+    def shared(self) -> Shared:  # noqa: D102
+        return (self.meta, self.category, self.code)
 
     def fault(self, own: Own) -> str | None:  # noqa: D102
         quantity = self.valueQuantity
@@ -216,8 +211,8 @@ class MedicationRequest(_Resource, frozen=True, tag_field="resourceType", tag=Tr
     subject: _Reference
     encounter: _Reference | None = None
 
-    def constants(self) -> Constants:  # noqa: D102
-        return ((self.meta, _Meta), (self.medicationCodeableConcept, _Concept))
+    def shared(self) -> Shared:  # noqa: D102
+        return (self.meta, self.medicationCodeableConcept)
 
     def fault(self, own: Own) -> str | None:  # noqa: D102
         return own.fault(self.subject, self.authoredOn, self.encounter)
@@ -230,13 +225,22 @@ class Procedure(_Resource, frozen=True, tag_field="resourceType", tag=True):  # 
     subject: _Reference
     encounter: _Reference | None = None
 
-    def constants(self) -> Constants:  # noqa: D102
-        return ((self.meta, _Meta), (self.code, _Concept))
+    def shared(self) -> Shared:  # noqa: D102
+        return (self.meta, self.code)
 
     def fault(self, own: Own) -> str | None:  # noqa: D102
         return own.fault(self.subject, self.performedDateTime, self.encounter)
 
 
+# What each type shares with others of its kind, as `shared` gives it, and what that must be.
+_SHARED: dict[type, tuple[Any, ...]] = {
+    Patient: (_Meta,),
+    Encounter: (_Meta, _Class),
+    Condition: (_Meta, _ClinicalStatus, _VerificationStatus, _Concept),
+    Observation: (_Meta, tuple[_Categories], _Concept),
+    MedicationRequest: (_Meta, _Concept),
+    Procedure: (_Meta, _Concept),
+}
 AnyResource = Patient | Encounter | Condition | Observation | MedicationRequest | Procedure
 
 
@@ -268,6 +272,7 @@ class Own:
     def __init__(self, patient: Patient, names: Sequence[str], units: frozenset[str]) -> None:
         self.patient, self.known, self.units = patient.id, frozenset(names), units
         self.reference = f"Patient/{patient.id}"
+        self.born = max(patient.birthDate, _EARLIEST)
         self.died = patient.deceasedDateTime or datetime.date.max
 
     def fault(self, subject: _Reference, day: datetime.date, encounter: _Reference | None) -> str | None:
@@ -276,8 +281,8 @@ class Own:
             return f"{subject.reference} is not in these resources"
         if encounter is not None and encounter.reference not in self.known:
             return f"{encounter.reference} is not in these resources"
-        if day < _EARLIEST:
-            return "it happened before any virtual record starts"
+        if day < self.born:
+            return "it happened before the birth, or before any virtual record starts"
         return "it happened after the death" if day > self.died else None
 
 
@@ -288,7 +293,8 @@ class Checker:
         self._units = ucum_units() | frozenset(units)
         self._resources = msgspec.json.Decoder(list[AnyResource])
         self._bundle = msgspec.json.Decoder(Bundle)
-        self._sound: set[bytes] = set()
+        self._sound: dict[type, set[bytes]] = {kind: set() for kind in _SHARED}
+        self._sound_marks: set[bytes] = set()
 
     def check_lines(self, lines: Sequence[bytes]) -> None:
         """Check a patient's resources, one line each, the Patient first. Raises GEM703."""
@@ -297,7 +303,9 @@ class Checker:
     def check_bundle(self, line: bytes) -> None:
         """Check a patient's transaction bundle and all that is in it. Raises GEM703."""
         bundle = _parsed(self._bundle, line)
-        self._check_constants(bundle)
+        if bytes(bundle.meta) not in self._sound_marks:
+            self._check_shared(bundle, (_Meta,))
+            self._sound_marks.add(bytes(bundle.meta))
         names = self._check([entry.resource for entry in bundle.entry])
         for entry, name in zip(bundle.entry, names, strict=True):
             if entry.request.url != name or entry.fullUrl != f"{BASE_URL}/{name}":
@@ -313,20 +321,20 @@ class Checker:
             raise GemelError("GEM703", f"{names[0]}: an id is used twice.")
         if _NAMES.fullmatch("\n".join(names)) is None:
             raise GemelError("GEM703", f"{names[0]}: an id has characters that FHIR does not allow.")
+        sound = self._sound
         for resource in resources:
-            self._check_constants(resource)
+            wording = b"".join(resource.shared())
+            if wording not in sound[type(resource)]:
+                self._check_shared(resource, _SHARED[type(resource)])
+                sound[type(resource)].add(wording)
             fault = resource.fault(own)
             if fault is not None:
                 raise GemelError("GEM703", f"{type(resource).__name__}/{resource.id}: {fault}.")
         return names
 
-    def _check_constants(self, resource: Any) -> None:
-        constants = resource.constants()
-        wording = b"".join([part for part, _ in constants])
-        if wording not in self._sound:
-            for part, shape in constants:
-                _parsed(msgspec.json.Decoder(shape), part)
-            self._sound.add(wording)
+    def _check_shared(self, resource: Any, shapes: Sequence[Any]) -> None:
+        for part, shape in zip(resource.shared(), shapes, strict=True):
+            _parsed(msgspec.json.Decoder(shape), part)
 
 
 def _parsed(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw) -> Any:

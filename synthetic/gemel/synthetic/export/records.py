@@ -38,7 +38,7 @@ Mask = NDArray[np.bool_]
 # Everybody's first visit: a public date that belongs to nobody.
 INDEX_DATE = datetime.date(2000, 1, 1)
 # Where a window starts with the record: no virtual record says anything earlier.
-LONG_AGO = -3650
+LONG_AGO = -14_610
 _FOR_EVER = 1_000_000
 # What one value says as well as many.
 _SINGLE = (FeatureKind.LAST, FeatureKind.FIRST, FeatureKind.MEAN, FeatureKind.MIN, FeatureKind.MAX)
@@ -147,7 +147,7 @@ def records_of(cohort: VirtualCohort, visits: Visits | None = None) -> Records:
         programme,
         cohort.release,
         0,
-        _born_days(cohort),
+        recorder.born,
         _male(cohort),
         recorder.end,
         recorder.died,
@@ -174,6 +174,7 @@ class _Recorder:
         self.days = np.rint(cohort.time_years.astype(np.float64) * DAYS_PER_YEAR).astype(np.int64)
         self.end = np.maximum(self.days[:, 0], cohort.programme.cohort.minimum_follow_up_days)
         self.died = cohort.event[:, 0] == OCCURRED
+        self.born = _born_days(cohort)
         self.statements: list[Statement] = []
 
     def say(
@@ -202,7 +203,7 @@ class _Recorder:
                 meaning_of(self.programme, code),
                 kind_of(self.programme, concept_name, code),
                 rows,
-                np.broadcast_to(np.asarray(days, np.int64), mask.shape)[mask],
+                np.maximum(np.broadcast_to(np.asarray(days, np.int64), mask.shape), -self.born)[mask],
                 None
                 if concept.unit is None or values is None
                 else told(np.broadcast_to(np.asarray(values, np.float64), mask.shape)[mask]),
@@ -272,9 +273,9 @@ class _Recorder:
             wanted = np.nan_to_num(self.values[feature.name])
             low = LONG_AGO if feature.start_days is None else feature.start_days
             for number in range(int(np.rint(wanted.max(initial=0)))):
-                name, day = f"history/{feature.name}/{number}", max(feature.to_days - number, low)
+                name, at = f"history/{feature.name}/{number}", max(feature.to_days - number, low)
                 concept = own_concept(self.programme, feature)
-                self.say(name, concept, feature.title, np.rint(wanted) > number, day)
+                self.say(name, concept, feature.title, np.rint(wanted) > number, at)
 
     def present(self) -> None:
         """What was recorded, each on the last day of its window, where nothing said it yet."""

@@ -272,7 +272,6 @@ def _manifest(
     cohort: VirtualCohort, files: Mapping[str, str], *, report_sha256: str | None, adjusted: Mapping[str, int]
 ) -> dict[str, Any]:
     programme = cohort.programme
-    unmodelled = np.isnan(cohort.targets).all(axis=0).tolist()
     return {
         "synthetic": True,
         "security": "HTEST",
@@ -286,7 +285,9 @@ def _manifest(
         },
         "event_codes": {"1": "occurred", "0": "censored", "-1": "prevalent at the index date"},
         "adjusted": dict(adjusted),
-        "not_modelled": [n for n, none in zip(programme.target_names, unmodelled, strict=True) if none],
+        "not_modelled": [
+            name for j, name in enumerate(programme.target_names) if np.isnan(cohort.targets[:, j]).all()
+        ],
         "not_for": "training of twins, decisions about a person, or estimates of rare subgroups",
         "provenance": cohort.provenance.as_dict(),
         **({"report_sha256": report_sha256} if report_sha256 is not None else {}),
