@@ -87,11 +87,10 @@ class Domain:
 
     @property
     def clock(self) -> str | None:
-        """The column whose time ends everybody's follow-up: the first that says when people left; None without one."""
-        for column in self.columns:
-            if isinstance(column.form, Times) and column.form.censor_days:
-                return column.name
-        return None
+        """The column whose time ends everybody's follow-up: the first that says when people left, else the first time."""
+        times = [c for c in self.columns if isinstance(c.form, Times)]
+        leaving = [c for c in times if isinstance(c.form, Times) and c.form.censor_days]
+        return next((column.name for column in (*leaving, *times)), None)
 
     def impossible(self, first: str, second: str) -> NDArray[np.bool_] | None:
         """Level pairs (levels of first, levels of second) that cannot be: an event after the end of follow-up."""
@@ -160,7 +159,7 @@ class Domain:
         for column in sorted(self.columns, key=lambda column: column.name != self.clock):
             levels, generator = codes[column.name], generators[column.name]
             if isinstance(column.form, Times):
-                follows = not column.form.censor_days and self.clock is not None
+                follows = not column.form.censor_days and column.name != self.clock
                 end = raw[str(self.clock)][0] if follows else None
                 raw[column.name] = column.form.decode(levels, generator, end)
             else:
