@@ -116,6 +116,7 @@ def test_the_certificate_names_every_contribution_and_verifies(demo: tuple[Path,
         assert len(task["contributions"]) == 3
     for name in ("certificate.json", "study.json", "ledgers/lake.json"):
         subprocess.run([*GEMEL, "verify", str(out / name)], capture_output=True, check=True)
+    assert "TRIPOD+AI" in (out / "twin_report.md").read_text()
     forged = path.read_bytes().replace(b'"complete"', b'"entirely"')
     (out / "forged.json").write_bytes(forged)
     refused = subprocess.run([*GEMEL, "verify", str(out / "forged.json")], capture_output=True, check=False)
@@ -213,6 +214,7 @@ def test_every_programme_walks_from_fhir_to_a_virtual_cohort(programme: Programm
     )
     assert bool(summary["assimilation"]) == bool(definition.example.observations)
     assert ("made up" in (out / "report.html").read_text()) == summary["source"]["simulated"]
+    assert "TRIPOD+AI" in (out / "twin_report.md").read_text()
     for name in ("certificate.json", "study.json"):
         subprocess.run([*GEMEL, "verify", str(out / name)], capture_output=True, check=True)
     told = subprocess.run(

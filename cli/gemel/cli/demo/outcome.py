@@ -23,6 +23,7 @@ FILES = (
     ("report", "report.html"),
     ("summary", "summary.json"),
     ("twin", "twin.safetensors"),
+    ("twin report", "twin_report.md"),
     ("certificate", "certificate.json"),
     ("ledgers", "ledgers"),
     ("virtual cohort", "virtual_cohort"),

@@ -25,6 +25,7 @@ from gemel.cli.demo.one_patient import observed_one_by_one, two_plans
 from gemel.cli.demo.outcome import show
 from gemel.cli.demo.report import in_words, write_report
 from gemel.cli.demo.screen import Screen, step
+from gemel.cli.demo.twin_report import write_twin_report
 from gemel.cli.proposal import propose, sign, usual_training
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
@@ -94,6 +95,7 @@ def run_demo(definition: TwinDefinition, out: Path, settings: Settings) -> dict[
     with step(4, "The same patients, four ways: federated, pooled, each hospital alone, age and sex"):
         metrics = compare(definition.programme, walked.sites, walked.twin, definition.baselines)
         metrics["released"] = _released(walked)
+        write_twin_report(definition, walked.run, metrics["released"], out)
     with step(5, f"A virtual cohort of {VIRTUAL_PATIENTS:,} patients from what was released"):
         synthetic = _virtual_cohort(walked)
     with step(6, "One patient of no hospital: two plans, and what observations change"):
