@@ -34,7 +34,6 @@ from _synthetic_scores import (
 
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.anchored_tree import fit_private, plan_for
-from gemel.synthetic.domain import table_domain
 
 HERE = Path(__file__).resolve().parent
 DELTA = 1e-5
@@ -202,35 +201,11 @@ def of_peer(
     return [*rows, row("processor time", side, spent / len(found), "s")]
 
 
-def speed() -> None:
-    """In a process of its own: fit 10,000 patients of 25 columns, draw, and print seconds, MB and rows a second."""
-    generator = np.random.default_rng(0)
-    base = domain()
-    extra = [
-        (f"{name}_again", FEATURES[name], c.role) for name in ("age", "crea", "hrt") for c in base.columns[:1]
-    ]
-    columns = table_domain([*((c.name, c.form, c.role) for c in base.columns), *extra])
-    mood = generator.random(10_000)
-    codes = {
-        name: np.minimum((size * (0.6 * mood + 0.4 * generator.random(10_000))).astype(np.intp), size - 1)
-        for name, size in columns.sizes.items()
-    }
-    started = time.perf_counter()
-    fitted = fit_private(columns, codes, epsilon=3.0, delta=DELTA, noise=NoiseSource.for_tests(0))
-    fit = time.perf_counter() - started
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    started = time.perf_counter()
-    drawn = fitted.model.sample(200_000, seed=1)
-    sampling = 200_000 / (time.perf_counter() - started)
-    started = time.perf_counter()
-    columns.decode_columns(drawn, seed=1)
-    decoding = 200_000 / (time.perf_counter() - started)
-    print(json.dumps({"fit": fit, "memory": memory, "sampling": sampling, "decoding": decoding}))
-
-
 def speeds() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """`speed` in a fresh process: its memory is its own."""
-    run = subprocess.run([sys.executable, __file__, "--speed"], check=True, capture_output=True, text=True)
+    """Of a fresh process: its memory is its own."""
+    run = subprocess.run(
+        [sys.executable, str(HERE / "_synthetic_speed.py")], check=True, capture_output=True, text=True
+    )
     found = json.loads(run.stdout.splitlines()[-1])
     rows = [row("decoding", "anchored tree", found["decoding"], "rows/s")]
     return rows, [
@@ -252,11 +227,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=9)
     parser.add_argument("--peer-seeds", type=int, default=1)
     parser.add_argument("--no-peers", action="store_true")
-    parser.add_argument("--speed", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.speed:
-        speed()
-        return
     if arguments.quick:
         arguments.seeds, arguments.no_peers = 2, True
     rows, bars = speeds()

@@ -29,11 +29,11 @@ Noisy = Mapping[str, NDArray[Any]]
 _SHARES = {
     "levels": 0.08,
     "scores": 0.06,
-    "anchors": 0.10,
-    "clock": 0.40,
-    "others": 0.09,
+    "anchors": 0.09,
+    "clock": 0.45,
+    "others": 0.06,
     "hub": 0.12,
-    "tree": 0.15,
+    "tree": 0.14,
 }
 _MOST_STATES, _MOST_STATES_WITH_HUB, _MOST_JOINT_CELLS = 4096, 8192, 64
 _FEATURE_GROUPS, _EVENT_GROUPS, _END_GROUPS = 8, 6, 1
