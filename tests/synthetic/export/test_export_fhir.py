@@ -329,3 +329,9 @@ def test_visits_that_do_not_fit_are_refused(drawn: Any, fault: str) -> None:
     rows, days = BAD_VISITS[fault]
     with pytest.raises(GemelError, match="GEM740"):
         records_of(dataclasses.replace(drawn, event=event), Visits(np.array(rows), np.array(days)))
+
+
+def test_a_visit_that_measures_what_the_programme_does_not_is_refused(drawn: Any) -> None:
+    visits = Visits(np.array([0]), np.array([1]), {"fatty_liver": np.array([1.0])})
+    with pytest.raises(GemelError, match="GEM740"):
+        records_of(dataclasses.replace(drawn, event=np.zeros_like(drawn.event)), visits)

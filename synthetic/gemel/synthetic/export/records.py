@@ -233,6 +233,9 @@ class _Recorder:
             raise GemelError("GEM740", "Somebody is visited after death.")
         if np.any((np.diff(rows) < 0) | ((np.diff(rows) == 0) & (np.diff(days) <= 0))):
             raise GemelError("GEM740", "Visits stand in the order of rows and days, each day once.")
+        measured = {concept.name for concept in self.programme.concepts if concept.unit is not None}
+        if unknown := sorted(visits.values.keys() - measured):
+            raise GemelError("GEM740", f"{unknown[0]} is no measured concept of {self.programme.name}.")
         number = np.arange(len(rows)) - np.searchsorted(rows, rows)
         for concept, values in visits.values.items():
             for visit in range(int(number.max(initial=-1)) + 1):

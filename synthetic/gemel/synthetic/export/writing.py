@@ -39,7 +39,7 @@ from gemel.synthetic.export.table import table
 from gemel.synthetic.provenance import read_provenance
 
 # Patients of one file of resources. Fewer at a time stay in the processor's caches.
-PATIENTS_PER_FILE = 20_000
+PATIENTS_PER_FILE = 10_000
 _AT_ONCE = 1_000
 
 
