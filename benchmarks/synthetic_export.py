@@ -118,16 +118,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="small cohorts: does it still run?")
     parser.add_argument("--patients", type=int, default=None)
+    parser.add_argument("--programme", help="only this one")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     from gemel.twins.installed import installed
 
     patients = options.patients or (QUICK if options.quick else PATIENTS)
-    rows = [row for programme in installed() for row in measure(programme, patients)]
+    programmes = [p for p in installed() if options.programme in (None, p.name)]
+    rows = [row for programme in programmes for row in measure(programme, patients)]
     found = {(case, side): value for case, side, value, _ in rows}
     like_the_start = [
         programme.name
-        for programme in installed()
+        for programme in programmes
         if abs(found[f"{programme.name}: resources a bundle", "gemel"] - RESOURCES) <= TOLERANCE
     ]
     bars = [

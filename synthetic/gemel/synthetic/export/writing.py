@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -99,8 +100,9 @@ def write(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
         unfinished = Path(made)
-        _write_formats(said, records, unfinished, wanted, report=report, workers=workers)
-        _attest(said, unfinished, wanted, report=report, key=key, publisher=publisher, adjusted=adjusted)
+        hashes = _Hashes(unfinished)
+        _write_formats(said, records, hashes, wanted, report=report, workers=workers)
+        _attest(said, hashes, wanted, report=report, key=key, publisher=publisher, adjusted=adjusted)
         names = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file())
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -124,19 +126,39 @@ def _as_said(cohort: VirtualCohort, records: Records) -> tuple[VirtualCohort, di
     ), adjusted
 
 
+class _Hashes:
+    """The SHA-256 of every file in a folder, each taken once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.known: dict[str, str] = {}
+
+    def all(self) -> dict[str, str]:
+        """By name, of all files that are there now."""
+        for name, path in _files(self.folder).items():
+            if name not in self.known:
+                self.known[name] = file_sha256(path)
+        return dict(sorted(self.known.items()))
+
+
 def _write_formats(
     cohort: VirtualCohort,
     records: Records,
-    folder: Path,
+    hashes: _Hashes,
     formats: frozenset[Format],
     *,
     report: Path | None,
     workers: int,
 ) -> None:
+    folder = hashes.folder
     for format in (Format.FHIR, Format.BUNDLES):
         if format in formats:
             (folder / format).mkdir()
-            _write_resources(records, folder / format, bundled=format is Format.BUNDLES, workers=workers)
+            bundled = format is Format.BUNDLES
+            for name, digest in _write_resources(
+                records, folder / format, bundled=bundled, workers=workers
+            ).items():
+                hashes.known[f"{format}/{name}"] = digest
     if Format.OMOP in formats:
         (folder / Format.OMOP).mkdir()
         tables = omop_tables(
@@ -155,8 +177,8 @@ def _write_formats(
             csv.write_csv(rows, folder / "cohort.csv")
 
 
-def _write_resources(records: Records, folder: Path, *, bundled: bool, workers: int) -> None:
-    """Files of at most `PATIENTS_PER_FILE` patients each, numbered when there are several."""
+def _write_resources(records: Records, folder: Path, *, bundled: bool, workers: int) -> dict[str, str]:
+    """Files of at most `PATIENTS_PER_FILE` patients each, numbered when there are several; their SHA-256 by name."""
     starts = range(0, len(records), PATIENTS_PER_FILE)
     several = len(starts) > 1
     parts = (
@@ -169,31 +191,30 @@ def _write_resources(records: Records, folder: Path, *, bundled: bool, workers: 
         for number, start in enumerate(starts)
     )
     if workers == 1 or not several:
-        for part in parts:
-            _write_part(*part)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        for task in [pool.submit(_write_part, *part) for part in parts]:
-            task.result()
+        written = [_write_part(*part) for part in parts]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+            written = [task.result() for task in [pool.submit(_write_part, *part) for part in parts]]
+    return {name: digest for some in written for name, digest in some.items()}
 
 
-def _write_part(records: Records, folder: Path, suffix: str, bundled: bool) -> None:
-    """Write and check the resources of some patients."""
+def _write_part(records: Records, folder: Path, suffix: str, bundled: bool) -> dict[str, str]:
+    """Write and check the resources of some patients; the SHA-256 of the files by name."""
     checker = Checker(str(concept.unit) for concept in records.programme.concepts if concept.unit is not None)
-    files: dict[str, Any] = {}
+    digests: dict[str, Any] = {}
     # Millions of short-lived bytes and no cycles: the collector would only look at them again and again.
     collecting = gc.isenabled()
     gc.disable()
     try:
         for kind, lines in _checked(records, checker, bundled=bundled):
-            if kind not in files:
-                files[kind] = (folder / f"{kind}{suffix}.ndjson").open("wb")
-            files[kind].write(b"\n".join(lines) + b"\n")
+            name, content = f"{kind}{suffix}.ndjson", b"\n".join([*lines, b""])
+            with (folder / name).open("ab") as file:
+                file.write(content)
+            digests.setdefault(name, hashlib.sha256()).update(content)
     finally:
         if collecting:
             gc.enable()
-        for file in files.values():
-            file.close()
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def _checked(records: Records, checker: Checker, *, bundled: bool) -> Iterator[tuple[str, list[bytes]]]:
@@ -214,7 +235,7 @@ def _checked(records: Records, checker: Checker, *, bundled: bool) -> Iterator[t
 
 def _attest(
     cohort: VirtualCohort,
-    folder: Path,
+    hashes: _Hashes,
     formats: frozenset[Format],
     *,
     report: Path | None,
@@ -223,19 +244,20 @@ def _attest(
     adjusted: Mapping[str, int],
 ) -> None:
     """Write what names the files: descriptions, the Provenance, and the manifest of all."""
+    folder = hashes.folder
     report_sha256 = None if report is None else file_sha256(report)
     if formats & {Format.FHIR, Format.BUNDLES}:
         resource = provenance_resource(
             cohort,
             patient_ids(cohort.release, len(cohort)),
-            files=_hashes(folder),
+            files=hashes.all(),
             report_sha256=report_sha256,
             key=key,
         )
         (folder / PROVENANCE_FILE).parent.mkdir(exist_ok=True)
         (folder / PROVENANCE_FILE).write_bytes(orjson.dumps(resource) + b"\n")
     if Format.CROISSANT in formats:
-        described = croissant(cohort, _hashes(folder), report_sha256=report_sha256)
+        described = croissant(cohort, hashes.all(), report_sha256=report_sha256)
         (folder / CROISSANT).write_text(_pretty(described), encoding="utf-8")
     if Format.HEALTH_DCAT in formats:
         # rdflib is slow to import, and nothing else needs it.
@@ -245,7 +267,7 @@ def _attest(
             health_dcat(cohort, _sizes(folder), report_sha256=report_sha256, publisher=publisher),
             encoding="utf-8",
         )
-    manifest = _manifest(cohort, _hashes(folder), report_sha256=report_sha256, adjusted=adjusted)
+    manifest = _manifest(cohort, hashes.all(), report_sha256=report_sha256, adjusted=adjusted)
     (folder / MANIFEST).write_text(_pretty(manifest), encoding="utf-8")
     if key is not None:
         (folder / SIGNED_MANIFEST).write_bytes(sign_manifest(manifest, key).to_bytes())
@@ -258,10 +280,6 @@ def _pretty(document: Mapping[str, Any]) -> str:
 def _files(folder: Path) -> dict[str, Path]:
     found = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in found}
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {name: file_sha256(path) for name, path in _files(folder).items()}
 
 
 def _sizes(folder: Path) -> dict[str, int]:
