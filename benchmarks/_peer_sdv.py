@@ -22,7 +22,7 @@ def main() -> None:
     columns = {key: {"sdtype": "categorical" if size <= 8 else "numerical"} for key, size in sizes.items()}
     metadata = Metadata.load_from_dict({"tables": {"table": {"columns": columns}}})
     synthesizer = GaussianCopulaSynthesizer(metadata)
-    synthesizer.fit(frame if "sdv2" not in sys.argv else {"table": frame})
+    synthesizer.fit({"table": frame})
     drawn = synthesizer.sample(num_rows=len(frame))
     drawn = drawn["table"] if isinstance(drawn, dict) else drawn
     np.savez(

@@ -14,6 +14,7 @@ from _support2 import FEATURES, domain
 
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.anchored_tree import fit_private
+from gemel.synthetic.columns import Role
 from gemel.synthetic.domain import table_domain
 
 

@@ -38,7 +38,7 @@ from gemel.synthetic.anchored_tree import fit_private, plan_for
 HERE = Path(__file__).resolve().parent
 DELTA = 1e-5
 PEERS = {
-    "opendp MST": ("opendp", "_peer_opendp.py", ["{epsilon}", str(DELTA), "mst"]),
+    "opendp MST": ("opendp", "_peer_opendp.py", ["{rho}", "mst"]),
     "mbi AIM": ("mbi", "_peer_mbi_aim.py", ["{rho}", "{seed}"]),
     "SDV copula, no DP": ("sdv", "_peer_sdv.py", []),
 }
@@ -62,7 +62,7 @@ def by_peer(name: str, training: Raw, *, epsilon: float, seed: int) -> Raw | str
     if not python.exists():
         return f"no .peers/{home}: make peers"
     rho = 0.5 / plan_for(domain(), epsilon=epsilon, delta=DELTA).whole_multiplier ** 2
-    filled = [option.format(epsilon=epsilon, rho=rho, seed=seed) for option in options]
+    filled = [option.format(rho=rho, seed=seed) for option in options]
     levels = levels_of(training)
     sizes = {
         **{k: len(f.levels) for k, f in FEATURES.items()},

@@ -19,7 +19,6 @@ from gemel.synthetic.domain import Domain
 Given = Mapping[str, Iterable[int]]
 # A condition that fewer than one in this many virtual patients meet is noise: e^-25 is far below what is measured.
 _LEAST_CHANCE = 1e-9
-_ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,8 @@ def _draw(
     """A level for each row, by systematic sampling among the rows of its group (state, or state and parent's level)."""
     order = _shuffled(group, generator)
     ordered = group[order]
-    present, first, size = np.unique(ordered, return_index=True, return_counts=True)
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    present, size = ordered[first], np.diff(np.append(first, len(ordered)))
     rows = upward[present] if pair is None else upward[present // len(pair)] * pair[present % len(pair)]
     shares = np.cumsum(rows, axis=1)
     shares /= shares[:, -1:]
