@@ -296,7 +296,9 @@ def _nice(value: float) -> float:
     if value <= 0:
         return 0.1
     unit = 10 ** floor(log10(value))
-    return float(min(1.0, next(m * unit for m in (1, 2, 4, 6, 8, 10) if m * unit >= value * 1.02)))
+    return float(
+        min(1.0, next((m * unit for m in (1, 2, 4, 6, 8, 10) if m * unit >= value * 1.02), 20 * unit))
+    )
 
 
 def _share(site: Site) -> str:
