@@ -14,11 +14,32 @@ import numpy as np
 ROUNDS, MEGABYTES = 40, 1.0
 
 
+def counts(of: dict[str, np.ndarray], clique: tuple[str, ...], sizes: dict[str, int]) -> np.ndarray:
+    """The flat table of some columns."""
+    shape = [sizes[name] for name in clique]
+    flat = np.ravel_multi_index([np.asarray(of[name]) for name in clique], shape)
+    return np.bincount(flat, minlength=math.prod(shape)).astype(float)
+
+
+def error_of(
+    pair: tuple[str, ...],
+    rows: dict[str, np.ndarray],
+    drawn: dict[str, np.ndarray],
+    scale: float,
+    sizes: dict[str, int],
+    sigma: float,
+) -> float:
+    """How far the model is from the data in a pair, less what noise on its table would add."""
+    distance = np.abs(counts(rows, pair, sizes) - scale * counts(drawn, pair, sizes)).sum()
+    return float(distance - math.sqrt(2 / math.pi) * sigma * math.prod(sizes[name] for name in pair))
+
+
 def main() -> None:
     """Read levels, fit, write as many drawn levels."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_compilation_cache", False)
     from mbi import Domain, LinearMeasurement, estimation, junction_tree
 
     table, out, rho, seed = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
@@ -27,13 +48,8 @@ def main() -> None:
         rows = {name: loaded[f"code/{name}"] for name in sizes}
     random, domain = np.random.default_rng(seed), Domain.fromdict(sizes)
 
-    def counts(of: dict[str, np.ndarray], clique: tuple[str, ...]) -> np.ndarray:
-        shape = [sizes[name] for name in clique]
-        flat = np.ravel_multi_index([np.asarray(of[name]) for name in clique], shape)
-        return np.bincount(flat, minlength=math.prod(shape)).astype(float)
-
     def measured(clique: tuple[str, ...], sigma: float) -> LinearMeasurement:
-        exact = counts(rows, clique)
+        exact = counts(rows, clique, sizes)
         return LinearMeasurement(exact + np.rint(random.normal(0, sigma, exact.size)), clique, stddev=sigma)
 
     pairs = list(itertools.combinations(sizes, 2))
@@ -56,13 +72,7 @@ def main() -> None:
             if junction_tree.hypothetical_model_size(domain, [*cliques, p]) <= MEGABYTES * used / rho
             or any(set(p) <= set(c) for c in cliques)
         ]
-        errors = np.array(
-            [
-                np.abs(counts(rows, p) - scale * counts(drawn, p)).sum()
-                - math.sqrt(2 / math.pi) * sigma * math.prod(sizes[name] for name in p)
-                for p in fits
-            ]
-        )
+        errors = np.array([error_of(p, rows, drawn, scale, sizes, sigma) for p in fits])
         weights = np.exp(0.5 * epsilon * (errors - errors.max()))
         chosen = fits[random.choice(len(fits), p=weights / weights.sum())]
         before = np.asarray(model.project(chosen).datavector())

@@ -35,7 +35,7 @@ _SHARES = {
     "hub": 0.12,
     "tree": 0.14,
 }
-_MOST_STATES, _MOST_STATES_WITH_HUB, _MOST_JOINT_CELLS = 4096, 8192, 64
+_MOST_STATES, _MOST_JOINT_CELLS = 4096, 64
 _FEATURE_GROUPS, _EVENT_GROUPS, _END_GROUPS = 8, 6, 1
 
 
@@ -188,7 +188,7 @@ def groups_of_clock(domain: Domain, clock: str, noisy: Noisy) -> tuple[int, ...]
 def hubs_of(plan: MeasurePlan) -> tuple[str, ...]:
     """The columns that may join the anchors, once scores say that one goes together with all others: those of few levels."""
     states = math.prod(Structure(plan.domain, plan.anchors, {}).shape)
-    return tuple(name for name in plan.scored if states * plan.domain.sizes[name] <= _MOST_STATES_WITH_HUB)
+    return tuple(name for name in plan.scored if states * plan.domain.sizes[name] <= _MOST_STATES)
 
 
 def hub_of(plan: MeasurePlan, tree: Mapping[str, str]) -> str | None:
