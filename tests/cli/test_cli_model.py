@@ -15,7 +15,7 @@ from gemel.cli.main import app
 from gemel.core.arrays import unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.error_catalogue import CATALOGUE
-from gemel.twins.hazard import HazardTwin
+from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 
@@ -54,7 +54,7 @@ def test_what_is_pulled_is_whole_and_verifies_offline(home: Path, tmp_path: Path
         assert sha256_hex((out / name).read_bytes()) == listed["sha256"]
     for name in ("model.json", "study.json", "certificate.json"):
         _gemel("verify", out / name)
-    twin = HazardTwin(PROGRAMME)
+    twin = make_twin(PROGRAMME)
     twin.load_arrays(unpack_arrays((out / "model.safetensors").read_bytes(), twin.array_specs()))
 
 
