@@ -44,6 +44,7 @@ _LOUD = 3.0
 
 Floats = NDArray[np.float64]
 Hospitals = Sequence[Codes]
+Tables = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Released:
     total: float
 
 
-Release = Callable[[Hospitals, NoiseSource], Released]
+Draw = Callable[[NoiseSource], Released]
+# Counts once; what it gives then adds noise, as often as it is asked.
+Release = Callable[[Hospitals], Draw]
 
 
 @dataclass(frozen=True)
@@ -114,21 +117,29 @@ def releasing(plan: MeasurePlan, *, sites: int, noise_scale: float = 1.0) -> Rel
 
     `noise_scale` is for controls: what is said of the noise stays, the noise is so much of it.
     """
+    domain, one_ways = plan.domain, scaled(plan.one_ways, sites)
+    sigma = plan.score_sigma * sites * noise_scale
 
-    def release(hospitals: Hospitals, noise: NoiseSource) -> Released:
-        domain = plan.domain
-        one_ways = scaled(plan.one_ways, sites)
-        levels = _noisy(one_ways, domain, hospitals, noise, noise_scale)
-        scores = sum_scores(plan, hospitals)
-        sigma = plan.score_sigma * sites * noise_scale
-        if len(scores):
-            scores = scores + noise.discrete_gaussian(sigma, scores.shape)
-        tree = tree_of(plan, scores) if len(scores) else {}
-        queries = scaled(pair_queries(plan, levels, tree), sites)
-        pairs = _noisy(queries, domain, hospitals, noise, noise_scale)
-        everything = (*one_ways, *queries)
-        total = total_of({**levels, **pairs}, everything)
-        return Released(domain, everything, {**levels, "scores": scores, **pairs}, total)
+    def noisy(queries: tuple[Query, ...], exact: Tables, noise: NoiseSource) -> Tables:
+        quieter = tuple(replace(query, sigma=query.sigma * noise_scale) for query in queries)
+        return add_noise(quieter, exact, noise)
+
+    def release(hospitals: Hospitals) -> Draw:
+        exact_levels, exact_scores = sum_tables(one_ways, domain, hospitals), sum_scores(plan, hospitals)
+
+        def draw(noise: NoiseSource) -> Released:
+            levels = noisy(one_ways, exact_levels, noise)
+            scores = exact_scores
+            if len(scores):
+                scores = scores + noise.discrete_gaussian(sigma, scores.shape)
+            tree = tree_of(plan, scores) if len(scores) else {}
+            queries = scaled(pair_queries(plan, levels, tree), sites)
+            pairs = noisy(queries, sum_tables(queries, domain, hospitals), noise)
+            everything = (*one_ways, *queries)
+            total = total_of({**levels, **pairs}, everything)
+            return Released(domain, everything, {**levels, "scores": scores, **pairs}, total)
+
+        return draw
 
     return release
 
@@ -138,12 +149,9 @@ def scaled(queries: tuple[Query, ...], sites: int) -> tuple[Query, ...]:
     return tuple(replace(query, sigma=query.sigma * sites) for query in queries)
 
 
-def sum_tables(
-    queries: tuple[Query, ...], domain: Domain, hospitals: Hospitals
-) -> dict[str, NDArray[np.int64]]:
-    """The exact tables of all hospitals together."""
-    each = [count(queries, domain, codes) for codes in hospitals]
-    return {query.name: np.sum([tables[query.name] for tables in each], axis=0) for query in queries}
+def sum_tables(queries: tuple[Query, ...], domain: Domain, hospitals: Hospitals) -> Tables:
+    """The exact tables of all hospitals together: those of all their patients as one."""
+    return count(queries, domain, together(*hospitals))
 
 
 def sum_scores(plan: MeasurePlan, hospitals: Hospitals) -> NDArray[np.int64]:
@@ -153,23 +161,14 @@ def sum_scores(plan: MeasurePlan, hospitals: Hospitals) -> NDArray[np.int64]:
     return total
 
 
-def _noisy(
-    queries: tuple[Query, ...], domain: Domain, hospitals: Hospitals, noise: NoiseSource, noise_scale: float
-) -> dict[str, NDArray[np.int64]]:
-    quieter = tuple(replace(query, sigma=query.sigma * noise_scale) for query in queries)
-    return add_noise(quieter, sum_tables(queries, domain, hospitals), noise)
-
-
 def attack(subject: Subject, *, refits: int, noise: NoiseSource | None = None) -> Iterator[Check]:
     """Every check of a mechanism, so many releases with and without the canary.
 
     The noise is the operating system's, unless a test gives its own.
     """
     noise = noise or NoiseSource.secure()
-    looks = [
-        [subject.release(hospitals, noise) for _ in range(_LOOKS)]
-        for hospitals in (subject.hospitals, subject.with_canary)
-    ]
+    draws = [subject.release(hospitals) for hospitals in (subject.hospitals, subject.with_canary)]
+    looks = [[draw(noise) for _ in range(_LOOKS)] for draw in draws]
     told = _told_exactly(*looks)
     yield Check(
         BLOCK,
@@ -212,10 +211,9 @@ def canaries(subject: Subject, *, refits: int, noise: NoiseSource) -> Iterator[C
     The score is the likelihood ratio of everything released, cut half-way between the two. Rates with Clopper and Pearson's
     limits, 95 % together, bound the distance μ of the two normals, and μ bounds ε (Nasr et al., USENIX Security 2023).
     """
-    scores = [
-        np.array([score(subject, subject.release(hospitals, noise)) for _ in range(refits)])
-        for hospitals in (subject.hospitals, subject.with_canary)
-    ]
+    score = scoring(subject)
+    draws = [subject.release(hospitals) for hospitals in (subject.hospitals, subject.with_canary)]
+    scores = [np.array([score(draw(noise)) for _ in range(refits)]) for draw in draws]
     alarms, hits = (int(np.count_nonzero(s > 0.5)) for s in scores)
     apart = _normal_of(at_least(hits, refits, confidence=_CONFIDENCE_OF_EACH))
     apart -= _normal_of(at_most(alarms, refits, confidence=_CONFIDENCE_OF_EACH))
@@ -241,22 +239,26 @@ def canaries(subject: Subject, *, refits: int, noise: NoiseSource) -> Iterator[C
     )
 
 
-def score(subject: Subject, released: Released) -> float:
-    """The likelihood ratio of a release, scaled: 0 is expected without the canary, 1 with it."""
-    domain, queries = subject.plan.domain, released.queries
-    without, with_one = (
-        {**sum_tables(queries, domain, h), "scores": sum_scores(subject.plan, h)}
-        for h in (subject.hospitals, subject.with_canary)
-    )
-    sigmas = {query.name: query.sigma for query in queries} | {
-        "scores": subject.plan.score_sigma * subject.sites
-    }
-    along = length = 0.0
-    for name, sigma in sigmas.items():
-        step = (with_one[name] - without[name]).astype(np.float64) / sigma
-        length += float(np.sum(step**2))
-        along += float(np.sum(step * (released.arrays[name].astype(np.float64) - without[name]) / sigma))
-    return along / length
+def scoring(subject: Subject) -> Callable[[Released], float]:
+    """How a release is scored: its likelihood ratio, scaled; 0 is expected without the canary, 1 with it."""
+    plan, domain = subject.plan, subject.plan.domain
+    sides = (subject.hospitals, subject.with_canary)
+    scores = [sum_scores(plan, hospitals) for hospitals in sides]
+
+    def score(released: Released) -> float:
+        without, with_one = (
+            {**sum_tables(released.queries, domain, hospitals), "scores": exact}
+            for hospitals, exact in zip(sides, scores, strict=True)
+        )
+        sigmas = {query.name: query.sigma for query in released.queries}
+        along = length = 0.0
+        for name, sigma in {**sigmas, "scores": plan.score_sigma * subject.sites}.items():
+            step = (with_one[name] - without[name]).astype(np.float64) / sigma
+            length += float(np.sum(step**2))
+            along += float(np.sum(step * (released.arrays[name].astype(np.float64) - without[name]) / sigma))
+        return along / length
+
+    return score
 
 
 def findings(checks: Iterator[Check]) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.attacks.findings import Finding, Verdict
 from gemel.synthetic.attacks.mechanism import (
     BLOCK,
+    Draw,
     Hospitals,
     Released,
     Subject,
@@ -20,7 +21,7 @@ from gemel.synthetic.attacks.mechanism import (
     sum_scores,
     sum_tables,
 )
-from gemel.synthetic.attacks.membership import size_of
+from gemel.synthetic.attacks.membership import size_of, together
 from gemel.synthetic.columns import Categories, Column
 from gemel.synthetic.domain import Domain
 
@@ -30,9 +31,9 @@ Fault = Callable[[Subject], Subject]
 def exact_number_of_patients(subject: Subject) -> Subject:
     """The cohort is as large as the hospitals are: n is told as it is."""
 
-    def release(hospitals: Hospitals, noise: NoiseSource) -> Released:
-        told = float(sum(size_of(codes) for codes in hospitals))
-        return replace(subject.release(hospitals, noise), total=told)
+    def release(hospitals: Hospitals) -> Draw:
+        told, draw = float(sum(size_of(codes) for codes in hospitals)), subject.release(hospitals)
+        return lambda noise: replace(draw(noise), total=told)
 
     return replace(subject, release=release)
 
@@ -40,13 +41,17 @@ def exact_number_of_patients(subject: Subject) -> Subject:
 def domain_from_data(subject: Subject) -> Subject:
     """Levels that nobody has are left out: which there are then tells who is there."""
 
-    def release(hospitals: Hospitals, noise: NoiseSource) -> Released:
-        domain = subject.plan.domain
-        seen = {n: np.unique(np.concatenate([codes[n] for codes in hospitals])) for n in domain.names}
-        kept = Domain(tuple(_only(column, seen[column.name].tolist()) for column in domain.columns))
-        released = subject.release(hospitals, noise)
-        levels = {q.name: released.arrays[q.name][seen[q.columns[0]]] for q in subject.plan.one_ways}
-        return replace(released, domain=kept, arrays={**released.arrays, **levels})
+    def release(hospitals: Hospitals) -> Draw:
+        seen = {name: np.unique(levels) for name, levels in together(*hospitals).items()}
+        kept = Domain(tuple(_only(c, seen[c.name].tolist()) for c in subject.plan.domain.columns))
+        whole = subject.release(hospitals)
+
+        def draw(noise: NoiseSource) -> Released:
+            released = whole(noise)
+            levels = {q.name: released.arrays[q.name][seen[q.columns[0]]] for q in subject.plan.one_ways}
+            return replace(released, domain=kept, arrays={**released.arrays, **levels})
+
+        return draw
 
     return replace(subject, release=release)
 
@@ -58,16 +63,21 @@ def sensitivity_of_one(subject: Subject) -> Subject:
 
 def float_noise(subject: Subject) -> Subject:
     """Normal noise in floats, whose last bits tell what it was added to."""
+    plan = subject.plan
 
-    def release(hospitals: Hospitals, noise: NoiseSource) -> Released:
-        released, plan = subject.release(hospitals, noise), subject.plan
-        exact = {
-            **sum_tables(released.queries, plan.domain, hospitals),
-            "scores": sum_scores(plan, hospitals),
-        }
-        sigmas = {q.name: q.sigma for q in released.queries} | {"scores": plan.score_sigma * subject.sites}
-        noisy = {n: table + sigmas[n] * noise.gaussian(table.shape) for n, table in exact.items()}
-        return replace(released, arrays=noisy)
+    def release(hospitals: Hospitals) -> Draw:
+        whole, scores = subject.release(hospitals), sum_scores(plan, hospitals)
+
+        def draw(noise: NoiseSource) -> Released:
+            released = whole(noise)
+            exact = {**sum_tables(released.queries, plan.domain, hospitals), "scores": scores}
+            sigmas = {q.name: q.sigma for q in released.queries} | {
+                "scores": plan.score_sigma * subject.sites
+            }
+            noisy = {n: table + sigmas[n] * noise.gaussian(table.shape) for n, table in exact.items()}
+            return replace(released, arrays=noisy)
+
+        return draw
 
     return replace(subject, release=release)
 
@@ -82,9 +92,10 @@ FAULTS: Mapping[str, Fault] = {
 
 def caught_by(
     fault: Fault, subject: Subject, *, refits: int, noise: NoiseSource | None = None
-) -> tuple[Check, ...]:
-    """The checks that a planted fault fails."""
-    return tuple(check for check in attack(fault(subject), refits=refits, noise=noise) if not check.passed)
+) -> Check | None:
+    """The first check that a planted fault fails; None for one that is not found."""
+    checks = attack(fault(subject), refits=refits, noise=noise)
+    return next((check for check in checks if not check.passed), None)
 
 
 def findings(subject: Subject, *, refits: int, noise: NoiseSource | None = None) -> Iterator[Finding]:
@@ -94,16 +105,16 @@ def findings(subject: Subject, *, refits: int, noise: NoiseSource | None = None)
         yield Finding(
             BLOCK,
             f"planted fault: {name}",
-            float(len(broken)),
+            float(broken is not None),
             None,
             None,
             None,
             "caught by at least one check",
-            Verdict.PASS if broken else Verdict.FAIL,
+            Verdict.PASS if broken is not None else Verdict.FAIL,
             internal=False,
             control=True,
             attacks=2 * refits,
-            detail="; ".join(f"{check.promise} {check.measured}" for check in broken) or "not caught",
+            detail="not caught" if broken is None else f"{broken.promise} {broken.measured}",
         )
 
 

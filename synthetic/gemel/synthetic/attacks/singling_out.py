@@ -18,7 +18,7 @@ from gemel.synthetic.attacks.findings import Finding
 from gemel.synthetic.attacks.people import Floats, People
 
 BLOCK = "singling out"
-_EXTREMES = 25
+_EXTREMES = 3
 _COLUMNS = (3, 4, 5, 6)
 # Of the conditions on several columns that are drawn for each that is asked for; most hold for more than one, or for none.
 _DRAWS = 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,7 +63,7 @@ FULL = Effort(attacks=2000, shadows=16)
 def examine(
     sides: Sides,
     *,
-    secret: str,
+    secrets: Sequence[str],
     effort: Effort = FULL,
     seed: int = 0,
     generator: membership.Generator | None = None,
@@ -72,18 +72,18 @@ def examine(
 
     Args:
         sides: Who is attacked.
-        secret: The column that is inferred; an outcome's are "NAME, time" and "NAME, event".
+        secrets: The columns that are inferred; an outcome's are "NAME, time" and "NAME, event".
         effort: How hard to try.
         seed: Of the attacker's choices.
         generator: Makes a cohort from patients; without one the attack with shadow cohorts is left out.
     """
     yield from _membership(sides, effort, seed, generator)
-    yield from _triad(sides, secret, effort, seed, positive=False)
+    yield from _triad(sides, secrets, effort, seed, positive=False)
     copied = sides.copied()
     yield from _membership(
         copied, effort, seed, (lambda codes, _: codes) if generator else None, positive=True
     )
-    yield from _triad(copied, secret, effort, seed, positive=True)
+    yield from _triad(copied, secrets, effort, seed, positive=True)
 
 
 def _membership(
@@ -110,7 +110,9 @@ def _membership(
         )
 
 
-def _triad(sides: Sides, secret: str, effort: Effort, seed: int, *, positive: bool) -> Iterator[Finding]:
+def _triad(
+    sides: Sides, secrets: Sequence[str], effort: Effort, seed: int, *, positive: bool
+) -> Iterator[Finding]:
     """Singling out, linking, inference, against three attackers with other columns each."""
     virtual, training, holdout = sides.people
     yield from singling_out.attack(
@@ -128,17 +130,22 @@ def _triad(sides: Sides, secret: str, effort: Effort, seed: int, *, positive: bo
         seed=seed,
         positive=positive,
     )
-    # Who knows when something happened knows that it did.
+    for secret in secrets:
+        yield from inference.attack(
+            virtual,
+            training,
+            holdout,
+            secret=secret,
+            knowledge=_knowledge(virtual.names, secret, random),
+            attacks=effort.attacks,
+            seed=seed,
+            positive=positive,
+        )
+
+
+def _knowledge(names: Sequence[str], secret: str, random: np.random.Generator) -> list[list[int]]:
+    """Every other column, and two random halves of them. Who knows when something happened knows that it did."""
     whole = secret.split(", ")[0]
-    others = [j for j, name in enumerate(virtual.names) if name.split(", ")[0] != whole]
-    halves = [random.permutation(others)[: (len(others) + 1) // 2].tolist() for _ in range(_ATTACKERS - 1)]
-    yield from inference.attack(
-        virtual,
-        training,
-        holdout,
-        secret=secret,
-        knowledge=[others, *halves],
-        attacks=effort.attacks,
-        seed=seed,
-        positive=positive,
-    )
+    others = [j for j, name in enumerate(names) if name.split(", ")[0] != whole]
+    half = (len(others) + 1) // 2
+    return [others, *(random.permutation(others)[:half].tolist() for _ in range(_ATTACKERS - 1))]
