@@ -65,7 +65,7 @@ PANEL = Panel(
 _VISIT_EDGES, _AGE_EDGES = (1, 3, 7, 13), (35, 45, 55)
 _MEAN_EDGES = np.arange(0.0, 4.3, 0.4)
 Rows = list[dict[str, Any]]
-Fit = Callable[[Histories, int], Any]
+Fit = Callable[[Histories], Any]
 
 
 def real_panel() -> Histories:
@@ -119,7 +119,7 @@ def panel_case(everybody: Histories, fit: Fit, *, patients: int | None, seeds: i
         real, held_out = everybody.take(order[:cut]), shape_of(everybody.take(order[cut:]))
         sample = real if patients is None else real.take(np.arange(patients))
         start = time.process_time()
-        model = fit(sample, seed)
+        model = fit(sample)
         seconds = time.process_time() - start
         virtual = shape_of(model.histories(model.baselines(len(real), random), random))
         floor, alone = shape_of(real), shape_of(sample)
@@ -141,70 +141,70 @@ def panel_case(everybody: Histories, fit: Fit, *, patients: int | None, seeds: i
     return middle | {"worst ratio": max(one["transitions"] / one["floor"] for one in found)}
 
 
+CASES: tuple[tuple[str, str, float, int | None], ...] = (
+    ("network", "n = 300", 3.0, 300),
+    ("Markov", "n = 300", 3.0, 300),
+    ("Markov", "all", 3.0, None),
+    ("network", "all", 3.0, None),
+    ("network", "n = 1000", 3.0, 1000),
+    ("network", "all", 1.0, None),
+)
+
+
+def fit_of(kind: str, *, epsilon: float, patients: int) -> Fit:
+    """How a case fits a sample. Its size is public here, as the panel is; in a study it is declared or counted with noise."""
+
+    def fit(sample: Histories) -> Any:
+        noise = NoiseSource.secure()
+        if kind == "Markov":
+            return fit_markov(sample, epsilon=epsilon, delta=DELTA, noise=noise)
+        return fit_network(sample, patients=patients, epsilon=epsilon, delta=DELTA, noise=noise)
+
+    return fit
+
+
 def panel_part(*, quick: bool) -> tuple[Rows, Rows]:
     """Rows and bars of the panel."""
     everybody = real_panel()
     print(f"rwm5yr: {len(everybody)} persons, {everybody.here.sum(axis=1).mean():.1f} visits each")
-    seeds = 1 if quick else 5
-    cases: list[tuple[str, str, float, int | None]] = [
-        ("network", "n = 300", 3.0, 300),
-        ("Markov", "n = 300", 3.0, 300),
-        ("Markov", "all", 3.0, None),
-        ("network", "all", 3.0, None),
-        ("network", "n = 1000", 3.0, 1000),
-        ("network", "all", 1.0, None),
-    ]
     rows, results = [], {}
-    for kind, size, epsilon, patients in cases:
-        # The size is public here: the panel is. In a study it is the declared or the noisily counted one.
-        many = patients or 3 * len(everybody) // 4
-
-        def fit(
-            sample: Histories, seed: int, kind: str = kind, epsilon: float = epsilon, many: int = many
-        ) -> Any:
-            noise = NoiseSource.secure()
-            if kind == "Markov":
-                return fit_markov(sample, epsilon=epsilon, delta=DELTA, noise=noise)
-            return fit_network(sample, patients=many, epsilon=epsilon, delta=DELTA, noise=noise)
-
-        of = panel_case(everybody, fit, patients=patients, seeds=seeds)
+    for kind, size, epsilon, patients in CASES:
+        fit = fit_of(kind, epsilon=epsilon, patients=patients or 3 * len(everybody) // 4)
+        of = panel_case(everybody, fit, patients=patients, seeds=1 if quick else 5)
         results[kind, size, epsilon] = of
-        side = f"{kind}, ε = {epsilon:g}"
-        rows.append(
-            row(
-                f"transitions, {size}",
-                side,
-                of["transitions"],
-                "total variation",
-                floor=round(of["floor"], 4),
-                ratio=round(of["ratio"], 3),
-                worst_ratio=round(of["worst ratio"], 3),
-                real_sample=round(of["sample"], 4),
-                seeds=seeds,
-            )
-        )
-        rows += [
-            row(f"lag {k}, {size}", side, of[f"lag {k}"], "correlation", real=round(of[f"real lag {k}"], 3))
-            for k in (1, 2, 3)
-        ]
-        rows.append(row(f"persons' means, {size}", side, of["means"], "total variation"))
-        rows.append(row(f"fit, {size}", side, of["seconds"], "CPU s"))
-        print(
-            f"{side:<18} {size:<9} transitions {of['transitions']:.3f} (floor {of['floor']:.3f}, x{of['ratio']:.2f}; real sample "
-            f"{of['sample']:.3f})  lags {of['lag 1']:.2f} {of['lag 2']:.2f} {of['lag 3']:.2f} (real {of['real lag 1']:.2f} "
-            f"{of['real lag 2']:.2f} {of['real lag 3']:.2f})  means {of['means']:.3f}  {of['seconds']:.1f} s",
-            flush=True,
-        )
-    whole = results["network", "all", 3.0]
+        rows += case_rows(f"{kind}, ε = {epsilon:g}", size, of)
+    whole, few = results["network", "all", 3.0], results["network", "n = 300", 3.0]
     return rows, [
         bar("transitions over floor, network, ε = 3", whole["ratio"], 1.3, "max"),
         bar("error of lag 3, network, ε = 3", whole["lag 3 error"], 0.10, "max"),
-        bar(
-            "transitions, network, n = 300, ε = 3",
-            results["network", "n = 300", 3.0]["transitions"],
-            0.20,
-            "max",
+        bar("transitions, network, n = 300, ε = 3", few["transitions"], 0.20, "max"),
+    ]
+
+
+def case_rows(side: str, size: str, of: dict[str, float]) -> Rows:
+    """A case as rows, printed too."""
+    more = {
+        "floor": of["floor"],
+        "ratio": of["ratio"],
+        "worst_ratio": of["worst ratio"],
+        "real_sample": of["sample"],
+    }
+    more = {key: round(value, 4) for key, value in more.items()}
+    print(
+        f"{side:<18} {size:<9} transitions {of['transitions']:.3f} (floor {of['floor']:.3f}, x{of['ratio']:.2f}; real sample "
+        f"{of['sample']:.3f})  lags {of['lag 1']:.2f} {of['lag 2']:.2f} {of['lag 3']:.2f} (real {of['real lag 1']:.2f} "
+        f"{of['real lag 2']:.2f} {of['real lag 3']:.2f}; error of lag 3 {of['lag 3 error']:.3f})  means {of['means']:.3f}  "
+        f"{of['seconds']:.1f} s",
+        flush=True,
+    )
+    return [
+        row(f"transitions, {size}", side, of["transitions"], "total variation", **more),
+        *(
+            row(f"lag {k}, {size}", side, of[f"lag {k}"], "correlation", real=round(of[f"real lag {k}"], 3))
+            for k in (1, 2, 3)
         ),
+        row(f"persons' means, {size}", side, of["means"], "total variation"),
+        row(f"fit, {size}", side, of["seconds"], "CPU s"),
     ]
 
 

@@ -165,7 +165,8 @@ def _shares(table: NDArray[np.integer]) -> NDArray[np.float64]:
     counts = np.maximum(table, 0).astype(np.float64)
     totals = counts.sum(axis=-1, keepdims=True)
     even = np.full_like(counts, 1 / counts.shape[-1])
-    return np.where(totals > 0, counts / np.maximum(totals, 1), even)
+    shares: NDArray[np.float64] = np.where(totals > 0, counts / np.maximum(totals, 1), even)
+    return shares
 
 
 def _mixed(table: NDArray[np.int64], following: NDArray[np.float64], panel: Panel) -> NDArray[np.float64]:
@@ -176,8 +177,8 @@ def _mixed(table: NDArray[np.int64], following: NDArray[np.float64], panel: Pane
     )
     by_level /= np.maximum(by_level.sum(axis=1, keepdims=True), 1e-9)
     told = _shares(table)[:, level]
-    ratio: NDArray[np.float64] = told / np.maximum(by_level, 1e-3)[None]
-    return ratio[:, :, level]
+    changed: NDArray[np.float64] = (told / np.maximum(by_level, 1e-3)[None])[:, :, level]
+    return changed
 
 
 def _token(panel: Panel, levels: Levels) -> Levels:
