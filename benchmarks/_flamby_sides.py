@@ -22,6 +22,7 @@ from gemel.core.study import (
     TrainingPlan,
     parse_study,
 )
+from gemel.core.synthesis_plan import Measurement, SynthesisPlan
 from gemel.privacy.accounting import price
 from gemel.privacy.engine import DpTrainer, train_round
 from gemel.privacy.noise import NoiseSource
@@ -34,8 +35,10 @@ from gemel.synthetic.releases import CORRECTION, without_prefix
 # A hospital whose noisy count is lower counts as so many.
 FLOOR = 20.0
 DELTA = 1e-5
-# A patient of the training half pays for the count, the steps, and one marginal table; a study has all three.
-SHARES = Shares(training=0.9, marginals=0.02, count=0.08)
+# A patient of the training half pays for the count, the steps, and for virtual cohorts; a study has all three.
+_THIRD = Measurement(tables=1, share=1 / 3)
+SYNTHESIS = SynthesisPlan(levels=_THIRD, scores=_THIRD, tables=_THIRD)
+SHARES = Shares(training=0.9, synthesis=0.02, count=0.08)
 # What stands for no bound in runs without privacy.
 NO_BOUND = 1e5
 PLAIN = StrategyPlan()
@@ -71,7 +74,7 @@ def study_of(side: Side, names: list[str]) -> Study:
         rounds=side.rounds,
         local_steps=side.local_steps * twins,
         metrics_tables=1,
-        marginal_tables=1,
+        synthesis=SYNTHESIS,
         shares=SHARES,
         sample_rate=side.sample_rate if side.epsilon else 1.0,
     )
@@ -93,7 +96,7 @@ def study_of(side: Side, names: list[str]) -> Study:
         ),
         privacy=noise.privacy_plan(epsilon=side.epsilon or 1.0, delta=DELTA),
         metrics_tables=1,
-        marginal_tables=1,
+        synthesis=SYNTHESIS,
         minimum_patients=int(FLOOR),
         quorum=1,
         round_timeout_s=60.0,

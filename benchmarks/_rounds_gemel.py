@@ -19,7 +19,8 @@ import psutil
 from gemel.cli.demo.federation import Federation, create, running
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
-from gemel.synthetic.marginals import marginal_specs
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import synthesis_plan
 from gemel.twins.metrics import metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
@@ -116,7 +117,7 @@ def _study(live: Federation, rounds: int) -> Study:
         delta=DELTA,
         count_noise_multiplier=10.0,
         metrics_noise_multiplier=15.0,
-        marginals_noise_multiplier=20.0,
+        synthesis_noise_multiplier=4.0,
     )
     return Study(
         schema=SCHEMA,
@@ -128,7 +129,7 @@ def _study(live: Federation, rounds: int) -> Study:
         training=training,
         privacy=privacy,
         metrics_tables=len(metric_tables(PROGRAMME)),
-        marginal_tables=len(marginal_specs(PROGRAMME)),
+        synthesis=synthesis_plan(domain_of(PROGRAMME)),
         minimum_patients=20,
         quorum=3,
         round_timeout_s=120.0,

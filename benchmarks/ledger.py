@@ -37,7 +37,7 @@ from gemel.privacy.ledger.store import LocalAnchor
 
 BAR_S = 1.0
 CAP, DELTA = 6.0, 1e-6
-TASKS = ("count", "train/1", "train/2", "evaluate", "synthesise")
+TASKS = ("count", "train/1", "train/2", "evaluate", "synthesise/1")
 CASES = {"fits": 1.0, "does not fit": 0.02}  # what the noise of the asked plan is multiplied by
 
 
@@ -52,7 +52,7 @@ def _plan(scale: float, *, sampled: bool = False) -> tuple[Charge, ...]:
         "train/1": (Share.TRAINING, step),
         "train/2": (Share.TRAINING, step),
         "evaluate": (Share.HELD_OUT, Mechanism(kind=table, noise_multiplier=60 * scale, count=6)),
-        "synthesise": (Share.TRAINING, Mechanism(kind=table, noise_multiplier=120 * scale, count=12)),
+        "synthesise/1": (Share.TRAINING, Mechanism(kind=table, noise_multiplier=120 * scale, count=12)),
     }
     return tuple(Charge(task=t, share=priced[t][0], mechanisms=(priced[t][1],)) for t in TASKS)
 

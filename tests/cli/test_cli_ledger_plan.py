@@ -71,7 +71,14 @@ def test_a_study_is_priced_for_both_halves_task_by_task(signed: Path, study: Stu
     assert told["epsilon"] == price(study.charges(), delta=1e-5)
     by_share = {s.value: epsilon(m, delta=1e-5) for s, m in mechanisms_by_patient(study.charges()).items()}
     assert told["epsilon_by_share"] == by_share
-    assert [row["tasks"] for row in told["tasks"]] == ["count", "train/1 … train/2", "evaluate", "synthesise"]
+    assert [row["tasks"] for row in told["tasks"]] == [
+        "count",
+        "train/1 … train/2",
+        "evaluate",
+        "synthesise/1",
+        "synthesise/2",
+        "synthesise/3",
+    ]
     assert sum(row["charged"] for row in told["tasks"]) == len(study.tasks)
     assert told["tasks"][-1]["epsilon_after"] == by_share
     assert told["budget"] is None
@@ -153,7 +160,7 @@ def test_a_study_over_the_cap_exits_with_three_and_says_by_how_much(
         delta=1e-5,
         count_noise_multiplier=0.5,
         metrics_noise_multiplier=1.0,
-        marginals_noise_multiplier=5.0,
+        synthesis_noise_multiplier=1.2,
     )
     path = plain(make_study(privacy=dear), tmp_path)
     told = answer(path, alpha(federation).folder, code=3)
@@ -213,7 +220,7 @@ def test_noise_is_solved_for_and_what_would_be_left_is_said() -> None:
     assert told["sample_rate"] == 0.1
     assert 1.999 <= told["epsilon_spent"] <= 2
     assert told["epsilon_left"] == pytest.approx(5 - told["epsilon_spent"], abs=1e-6)
-    assert set(told["noise_multipliers"]) == {"training_step", "count", "metrics_table", "marginal_table"}
+    assert set(told["noise_multipliers"]) == {"training_step", "count", "metrics_table", "synthesis"}
 
 
 def test_the_table_of_a_budget_names_delta_and_epsilon() -> None:

@@ -27,7 +27,9 @@ from gemel.core.signing import SigningKey, fingerprint, sign_document
 from gemel.core.start_kit import StartKit, read_join, sign_kit
 from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
 from gemel.core.supervision import free_port
-from gemel.synthetic.marginals import marginal_specs
+from gemel.core.synthesis_plan import ROUNDS
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import synthesis_plan
 from gemel.twins.metrics import metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
@@ -102,10 +104,10 @@ class Hospital:
                 delta=1e-5,
                 count_noise_multiplier=10.0,
                 metrics_noise_multiplier=15.0,
-                marginals_noise_multiplier=20.0,
+                synthesis_noise_multiplier=4.0,
             ),
             "metrics_tables": len(metric_tables(PROGRAMME)),
-            "marginal_tables": len(marginal_specs(PROGRAMME)),
+            "synthesis": synthesis_plan(domain_of(PROGRAMME)),
             "minimum_patients": 20,
             "quorum": 1,
             "round_timeout_s": 20.0,
@@ -211,7 +213,7 @@ def test_a_study_is_shown_in_words_before_it_is_approved(hospital: Hospital) -> 
     shown = told("node", "show", sha256[:8], hospital.home)
     assert shown["state"] == "waiting"
     tasks = {row["task"]: row for row in shown["tasks"]}
-    assert list(tasks) == ["count", "train/1", "evaluate", "synthesise"]
+    assert list(tasks) == ["count", "train/1", "evaluate", *ROUNDS]
     assert tasks["train/1"]["times"] == 3
     assert "3 rounds" in tasks["train/1"]["words"]
     assert tasks["count"]["leaves"] == {"patients": {"shape": [1], "dtype": "int64"}}

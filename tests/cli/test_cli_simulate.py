@@ -55,7 +55,9 @@ def test_a_study_runs_over_virtual_hospitals_to_a_certificate_that_holds(
         "train/1",
         "train/2",
         "evaluate",
-        "synthesise",
+        "synthesise/1",
+        "synthesise/2",
+        "synthesise/3",
     ]
     assert all(task["sites"] == 6 for task in told["tasks"])
     assert told["scores"]["death"]["auc_5y"]["standard_error"] > 0

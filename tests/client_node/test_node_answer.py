@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
+from any_synthesis import a_choice
 
 from gemel.cli.demo.federation import STEWARD, Federation
 from gemel.client_node import approvals, outbox, tasks
@@ -20,7 +21,9 @@ from gemel.core.errors import GemelError
 from gemel.core.messages import HELLO, Envelope, Reply, Request, Status, read_reply, sign_request
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.accounting import price
+from gemel.synthetic.domain import domain_of
 from gemel.synthetic.releases import declared_release
 from gemel.twins.installed import make_twin
 from gemel.twins.programmes.fatty_liver import PROGRAMME
@@ -100,6 +103,8 @@ def test_every_task_is_charged_exactly_what_the_study_says(asker: Asker) -> None
     twin = asker.twin()
     for task in asker.study.tasks:
         payload = twin if task.startswith("train/") or task == "evaluate" else b""
+        if task == ROUNDS[2]:
+            payload = pack_arrays(a_choice(domain_of(PROGRAMME)))
         reply, got = asker.ask(task, payload)
         assert reply.status is Status.RELEASED, (task, reply.code)
         unpack_arrays(got.payload, declared_release(task, PROGRAMME))
@@ -141,7 +146,7 @@ def test_a_budget_that_would_be_exceeded_is_refused_before_anything_is_computed(
 def test_a_study_that_the_budget_cannot_carry_to_its_end_is_refused_at_the_door(
     federation: Federation, make_study: MakeStudy
 ) -> None:
-    privacy = msgspec.structs.replace(make_study().privacy, marginals_noise_multiplier=0.7, epsilon=100.0)
+    privacy = msgspec.structs.replace(make_study().privacy, synthesis_noise_multiplier=0.7, epsilon=100.0)
     reply, _ = Asker(federation, make_study(privacy=privacy)).ask(HELLO)
     assert (reply.status, reply.code) == (Status.REFUSED, "GEM301")
 

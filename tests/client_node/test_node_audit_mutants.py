@@ -23,6 +23,7 @@ from gemel.core.study import Study
 from gemel.privacy import accounting
 from gemel.privacy.audit.report import Check, carry_out
 from gemel.privacy.ledger import Ledger, LedgerEntry
+from gemel.synthetic import protocol
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 Attack = Callable[[Throwaway, Study], Iterable[Check]]
@@ -184,13 +185,14 @@ def tables_leave_without_noise(patch: Patch) -> None:
 
 def tables_take_sigma_for_a_variance(patch: Patch) -> None:
     noisy = tasks.noisy_counts
-    patch.setattr(
-        tasks,
-        "noisy_counts",
-        lambda counts, *, noise_multiplier, noise: noisy(
-            counts, noise_multiplier=noise_multiplier**0.5, noise=noise
-        ),
-    )
+    for module in (tasks, protocol):
+        patch.setattr(
+            module,
+            "noisy_counts",
+            lambda counts, *, noise_multiplier, noise: noisy(
+                counts, noise_multiplier=noise_multiplier**0.5, noise=noise
+            ),
+        )
 
 
 def training_uses_half_of_the_noise(patch: Patch) -> None:
@@ -203,13 +205,12 @@ def training_uses_half_of_the_noise(patch: Patch) -> None:
 
 
 def a_patient_counts_once_for_each_visit(patch: Patch) -> None:
-    count = releases.count_marginals
+    count = protocol.count_round
 
-    def twice(programme: Any, dataset: Any) -> Any:
-        return {name: table * 2 for name, table in count(programme, dataset).items()}
+    def twice(*arguments: Any, **named: Any) -> Any:
+        return [(table * 2, sigma) for table, sigma in count(*arguments, **named)]
 
-    patch.setattr(releases, "count_marginals", twice)
-    patch.setattr(tasks, "count_marginals", twice)
+    patch.setattr(protocol, "count_round", twice)
 
 
 # --- gate ----------------------------------------------------------------------------------------

@@ -109,10 +109,13 @@ def test_a_task_that_began_and_was_not_released_counts_as_spent(
         reserved = ledger.reserved(study.sha256)
         assert reserved is not None
         ledger.begin(
-            study_sha256=study.sha256, task="synthesise", request_sha256="22" * 32, snapshot=reserved.snapshot
+            study_sha256=study.sha256,
+            task="synthesise/1",
+            request_sha256="22" * 32,
+            snapshot=reserved.snapshot,
         )
     tasks = {task["task"]: task for task in _gathered(home)["studies"][0]["tasks"]}
-    assert tasks["synthesise"]["state"].startswith("begun, and no release is on record")
+    assert tasks["synthesise/1"]["state"].startswith("begun, and no release is on record")
 
 
 def test_it_names_no_person_and_no_count_of_them(ran: tuple[NodeHome, Study, bytes]) -> None:

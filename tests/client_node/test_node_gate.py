@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from any_synthesis import a_choice
 
 from gemel.cli.demo.federation import STEWARD, Federation
 from gemel.client_node import approvals, gate, patients, tasks
@@ -22,11 +24,13 @@ from gemel.core.mechanism import Charge, Mechanism, MechanismKind, Share
 from gemel.core.messages import HELLO, Envelope, Reply, Request, read_reply, sign_request
 from gemel.core.signing import SigningKey, sign_document
 from gemel.core.study import Study
+from gemel.core.synthesis_plan import ROUNDS, Measurement
 from gemel.data_adapters.dataset.build import pseudonym
 from gemel.privacy.engine import DpTrainer
 from gemel.privacy.ledger import EntryKind, LedgerEntry
 from gemel.privacy.noise import NoiseSource
-from gemel.synthetic.marginals import count_marginals
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import count_round
 from gemel.synthetic.releases import declared_release
 from gemel.twins.installed import make_twin
 from gemel.twins.metrics import count_metric_tables
@@ -201,17 +205,31 @@ def test_nobody_but_a_steward_on_record_decides(federation: Federation, make_stu
     assert approvals.find(federation.nodes[SITE], study.sha256) is None
 
 
-@pytest.mark.parametrize(
-    ("task", "field"), [("evaluate", "metrics_tables"), ("synthesise", "marginal_tables")]
-)
-def test_more_tables_than_were_paid_for_do_not_leave(
-    federation: Federation, make_study: MakeStudy, task: str, field: str
-) -> None:
-    study = make_study(**{field: getattr(make_study(), field) - 1})
+def test_more_tables_than_were_paid_for_do_not_leave(federation: Federation, make_study: MakeStudy) -> None:
+    study = make_study(metrics_tables=make_study().metrics_tables - 1)
     _approve(federation, study)
     _ask(federation, study, "count")
-    reply, got = _ask(federation, study, task, TWIN if task == "evaluate" else b"")
+    reply, got = _ask(federation, study, "evaluate", TWIN)
     assert (reply.code, got.payload) == ("GEM307", b"")
+
+
+@pytest.mark.parametrize(
+    ("levels", "scores", "more_levels"), [(0.01, -0.01, 0), (-0.01, 0.01, 0), (0.0, 0.0, -1)]
+)
+def test_a_study_that_charges_for_other_counts_of_synthesis_is_refused_at_the_door(
+    federation: Federation, make_study: MakeStudy, levels: float, scores: float, more_levels: int
+) -> None:
+    synthesis = make_study().synthesis
+    other = msgspec.structs.replace(
+        synthesis,
+        levels=Measurement(
+            tables=synthesis.levels.tables + more_levels, share=synthesis.levels.share + levels
+        ),
+        scores=msgspec.structs.replace(synthesis.scores, share=synthesis.scores.share + scores),
+    )
+    study = make_study(synthesis=other)
+    reply, got = _ask(federation, study, "count")
+    assert (reply.code, got.payload) == ("GEM720", b"")
 
 
 def test_what_left_is_on_record_when_it_leaves(federation: Federation, make_study: MakeStudy) -> None:
@@ -227,14 +245,17 @@ def test_what_left_is_on_record_when_it_leaves(federation: Federation, make_stud
 # --- noise ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["evaluate", "synthesise"])
+@pytest.mark.parametrize("task", ["evaluate", *ROUNDS])
 def test_every_released_table_carries_the_noise_that_was_paid_for(
     federation: Federation, make_study: MakeStudy, task: str
 ) -> None:
     study = make_study()
     _approve(federation, study)
     _ask(federation, study, "count")
-    _, got = _ask(federation, study, task, TWIN if task == "evaluate" else b"")
+    domain = domain_of(PROGRAMME)
+    choice = a_choice(domain) if task == ROUNDS[2] else {}
+    inputs = {"evaluate": TWIN, ROUNDS[2]: pack_arrays(choice)}
+    _, got = _ask(federation, study, task, inputs.get(task, b""))
     released = unpack_arrays(got.payload, declared_release(task, PROGRAMME))
     dataset = patients.load(federation.nodes[SITE], PROGRAMME)
     training, held_out = dataset.split()
@@ -242,7 +263,12 @@ def test_every_released_table_carries_the_noise_that_was_paid_for(
         risk = make_twin(PROGRAMME).predict(held_out.values)
         exact, sigma = count_metric_tables(PROGRAMME, risk, held_out), study.privacy.metrics_noise_multiplier
     else:
-        exact, sigma = count_marginals(PROGRAMME, training), study.privacy.marginals_noise_multiplier
+        # A person may be a patient at two hospitals: each release is one of two.
+        whole = study.privacy.synthesis_noise_multiplier * math.sqrt(2)
+        counted = count_round(task, domain, domain.encode(training), whole=whole, choice=choice)
+        ((name, flat),) = released.items()
+        exact = {name: np.concatenate([table.ravel() for table, _ in counted])}
+        released, sigma = {name: flat[: exact[name].size]}, float(np.mean([sigma for _, sigma in counted]))
     for name, table in exact.items():
         if table.size >= 20:
             assert 0.4 * sigma < np.std(released[name] - table) < 1.8 * sigma, name

@@ -97,7 +97,7 @@ def test_the_studys_floor_holds_for_the_count_that_was_released(
     talk.approve()
     assert talk.ask("count")[0].status is Status.RELEASED
     twin = pack_arrays(make_twin(PROGRAMME).to_arrays())
-    for task, inputs in (("train/1", twin), ("evaluate", twin), ("synthesise", b"")):
+    for task, inputs in (("train/1", twin), ("evaluate", twin), ("synthesise/1", b"")):
         assert talk.ask(task, inputs)[0].code == "GEM402"
     assert talk.charged() == ["count"]
 
@@ -176,11 +176,13 @@ def test_a_release_kept_for_one_request_does_not_answer_another(talk: Conversati
     talk.approve()
     counted, _ = talk.ask("count")
     folder = talk.home.folder / "outbox"
-    asked = Request(study_sha256=talk.study.payload_sha256, task="synthesise", inputs_sha256=sha256_hex(b""))
+    asked = Request(
+        study_sha256=talk.study.payload_sha256, task="synthesise/1", inputs_sha256=sha256_hex(b"")
+    )
     other = sign_request(asked, talk.federation.coordinator.key).payload_sha256
     for suffix in ("json", "safetensors"):
         (folder / f"{counted.request_sha256}.{suffix}").rename(folder / f"{other}.{suffix}")
-    reply, got = talk.ask("synthesise")
+    reply, got = talk.ask("synthesise/1")
     assert reply.status is not Status.RELEASED
     assert got.payload == b""
 

@@ -84,7 +84,7 @@ def test_neither_log_tells_of_a_patient(talk: Talk, monkeypatch: pytest.MonkeyPa
         raise ValueError("patient p1-4711 was born on 1950-01-01")
 
     monkeypatch.setattr(tasks, "compute", fail)
-    assert talk.ask("synthesise").status is Status.FAILED
+    assert talk.ask("synthesise/1").status is Status.FAILED
     dataset = patients.load(talk.home, PROGRAMME)
     secrets = [*dataset.patient_ids[:5], "p1-4711", "1950-01-01", "ValueError"]
     count = str(len(dataset))

@@ -87,7 +87,7 @@ def test_the_second_task_adds_nothing_but_that_it_began_and_what_left(
     study, home = make_study(), federation.nodes[SITE]
     approve(federation, study)
     first, _ = ask(federation, study, "count")
-    second, _ = ask(federation, study, "synthesise")
+    second, _ = ask(federation, study, "synthesise/1")
     assert kinds(home)[4:] == ["begun", "released"]
     assert second.epsilon_spent == first.epsilon_spent
     # What a reply says of the ledger is from before its own release is on record.
@@ -104,7 +104,7 @@ def test_a_study_once_begun_is_not_refused_for_budget_that_another_took(
     federation.nodes[SITE] = NodeHome(home.folder, config)
     other = make_study(study_id="second")
     assert ask(federation, other, HELLO)[0].code == "GEM301"
-    assert ask(federation, study, "synthesise")[0].status is Status.RELEASED
+    assert ask(federation, study, "synthesise/1")[0].status is Status.RELEASED
 
 
 def test_patients_of_no_earlier_study_have_their_whole_budget(
@@ -146,7 +146,7 @@ def test_a_task_that_a_steward_gave_back_is_never_computed(
         )
         ledger.expire(given_back, stewards=home.config.stewards)
     monkeypatch.setattr(tasks, "compute", lambda *_a, **_k: pytest.fail("patients were touched"))
-    reply, got = ask(federation, study, "synthesise")
+    reply, got = ask(federation, study, "synthesise/1")
     assert (reply.status, reply.code, got.payload) == (Status.REFUSED, "GEM307", b"")
 
 
@@ -192,7 +192,7 @@ def test_a_head_that_was_told_once_is_remembered_beside_the_ledger(
     anchored = (home.folder / "ledger.anchored.json").read_bytes()
     put_back(home, older)
     (home.folder / "ledger.anchored.json").write_bytes(anchored)
-    for task in (HELLO, "count", "synthesise"):
+    for task in (HELLO, "count", "synthesise/1"):
         assert ask(federation, study, task)[0].code == "GEM309"
 
 

@@ -229,7 +229,7 @@ def test_studies_do_not_share_what_is_kept(federation: Federation, make_study: M
         training = msgspec.structs.replace(study.training, noise_multiplier=30.0)
         quiet = msgspec.structs.replace(
             study.privacy, epsilon=1.5, count_noise_multiplier=30.0, metrics_noise_multiplier=40.0,
-            marginals_noise_multiplier=60.0,
+            synthesis_noise_multiplier=15.0,
         )  # fmt: skip
         asker = Asker(federation, msgspec.structs.replace(study, training=training, privacy=quiet))
         asker.begin()

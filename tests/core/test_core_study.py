@@ -6,6 +6,7 @@ import pytest
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import MechanismKind, Share, mechanisms_by_patient
 from gemel.core.study import SCHEMA, parse_study
+from gemel.core.synthesis_plan import ROUNDS
 
 PAYLOAD = {
     "schema": SCHEMA,
@@ -32,10 +33,15 @@ PAYLOAD = {
         "delta": 1e-5,
         "count_noise_multiplier": 30.0,
         "metrics_noise_multiplier": 20.0,
-        "marginals_noise_multiplier": 10.0,
+        "synthesis_noise_multiplier": 10.0,
     },
     "metrics_tables": 3,
-    "marginal_tables": 12,
+    "synthesis": {
+        "levels": {"tables": 12, "share": 0.1},
+        "scores": {"tables": 66, "share": 0.1},
+        "tables": {"tables": 1, "share": 0.8},
+        "sites_of_a_person": 2,
+    },
     "minimum_patients": 100,
     "quorum": 2,
     "round_timeout_s": 60.0,
@@ -82,6 +88,7 @@ DEFAULTED = {
     "strategy",
     "pace",
     "cross_site_validation",
+    "sites_of_a_person",
 }
 
 
@@ -121,7 +128,7 @@ def test_a_study_survives_its_payload():
     [
         p
         for p in _leaves(PAYLOAD)
-        if p[-1] not in {"schema", "quorum", "clipping", "quantile_noise_multiplier"}
+        if p[-1] not in {"schema", "quorum", "clipping", "quantile_noise_multiplier", "share"}
         and p[0] not in {"aggregation", "statistics", "strategy", "pace", "cross_site_validation"}
     ],
     ids=".".join,
@@ -184,9 +191,12 @@ def test_an_unknown_field_is_refused_by_name(path):
         (("privacy", "delta"), 0.01),
         (("privacy", "count_noise_multiplier"), -1.0),
         (("privacy", "metrics_noise_multiplier"), 0.0),
-        (("privacy", "marginals_noise_multiplier"), 0.0),
+        (("privacy", "synthesis_noise_multiplier"), 0.0),
         (("metrics_tables",), 0),
-        (("marginal_tables",), 0),
+        (("synthesis", "levels", "tables"), 0),
+        (("synthesis", "scores", "share"), 0.0),
+        (("synthesis", "tables", "share"), 0.9),
+        (("synthesis", "sites_of_a_person"), 0),
         (("minimum_patients",), 0),
         (("quorum",), 0),
         (("quorum",), 3),
@@ -200,7 +210,8 @@ def test_a_value_out_of_its_range_is_refused(path, value):
 
 def test_tasks_are_count_rounds_evaluate_synthesise():
     assert parse_study(PAYLOAD).tasks == (
-        "count", "train/1", "train/2", "train/3", "train/4", "train/5", "evaluate", "synthesise",
+        "count", "train/1", "train/2", "train/3", "train/4", "train/5", "evaluate",
+        "synthesise/1", "synthesise/2", "synthesise/3",
     )  # fmt: skip
 
 
@@ -211,12 +222,15 @@ def test_full_batches_cost_gaussians_and_sampled_ones_poisson_gaussians():
     assert (sampled.kind, sampled.sample_rate) == (MechanismKind.POISSON_GAUSSIAN, 0.1)
 
 
-def test_every_table_of_metrics_and_marginals_is_paid_for():
+def test_every_table_of_metrics_and_synthesis_is_paid_for():
     study = parse_study(PAYLOAD)
     assert [m.count for m in study.charge("evaluate").mechanisms] == [3]
-    assert [m.count for m in study.charge("synthesise").mechanisms] == [12]
+    charged = [m for task in ROUNDS for m in study.charge(task).mechanisms]
+    assert [m.count for m in charged] == [12, 66, 1]
+    # All of synthesis together is one Gaussian of the plan's multiplier.
+    assert sum(m.count / m.noise_multiplier**2 for m in charged) == pytest.approx(10.0**-2)
     paid = mechanisms_by_patient(study.charges())
-    assert sum(m.count for m in paid[Share.TRAINING]) == 1 + 5 * 4 + 12
+    assert sum(m.count for m in paid[Share.TRAINING]) == 1 + 5 * 4 + 12 + 66 + 1
     assert sum(m.count for m in paid[Share.HELD_OUT]) == 1 + 3
 
 
@@ -336,7 +350,7 @@ def test_tasks_are_in_their_order_and_evaluations_touch_the_held_out_only():
     )
     assert study.tasks == (
         *("count", "train/1", "train/2", "validate/2", "train/3", "train/4", "validate/4", "train/5"),
-        *("evaluate", "personal", "cross/north", "cross/south", "synthesise"),
+        *("evaluate", "personal", "cross/north", "cross/south", *ROUNDS),
     )
     shares = {charge.task: charge.share for charge in study.charges()}
     assert {shares[t] for t in ("validate/2", "personal", "cross/north")} == {Share.HELD_OUT}

@@ -73,7 +73,7 @@ def test_what_a_node_may_say_wrong_is_never_counted_and_named_by_a_code(
     codes = {task: who["delta"] for task, who in missing(tasks).items()}
     assert set(LIES) <= set(codes), codes
     assert set(codes.values()) <= {"GEM101", "GEM102", "GEM103", "GEM403", "GEM502", "GEM503"}, codes
-    honest = [c["site"] for c in tasks["synthesise"]["contributions"]]
+    honest = [c["site"] for c in tasks["synthesise/3"]["contributions"]]
     assert "delta" in honest, "what it says rightly counts"
     superlink = (live.home.folder / "logs" / "superlink.log").read_text()
     assert "Traceback" not in superlink

@@ -116,7 +116,7 @@ def test_a_hospital_whose_disk_is_full_says_so_and_takes_part_again_when_there_i
     gone = {task: who for task, who in missing(tasks).items()}
     assert "train/3" in gone, "nothing can be charged on a full disk"
     assert all(set(who) == {"gamma"} for who in gone.values())
-    assert "synthesise" not in gone, "it takes part again"
+    assert "synthesise/3" not in gone, "it takes part again"
 
 
 def test_a_coordinator_whose_disk_is_full_goes_on_when_there_is_space(live: Consortium) -> None:

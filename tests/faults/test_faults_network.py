@@ -62,7 +62,7 @@ def test_a_hospital_cut_off_for_long_misses_rounds_and_takes_part_again(live: Co
     )
     assert {site for who in missing(tasks).values() for site in who} == {"gamma"}
     assert "train/2" in missing(tasks) or "train/3" in missing(tasks)
-    assert "gamma" in _contributors(tasks, "synthesise"), "it takes part again"
+    assert "gamma" in _contributors(tasks, "synthesise/3"), "it takes part again"
 
 
 def test_with_too_few_hospitals_left_a_run_stops_and_says_so_and_goes_on_when_they_are_back(
@@ -133,7 +133,7 @@ def test_a_slow_hospital_is_not_waited_for_its_late_update_is_recorded_and_not_c
     assert time.monotonic() - started < 110
     assert {site for who in missing(tasks).values() for site in who} == {"delta"}
     assert "train/2" in missing(tasks)
-    assert "delta" in _contributors(tasks, "synthesise")
+    assert "delta" in _contributors(tasks, "synthesise/3")
     certificate = live.home.run(study.sha256).certificate
     assert certificate is not None
     late = {entry["task"]: entry for entry in certificate.payload["late"] if entry["site"] == "delta"}

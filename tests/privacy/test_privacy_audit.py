@@ -9,6 +9,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 import pytest
+from any_synthesis import ANY_SYNTHESIS
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -300,10 +301,10 @@ def test_a_sound_plan_of_any_kind_passes(kind: str) -> None:
             delta=1e-5,
             count_noise_multiplier=9.0,
             metrics_noise_multiplier=6.0,
-            marginals_noise_multiplier=12.0,
+            synthesis_noise_multiplier=3.0,
         ),
         metrics_tables=2,
-        marginal_tables=4,
+        synthesis=ANY_SYNTHESIS,
         minimum_patients=1,
         quorum=1,
         round_timeout_s=60.0,

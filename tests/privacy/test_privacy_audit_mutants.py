@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from any_synthesis import ANY_SYNTHESIS
 from torch import Tensor
 
 from gemel.core.dataset import Dataset
@@ -59,10 +60,10 @@ STUDY = Study(
         delta=DELTA,
         count_noise_multiplier=9.0,
         metrics_noise_multiplier=6.0,
-        marginals_noise_multiplier=12.0,
+        synthesis_noise_multiplier=3.0,
     ),
     metrics_tables=2,
-    marginal_tables=4,
+    synthesis=ANY_SYNTHESIS,
     minimum_patients=1,
     quorum=1,
     round_timeout_s=60.0,

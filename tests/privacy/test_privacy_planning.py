@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from any_synthesis import ANY_SYNTHESIS
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +49,7 @@ def study_of(
         ),
         privacy=noise.privacy_plan(epsilon=epsilon, delta=delta),
         metrics_tables=6,
-        marginal_tables=15,
+        synthesis=ANY_SYNTHESIS,
         minimum_patients=50,
         quorum=1,
         round_timeout_s=60.0,
@@ -72,7 +73,7 @@ def assert_spends_its_epsilon(
         rounds=rounds,
         local_steps=steps,
         metrics_tables=6,
-        marginal_tables=15,
+        synthesis=ANY_SYNTHESIS,
         shares=Shares(),
         sample_rate=q,
         clipping=clipping,
@@ -125,7 +126,6 @@ def test_charges_with_noise_of_their_own_are_part_of_the_price() -> None:
         "rounds": 3,
         "local_steps": 4,
         "metrics_tables": 6,
-        "marginal_tables": 15,
         "shares": Shares(),
     }
     alone, beside = plan(**request), plan(**request, fixed=(statistics,))
@@ -143,34 +143,33 @@ def planned(shares: Shares) -> NoisePlan:
         rounds=8,
         local_steps=5,
         metrics_tables=6,
-        marginal_tables=15,
         shares=shares,
     )
 
 
 def precisions(noise: NoisePlan) -> list[float]:
-    """Of training, marginals, count and metrics."""
-    return [40 / noise.training**2, 15 / noise.marginals**2, 1 / noise.count**2, 6 / noise.metrics**2]
+    """Of training, synthesis, count and metrics."""
+    return [40 / noise.training**2, 1 / noise.synthesis**2, 1 / noise.count**2, 6 / noise.metrics**2]
 
 
 def test_shares_divide_the_precision_of_the_releases() -> None:
-    training, marginals, count, metrics = precisions(
-        planned(Shares(training=0.65, marginals=0.2, count=0.15, metrics=0.25))
+    training, synthesis, count, metrics = precisions(
+        planned(Shares(training=0.65, synthesis=0.2, count=0.15, metrics=0.25))
     )
-    whole = training + marginals + count
-    shares = [part / whole for part in (training, marginals, count, metrics)]
+    whole = training + synthesis + count
+    shares = [part / whole for part in (training, synthesis, count, metrics)]
     assert shares == pytest.approx([0.65, 0.2, 0.15, 0.25], rel=1e-5)
 
 
 def test_metrics_have_all_that_the_count_leaves_because_no_patient_pays_for_both_halves() -> None:
-    training, marginals, count, metrics = precisions(
-        planned(Shares(training=0.65, marginals=0.2, count=0.15))
+    training, synthesis, count, metrics = precisions(
+        planned(Shares(training=0.65, synthesis=0.2, count=0.15))
     )
-    assert count + metrics == pytest.approx(training + marginals + count, rel=5e-3)
+    assert count + metrics == pytest.approx(training + synthesis + count, rel=5e-3)
 
 
 def test_metrics_of_a_small_share_leave_their_patients_a_rest() -> None:
-    noise = planned(Shares(training=0.65, marginals=0.2, count=0.15, metrics=0.25))
+    noise = planned(Shares(training=0.65, synthesis=0.2, count=0.15, metrics=0.25))
     study = study_of(noise, epsilon=3.0, delta=1e-5, rounds=8, steps=5)
     paid = mechanisms_by_patient(study.charges())
     assert epsilon_of(paid[Share.HELD_OUT], delta=1e-5) < 2.5
@@ -185,11 +184,10 @@ def test_multipliers_have_six_decimals_and_planning_is_quick() -> None:
         rounds=20,
         local_steps=10,
         metrics_tables=6,
-        marginal_tables=30,
         shares=Shares(),
     )
     assert time.process_time() - started < 10
-    for multiplier in (noise.training, noise.metrics, noise.marginals, noise.count):
+    for multiplier in (noise.training, noise.metrics, noise.synthesis, noise.count):
         assert multiplier == round(multiplier, 6)
 
 
@@ -203,10 +201,9 @@ def test_multipliers_have_six_decimals_and_planning_is_quick() -> None:
         {"delta": 0.0},
         {"delta": 0.1},
         {"rounds": 0},
-        {"marginal_tables": 0},
         {"sample_rate": 0.0},
         {"shares": Shares(training=0.9)},
-        {"shares": Shares(training=1.0, marginals=0.0, count=0.0)},
+        {"shares": Shares(training=1.0, synthesis=0.0, count=0.0)},
         {"shares": Shares(metrics=0.96)},
         {"shares": Shares(metrics=0.0)},
         {"shares": Shares(metrics=math.nan)},
@@ -220,7 +217,6 @@ def test_an_impossible_plan_is_refused(changed: dict[str, object]) -> None:
         "rounds": 5,
         "local_steps": 5,
         "metrics_tables": 4,
-        "marginal_tables": 4,
         "shares": Shares(),
     }
     with pytest.raises(GemelError) as caught:
@@ -229,10 +225,10 @@ def test_an_impossible_plan_is_refused(changed: dict[str, object]) -> None:
 
 
 def test_noise_is_solved_for_from_epsilon_rounds_and_the_size_of_the_cohort() -> None:
-    answer = solve_noise(epsilon=2, rounds=4, local_steps=5, cohort=740, batch=100, marginal_tables=15)
+    answer = solve_noise(epsilon=2, rounds=4, local_steps=5, cohort=740, batch=100)
     assert (answer.delta, answer.sample_rate, answer.cohort_order) == (1e-4, 0.1, 1000)
     assert 1.999 <= answer.noise.epsilon <= 2
-    more = solve_noise(epsilon=2, rounds=4, local_steps=5, cohort=740, marginal_tables=15)
+    more = solve_noise(epsilon=2, rounds=4, local_steps=5, cohort=740)
     assert more.sample_rate == 1
     assert more.noise.training > answer.noise.training
 
@@ -291,7 +287,7 @@ DITTO = StrategyPlan(personalisation=Personalisation.DITTO, ditto_lambda=0.5)
 def test_a_study_with_validations_personal_twins_and_a_matrix_costs_what_it_states(
     ditto: bool, validate_every: int, cross: bool, clipping: Clipping
 ) -> None:
-    any_noise = NoisePlan(training=9.0, metrics=9.0, marginals=9.0, count=9.0, epsilon=1.0, quantile=9.0)
+    any_noise = NoisePlan(training=9.0, metrics=9.0, synthesis=9.0, count=9.0, epsilon=1.0, quantile=9.0)
     if clipping is Clipping.FLAT:
         any_noise = msgspec.structs.replace(any_noise, quantile=0.0)
     draft = msgspec.structs.replace(
@@ -315,7 +311,6 @@ def test_more_evaluations_and_a_second_twin_need_more_noise() -> None:
         "rounds": 5,
         "local_steps": 2,
         "metrics_tables": 2,
-        "marginal_tables": 3,
         "shares": Shares(),
     }
     one, many, two = (plan(**numbers, **more) for more in ({}, {"evaluations": 4}, {"twins": 2}))
@@ -327,6 +322,6 @@ def test_more_evaluations_and_a_second_twin_need_more_noise() -> None:
 @pytest.mark.parametrize("wrong", [{"evaluations": 0}, {"twins": 0}])
 def test_no_evaluation_and_no_twin_are_no_plan(wrong: dict[str, int]) -> None:
     with pytest.raises(GemelError) as caught:
-        plan(epsilon=1.0, delta=1e-5, rounds=1, local_steps=1, metrics_tables=1, marginal_tables=1,
+        plan(epsilon=1.0, delta=1e-5, rounds=1, local_steps=1, metrics_tables=1,
              shares=Shares(), **wrong)  # fmt: skip
     assert caught.value.code == "GEM305"

@@ -7,6 +7,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from any_synthesis import ANY_SYNTHESIS
 
 from gemel.core.arrays import ArraySpec
 from gemel.core.errors import GemelError
@@ -40,10 +41,10 @@ def _study(sites: int = 5, *, quorum: int = 2, **changes: object) -> Study:
             delta=1e-5,
             count_noise_multiplier=10.0,
             metrics_noise_multiplier=12.0,
-            marginals_noise_multiplier=20.0,
+            synthesis_noise_multiplier=5.0,
         ),
         metrics_tables=2,
-        marginal_tables=4,
+        synthesis=ANY_SYNTHESIS,
         minimum_patients=20,
         quorum=quorum,
         round_timeout_s=10.0,
@@ -61,7 +62,7 @@ def test_a_sum_has_at_least_threshold_quorum_and_what_shared_noise_needs() -> No
     assert least("count", threshold=3) == (3, 3)
     assert least("count", threshold=3, quorum=5) == (3, 5)
     shared: dict[str, object] = {"distributed_noise": True, "dropouts": 1, "threshold": 3}
-    assert least("synthesise", **shared) == least("evaluate", **shared) == (3, 4)
+    assert least("synthesise/1", **shared) == least("evaluate", **shared) == (3, 4)
     assert least("count", **shared) == least("train/1", **shared) == (3, 3)  # their noise is whole
 
 
@@ -102,14 +103,17 @@ def test_shares_of_noise_are_smaller_and_charged_as_the_sum() -> None:
     plan.check_noise(study)
     added = plan.as_added(study)
     assert added.privacy.metrics_noise_multiplier == pytest.approx(12 / math.sqrt(3))
-    assert added.privacy.marginals_noise_multiplier == pytest.approx(20 / math.sqrt(3))
+    # Of a person at two of the hospitals: twice the noise, from three of them.
+    assert added.privacy.synthesis_noise_multiplier == pytest.approx(2 * 5 / math.sqrt(3))
     assert added.privacy.count_noise_multiplier == study.privacy.count_noise_multiplier
     assert added.training == study.training
     assert study.charge("evaluate").mechanisms[0].noise_multiplier == 12.0
-    assert plan.as_added(_study()) == _study()
+    whole = plan.as_added(_study()).privacy
+    assert whole.metrics_noise_multiplier == 12.0
+    assert whole.synthesis_noise_multiplier == pytest.approx(5 * math.sqrt(2))
 
 
-@pytest.mark.parametrize("field", ["metrics_noise_multiplier", "marginals_noise_multiplier"])
+@pytest.mark.parametrize("field", ["metrics_noise_multiplier", "synthesis_noise_multiplier"])
 def test_shares_that_do_not_add_up_are_refused(field: str) -> None:
     study = _study(distributed_noise=True)
     privacy = msgspec.structs.replace(study.privacy, **{field: 2.0})
@@ -120,5 +124,5 @@ def test_shares_that_do_not_add_up_are_refused(field: str) -> None:
 def test_a_plain_study_is_not_masked() -> None:
     study = msgspec.structs.replace(_study(), aggregation=AggregationPlan())
     assert not plan.is_masked(study)
-    assert plan.as_added(study) == study
+    assert plan.as_added(study).privacy.synthesis_noise_multiplier == pytest.approx(5 * math.sqrt(2))
     plan.check_noise(study)

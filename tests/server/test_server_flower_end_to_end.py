@@ -128,7 +128,7 @@ def test_two_studies_run_at_once_each_to_its_own_certificate(live: Federation, m
             plain.privacy,
             count_noise_multiplier=20.0,  # far from the floor of patients, so that chance stops no run
             metrics_noise_multiplier=90.0,
-            marginals_noise_multiplier=120.0,
+            synthesis_noise_multiplier=30.0,
         ),
     }
     studies = [make_study(study_id=n, quorum=3, round_timeout_s=120.0, **noisy) for n in ("one", "two")]

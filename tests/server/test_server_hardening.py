@@ -185,9 +185,9 @@ def test_a_site_needs_a_key_that_can_be_one(make_study: MakeStudy, key: str) -> 
         ("training", "noise_multiplier", 1e9),
         ("privacy", "count_noise_multiplier", 1e-3),
         ("privacy", "metrics_noise_multiplier", 1e6),
-        ("privacy", "marginals_noise_multiplier", 1e6),
+        ("privacy", "synthesis_noise_multiplier", 1e6),
         ("", "metrics_tables", 10**6),
-        ("", "marginal_tables", 10**6),
+        ("synthesis", "sites_of_a_person", 10**6),
         ("", "minimum_patients", 10**400),
         ("", "round_timeout_s", 1e300),
     ],
@@ -211,7 +211,7 @@ def test_many_noisy_steps_that_add_up_to_no_privacy_are_refused(make_study: Make
 # --- the certificate tells the truth -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["train/1", "synthesise"])
+@pytest.mark.parametrize("task", ["train/1", "synthesise/3"])
 def test_the_certificate_says_what_a_site_spent_even_when_its_reply_was_lost(
     federation: Federation, make_study: MakeStudy, task: str
 ) -> None:
@@ -222,7 +222,7 @@ def test_the_certificate_says_what_a_site_spent_even_when_its_reply_was_lost(
     coordinator.run()
     sites = certificate(run)["sites"]
     assert {site: facts["epsilon_spent"] for site, facts in sites.items()} == _spent(federation)
-    assert all(facts["reported_after"] == "synthesise" for facts in sites.values())
+    assert all(facts["reported_after"] == "synthesise/3" for facts in sites.values())
 
 
 def test_a_site_that_stays_away_is_certified_with_what_it_last_reported(
@@ -260,7 +260,7 @@ def test_an_older_answer_from_an_outbox_does_not_lower_what_a_site_spent(
     with pytest.raises(KeyboardInterrupt):
         coordinator.run()
     monkeypatch.undo()
-    noisier = msgspec.structs.replace(first.privacy, marginals_noise_multiplier=100.0)
+    noisier = msgspec.structs.replace(first.privacy, synthesis_noise_multiplier=25.0)
     second = make_study(study_id="second", privacy=noisier)
     start(federation, second)[0].run()
     resumed, _, _ = start(federation, first)
@@ -287,12 +287,12 @@ def test_a_release_that_the_certificate_does_not_name_is_not_used(
     monkeypatch.undo()
 
     def away(site: str, task: str, envelope: Envelope) -> Envelope | None:
-        return None if (site, task) == ("gamma", "synthesise") else envelope
+        return None if (site, task) == ("gamma", "synthesise/3") else envelope
 
     resumed, _, _ = start(federation, study, away)
     resumed.run()
     assert missing(certificate(run)["tasks"][-1]) == {"gamma": "GEM502"}
-    assert len(results.releases(run, "synthesise", PROGRAMME)) == 2
+    assert len(results.releases(run, "synthesise/3", PROGRAMME)) == 2
 
 
 def test_a_resumed_run_does_not_wait_for_a_dead_node_as_long_as_for_a_steward(

@@ -14,11 +14,13 @@ from in_process import Clock, Nodes, certificate, faithful, listed, missing, sig
 from gemel.cli.demo.federation import Federation, create
 from gemel.client_node import masking, tasks
 from gemel.client_node.node import answer
+from gemel.core.arrays import ArraySpec
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope, Request, Status, read_reply, read_request, sign_request
 from gemel.core.strategy_plan import Pace
 from gemel.core.study import AggregationPlan, AggregationRule, Masking, Study, TrainingPlan
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.secure_aggregation.collector import Step
 from gemel.server.coordinator import Coordinator
 from gemel.server.home import RunFolder
@@ -109,6 +111,11 @@ def _mean(computed: Any, task: str, sites: list[str], name: str) -> np.ndarray:
     )
 
 
+def as_summed(declared: dict[str, ArraySpec]) -> dict[str, ArraySpec]:
+    """A sum of 32-bit tables is kept in 64 bits."""
+    return {name: ArraySpec(spec.shape, spec.dtype.replace("32", "64")) for name, spec in declared.items()}
+
+
 def _model(run: RunFolder) -> dict[str, np.ndarray]:
     return run.load_model("model-0001", declared_release("train/1", PROGRAMME))
 
@@ -124,8 +131,8 @@ def test_a_masked_run_learns_the_sums_and_nothing_of_one_hospital(
     for task in payload["tasks"]:
         assert [c["site"] for c in task["contributions"]] == sites
         assert task["masked_attempt"] == 1
-    for task in ("count", "evaluate", "synthesise"):
-        total = run.load_sum(task, declared_release(task, PROGRAMME))
+    for task in ("count", "evaluate", *ROUNDS):
+        total = run.load_sum(task, as_summed(declared_release(task, PROGRAMME)))
         for name, table in total.items():
             assert np.array_equal(table, sum(computed[site, task][0][name] for site in sites)), (task, name)
     for name, values in _model(run).items():
@@ -315,26 +322,26 @@ def test_five_hospitals_add_noise_in_shares_and_one_may_drop(
     compute = tasks.compute
 
     def spy(task: str, study: Study, *arguments: Any, **named: Any) -> Any:
-        added[task] = study.privacy.marginals_noise_multiplier
+        added[task] = study.privacy.synthesis_noise_multiplier
         return compute(task, study, *arguments, **named)
 
     monkeypatch.setattr(tasks, "compute", spy)
     plan = AggregationPlan(masking=Masking.SECURE, distributed_noise=True, dropouts=1, colluders=1)
     study = make_study(training=ONE_ROUND, aggregation=plan, sites=five.site_keys, round_timeout_s=5.0)
-    nodes = Masked(five, lambda site, r: (site, r.task, r.phase) == ("site2", "synthesise", "mask"))
+    nodes = Masked(five, lambda site, r: (site, r.task, r.phase) == ("site2", "synthesise/1", "mask"))
     coordinator, run = _start(five, study, nodes)
     coordinator.run()
     assert certificate(run)["status"] == "complete"
     left = [site for site in FIVE if site != "site2"]
-    total = run.load_sum("synthesise", declared_release("synthesise", PROGRAMME))
+    total = run.load_sum("synthesise/1", as_summed(declared_release("synthesise/1", PROGRAMME)))
     for name, table in total.items():
-        assert np.array_equal(table, sum(computed[site, "synthesise"][0][name] for site in left))
-    assert added["synthesise"] == pytest.approx(study.privacy.marginals_noise_multiplier / np.sqrt(3))
+        assert np.array_equal(table, sum(computed[site, "synthesise/1"][0][name] for site in left))
+    assert added["synthesise/1"] == pytest.approx(2 * study.privacy.synthesis_noise_multiplier / np.sqrt(3))
 
 
 @pytest.mark.parametrize(
     ("changes", "code"),
-    [({"metrics_noise_multiplier": 1.5}, "GEM305"), ({"marginals_noise_multiplier": 2.0}, "GEM305")],
+    [({"metrics_noise_multiplier": 1.5}, "GEM305"), ({"synthesis_noise_multiplier": 2.0}, "GEM305")],
 )
 def test_shares_of_noise_too_small_to_add_up_are_refused_before_approval(
     five: Federation, make_study: MakeStudy, changes: dict[str, float], code: str

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from any_synthesis import ANY_SYNTHESIS
 from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
 from flwr.serverapp.strategy import FedAdam, FedYogi
@@ -67,10 +68,10 @@ def _study(name: str, *, sites: tuple[str, ...] = SITES, momentum: float = 0.0, 
             delta=1e-5,
             count_noise_multiplier=10.0,
             metrics_noise_multiplier=10.0,
-            marginals_noise_multiplier=10.0,
+            synthesis_noise_multiplier=2.5,
         ),
         metrics_tables=1,
-        marginal_tables=1,
+        synthesis=ANY_SYNTHESIS,
         minimum_patients=5,
         quorum=1,
         round_timeout_s=60.0,

@@ -41,7 +41,7 @@ def _planned(study: Study, **changes: object) -> Study:
     """With the noise that makes all its tasks cost its ε."""
     changed = msgspec.structs.replace(study, **changes)
     return parse_study(
-        planned_study(changed, shares=Shares(training=0.6, marginals=0.2, count=0.2)).to_payload()
+        planned_study(changed, shares=Shares(training=0.6, synthesis=0.2, count=0.2)).to_payload()
     )
 
 
@@ -138,6 +138,6 @@ def test_every_evaluation_of_a_study_with_shared_noise_waits_for_as_many_shares(
         pace=EVERYTHING,
         strategy=CASES["ditto"],
     )
-    for task in ("evaluate", "validate/1", "personal", "synthesise"):
+    for task in ("evaluate", "validate/1", "personal", "synthesise/1"):
         declared = declared_release(task, PROGRAMME, study=study)
         assert plan.context_of(study, task, declared, attempt=1).least_survivors == len(study.sites), task

@@ -39,7 +39,8 @@ from gemel.server.home import CoordinatorHome, RunFolder
 from gemel.server.members import Members
 from gemel.server.store import FILE, open_store
 from gemel.server.supervisor import superlink_of
-from gemel.synthetic.marginals import marginal_specs
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import synthesis_plan
 from gemel.twins.metrics import metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
@@ -283,7 +284,7 @@ class Consortium:
             delta=DELTA,
             count_noise_multiplier=10.0,
             metrics_noise_multiplier=15.0,
-            marginals_noise_multiplier=20.0,
+            synthesis_noise_multiplier=4.0,
         )
         study = Study(
             schema=SCHEMA,
@@ -295,7 +296,7 @@ class Consortium:
             training=training,
             privacy=privacy,
             metrics_tables=len(metric_tables(PROGRAMME)),
-            marginal_tables=len(marginal_specs(PROGRAMME)),
+            synthesis=synthesis_plan(domain_of(PROGRAMME)),
             minimum_patients=20,
             quorum=2,
             round_timeout_s=60.0,

@@ -9,7 +9,8 @@ import msgspec
 
 from gemel.core.programme import Programme
 from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
-from gemel.synthetic.marginals import marginal_specs
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import synthesis_plan
 from gemel.twins.metrics import metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
@@ -37,10 +38,10 @@ def small_study(sites: Mapping[str, str], *, programme: Programme = PROGRAMME, *
             delta=1e-5,
             count_noise_multiplier=10.0,
             metrics_noise_multiplier=15.0,
-            marginals_noise_multiplier=20.0,
+            synthesis_noise_multiplier=4.0,
         ),
         metrics_tables=len(metric_tables(programme)),
-        marginal_tables=len(marginal_specs(programme)),
+        synthesis=synthesis_plan(domain_of(programme)),
         minimum_patients=20,
         quorum=2,
         round_timeout_s=20.0,

@@ -10,10 +10,12 @@ import pytest
 from cardiometabolic import PROGRAMME
 
 from gemel.core.dataset import Dataset
-from gemel.synthetic.cohort import BaselineModel, VirtualCohort, fit, sample
-from gemel.synthetic.marginals import cliques, count_marginals
+from gemel.privacy.noise import NoiseSource
+from gemel.synthetic.anchored_tree import PrivateFit, TreeModel, fit_private
+from gemel.synthetic.cohort import VirtualCohort, sample
+from gemel.synthetic.domain import domain_of
 
-NOISE = 2.0
+EPSILON, DELTA = 20.0, 1e-5
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def population(patients: int, seed: int = 0) -> Dataset:
 
 
 def provenance_document(**changes: Any) -> dict[str, Any]:
-    def statement(epsilon: float, noise_multiplier: float, count: int, kind: str) -> dict[str, Any]:
+    def statement(
+        epsilon: float, noise_multiplier: float, count: int, kind: str = "gaussian"
+    ) -> dict[str, Any]:
         mechanism = {"kind": kind, "noise_multiplier": noise_multiplier, "sample_rate": 1.0, "count": count}
         return {
             "epsilon": epsilon,
@@ -84,9 +88,10 @@ def provenance_document(**changes: Any) -> dict[str, Any]:
         "programme_version": PROGRAMME.version,
         "sites": 3,
         "created": "2026-11-22T09:00:00Z",
-        "marginals": statement(1.0, NOISE, len(cliques(PROGRAMME)), "discrete_gaussian"),
-        "twin": statement(2.5, 12.0, 50, "gaussian"),
-        "whole": statement(3.0, 12.0, 50, "gaussian"),
+        "synthesis": statement(1.0, 0.2, 1),
+        "twin": statement(2.5, 12.0, 50),
+        "whole": statement(3.0, 12.0, 50),
+        "sites_of_a_person": 2,
     }
     return document | changes
 
@@ -97,25 +102,23 @@ def real() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def model(real: Dataset) -> BaselineModel:
-    random = np.random.default_rng(5)
-    noisy = {
-        name: table + np.rint(random.normal(0, NOISE * np.sqrt(3), table.shape)).astype(np.int64)
-        for name, table in count_marginals(PROGRAMME, real).items()
-    }
-    return fit(PROGRAMME, noisy, noise_multiplier=NOISE, sites=3)
+def fitted(real: Dataset) -> PrivateFit:
+    domain = domain_of(PROGRAMME)
+    return fit_private(
+        domain, domain.encode(real), epsilon=EPSILON, delta=DELTA, noise=NoiseSource.for_tests(5)
+    )
 
 
 @pytest.fixture(scope="session")
-def cohort(model: BaselineModel) -> VirtualCohort:
-    return sample(model, StandInTwin(), patients=400, seed=7, provenance=provenance_document())
+def model(fitted: PrivateFit) -> TreeModel:
+    return fitted.model
+
+
+@pytest.fixture(scope="session")
+def cohort(model: TreeModel) -> VirtualCohort:
+    return sample(model, patients=400, seed=7, provenance=provenance_document())
 
 
 @pytest.fixture
 def provenance() -> dict[str, Any]:
     return provenance_document()
-
-
-@pytest.fixture(scope="session")
-def twin() -> StandInTwin:
-    return StandInTwin()

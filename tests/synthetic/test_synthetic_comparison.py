@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from gemel.core.errors import GemelError
 from gemel.synthetic.comparison import NOTE, _rank_correlation, compare, kaplan_meier
-from gemel.synthetic.marginals import encode
+from gemel.synthetic.domain import domain_of
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_kaplan_meier_equals_lifelines_with_ties_and_censoring(real):
 
 
 def test_rank_correlation_equals_scipy(real):
-    codes = encode(PROGRAMME, real.values)
+    codes = domain_of(PROGRAMME).encode_features(real.values)
     expected = spearmanr(np.stack(list(codes.values()), axis=1)).statistic
     assert np.allclose(_rank_correlation(codes), expected, atol=1e-9)
 

@@ -2,9 +2,10 @@ import pytest
 from cardiometabolic import PROGRAMME
 
 from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.accounting import epsilon, price
-from gemel.synthetic.cohort import fit, sample
-from gemel.synthetic.marginals import count_marginals, marginal_specs
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import synthesis_plan
 from gemel.synthetic.study_provenance import provenance_of_study
 
 
@@ -31,10 +32,10 @@ def study():
             delta=1e-5,
             count_noise_multiplier=20.0,
             metrics_noise_multiplier=20.0,
-            marginals_noise_multiplier=16.0,
+            synthesis_noise_multiplier=4.0,
         ),
         metrics_tables=2,
-        marginal_tables=len(marginal_specs(PROGRAMME)),
+        synthesis=synthesis_plan(domain_of(PROGRAMME), sites_of_a_person=3),
         minimum_patients=10,
         quorum=1,
         round_timeout_s=10.0,
@@ -42,12 +43,12 @@ def study():
     )
 
 
-def test_the_price_is_computed_from_the_study_and_lets_its_cohort_be_sampled(study, real, twin):
+def test_the_price_is_computed_from_the_study(study):
     document = provenance_of_study(study, sites=2, created="2026-11-22T09:00:00Z", noise="secure")
     assert document["whole"]["epsilon"] == price(study.charges(), delta=1e-5)
-    assert document["marginals"]["epsilon"] == epsilon(study.charge("synthesise").mechanisms, delta=1e-5)
-    assert document["marginals"]["epsilon"] < document["whole"]["epsilon"]
+    synthesis = [m for task in ROUNDS for m in study.charge(task).mechanisms]
+    assert document["synthesis"]["epsilon"] == epsilon(synthesis, delta=1e-5)
+    assert document["synthesis"]["epsilon"] < document["whole"]["epsilon"]
+    assert document["sites_of_a_person"] == 3
     training = [m for task in ("train/1", "train/2") for m in study.charge(task).mechanisms]
     assert document["twin"]["epsilon"] == epsilon(training, delta=1e-5)
-    model = fit(PROGRAMME, count_marginals(PROGRAMME, real), noise_multiplier=16.0, sites=2)
-    assert len(sample(model, twin, patients=10, seed=1, provenance=document)) == 10

@@ -64,8 +64,7 @@ def default_training_plan():
         rounds=6,
         local_steps=6,
         metrics_tables=2,
-        marginal_tables=1,
-        shares=Shares(training=0.83, marginals=0.16, count=0.01),
+        shares=Shares(training=0.83, synthesis=0.16, count=0.01),
     )
     return TrainingPlan(
         rounds=6,

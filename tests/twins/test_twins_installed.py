@@ -41,7 +41,7 @@ def test_every_programme_starts_its_outcomes_with_death_and_its_bins_cover_its_b
 def test_the_default_shares_divide_the_whole_budget():
     for programme in installed():
         plan = definition_of(programme).training
-        parts = plan.training_share + plan.marginals_share + plan.count_share
+        parts = plan.training_share + plan.synthesis_share + plan.count_share
         assert parts == pytest.approx(1)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gemel.core.mechanism import Charge, Mechanism
     from gemel.core.study import Study
+    from gemel.core.synthesis_plan import SynthesisPlan
     from gemel.privacy.ledger import LedgerEntry
 
 _SOLVING = "Without a study: "
@@ -75,10 +76,6 @@ def plan(
         int | None,
         typer.Option(min=1, help="Tables that the evaluation releases.", show_default="one an endpoint"),
     ] = None,
-    marginal_tables: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tables for the virtual cohort.", show_default="the programme's"),
-    ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Say what a study would cost each patient, and leave; or solve for the noise that a budget needs.
@@ -98,7 +95,7 @@ def plan(
         if epsilon is None or rounds is None or local_steps is None or cohort is None:
             missing = ", ".join(name for name, value in solving.items() if value is None)
             raise typer.BadParameter(f"Give a STUDY, or {missing} too.")
-        metrics, marginals = _tables(programme)
+        metrics, synthesis = _released(programme)
         request = {
             "epsilon": epsilon,
             "rounds": rounds,
@@ -107,19 +104,20 @@ def plan(
             "batch": batch,
             "delta": delta,
             "metrics_tables": metrics_tables or metrics,
-            "marginal_tables": marginal_tables or marginals,
+            "synthesis": synthesis,
         }
         _solve(request, cap=cap, output=output)
 
 
-def _tables(name: str) -> tuple[int, int]:
-    """How many tables a programme's evaluation and its virtual cohorts take. Raises GEM104."""
+def _released(name: str) -> tuple[int, SynthesisPlan]:
+    """How many tables a programme's evaluation takes, and what its virtual cohorts do. Raises GEM104."""
     from gemel.cli.data import find_programme
-    from gemel.synthetic.marginals import marginal_specs
+    from gemel.synthetic.domain import domain_of
+    from gemel.synthetic.protocol import synthesis_plan
     from gemel.twins.metrics import metric_tables
 
     programme = find_programme(name)
-    return len(metric_tables(programme)), len(marginal_specs(programme))
+    return len(metric_tables(programme)), synthesis_plan(domain_of(programme))
 
 
 # --- a study that is written -------------------------------------------------------------------------
@@ -321,13 +319,15 @@ def _render_price(console: Console, result: dict[str, Any]) -> None:
 
 
 def _solve(request: dict[str, Any], *, cap: float | None, output: Format) -> None:
+    from gemel.core.synthesis_plan import ROUNDS
     from gemel.privacy.planning import solve_noise
 
-    answer = solve_noise(**request)
+    answer, synthesis = solve_noise(**request), request["synthesis"]
     noise = answer.noise
     left = None if cap is None else cap - noise.epsilon
     result: dict[str, Any] = {
-        **{name: value for name, value in request.items() if name not in ("delta", "batch")},
+        **{name: value for name, value in request.items() if name not in ("delta", "batch", "synthesis")},
+        "synthesis_tables": [synthesis.mechanism(task, 1.0).count for task in ROUNDS],
         "delta": answer.delta,
         "cohort_order": answer.cohort_order,
         "sample_rate": answer.sample_rate,
@@ -336,7 +336,7 @@ def _solve(request: dict[str, Any], *, cap: float | None, output: Format) -> Non
             "training_step": noise.training,
             "count": noise.count,
             "metrics_table": noise.metrics,
-            "marginal_table": noise.marginals,
+            "synthesis": noise.synthesis,
         },
         "epsilon_spent": noise.epsilon,
         "epsilon_cap": cap,
@@ -355,7 +355,7 @@ def _render_noise(console: Console, result: dict[str, Any]) -> None:
         ("the count", 1, "count"),
         ("a training step", result["rounds"] * result["local_steps"], "training_step"),
         ("a metrics table (held-out patients)", result["metrics_tables"], "metrics_table"),
-        ("a marginal table", result["marginal_tables"], "marginal_table"),
+        ("virtual cohorts, all tables as one", 1, "synthesis"),
     ):
         made.add_row(name, str(times), f"{noise[of]:.6f}")
     console.print(made)

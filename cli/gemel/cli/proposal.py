@@ -13,7 +13,8 @@ from gemel.core.signing import SignedDocument, SigningKey, sign_document
 from gemel.core.study import SCHEMA, PrivacyPlan, Study, TrainingPlan, parse_study
 from gemel.privacy.accounting import price
 from gemel.privacy.planning import Shares, planned_study
-from gemel.synthetic.marginals import marginal_specs
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import synthesis_plan
 from gemel.synthetic.releases import check_strategy
 from gemel.twins.installed import definition_of
 from gemel.twins.metrics import metric_tables
@@ -40,11 +41,10 @@ def propose(
     """A study whose tasks together cost each patient at most (epsilon, delta).
 
     `training` gives everything but the noise, which is solved for. `options` are further fields of a study: aggregation,
-    statistics, strategy, pace, cross_site_validation; what they cost is part of the price.
+    statistics, strategy, pace, cross_site_validation, synthesis; what they cost is part of the price.
 
     Raises GEM101 and GEM340 for what cannot go together, GEM305 when no noise meets the budget.
     """
-    metrics_tables, marginal_tables = len(metric_tables(programme)), len(marginal_specs(programme))
     fields: dict[str, Any] = {
         "schema": SCHEMA,
         "study_id": study_id,
@@ -52,8 +52,8 @@ def propose(
         "purpose": purpose or programme.question,
         "programme": programme.name,
         "programme_version": programme.version,
-        "metrics_tables": metrics_tables,
-        "marginal_tables": marginal_tables,
+        "metrics_tables": len(metric_tables(programme)),
+        "synthesis": synthesis_plan(domain_of(programme)),
         "minimum_patients": minimum_patients,
         "quorum": quorum,
         "round_timeout_s": round_timeout_s,
@@ -68,7 +68,7 @@ def propose(
             delta=delta,
             count_noise_multiplier=_ANY_NOISE,
             metrics_noise_multiplier=_ANY_NOISE,
-            marginals_noise_multiplier=_ANY_NOISE,
+            synthesis_noise_multiplier=_ANY_NOISE,
         ),
     )
     check_strategy(programme, draft.strategy)
@@ -87,7 +87,7 @@ def usual_training(programme: Programme, **changes: Any) -> tuple[TrainingPlan, 
     names = ("rounds", "local_steps", "learning_rate", "momentum", "max_grad_norm", "sample_rate")
     values = {name: getattr(usual, name) for name in names}
     training = TrainingPlan(**{**values, **changes}, noise_multiplier=0.0)
-    shares = Shares(training=usual.training_share, marginals=usual.marginals_share, count=usual.count_share)
+    shares = Shares(training=usual.training_share, synthesis=usual.synthesis_share, count=usual.count_share)
     return training, shares
 
 

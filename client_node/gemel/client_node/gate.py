@@ -16,6 +16,8 @@ from gemel.core.statistic_request import check_statistic_names
 from gemel.core.study import Study
 from gemel.privacy.accounting import price
 from gemel.privacy.ledger import EntryKind, Ledger, LedgerEntry
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import check_plan
 
 
 def admit_study(study: Study, config: NodeConfig, *, node_public_key: str) -> None:
@@ -48,6 +50,11 @@ def admit_statistics(study: Study, programme: Programme) -> None:
         variables=(*programme.feature_names, *programme.target_names),
         outcomes=programme.outcome_names,
     )
+
+
+def admit_synthesis(study: Study, programme: Programme) -> None:
+    """Refuse (GEM720) a study that is charged for other tables of virtual cohorts than its programme has."""
+    check_plan(domain_of(programme), study.synthesis)
 
 
 def admit_people(config: NodeConfig, *, patients: int) -> None:

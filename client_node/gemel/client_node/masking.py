@@ -15,6 +15,7 @@ from gemel.core.arrays import Arrays, ArraySpec, pack_arrays, unpack_arrays
 from gemel.core.canonical import document_hash, sha256_hex
 from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
+from gemel.core.mechanism import kind_of
 from gemel.core.messages import Request
 from gemel.core.programme import Programme
 from gemel.core.study import Study
@@ -41,7 +42,7 @@ def admit_plan(study: Study, programme: Programme) -> None:
     check_strategy(programme, study.strategy)
     if plan.is_masked(study):
         plan.check_noise(study)
-        for task in {task.split("/")[0]: task for task in study.tasks}.values():  # one round stands for all
+        for task in {kind_of(task): task for task in study.tasks}.values():  # one round stands for all
             declared = declared_release(task, programme, study=study)
             plan.context_of(study, task, declared, attempt=1)
 

@@ -49,7 +49,7 @@ from gemel.core.study import Study, parse_study
 from gemel.privacy.ledger import Ledger, LedgerEntry
 from gemel.privacy.noise import NoiseSource
 from gemel.privacy.secure_aggregation import plan
-from gemel.synthetic.releases import declared_inputs, declared_release
+from gemel.synthetic.releases import check_inputs, declared_inputs, declared_release
 from gemel.twins.installed import find
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,7 @@ def _verify(
         raise GemelError("GEM103", "The inputs differ from the hash in the request.")
     programme = find(study.programme, study.programme_version)
     gate.admit_statistics(study, programme)
+    gate.admit_synthesis(study, programme)
     return Work(request, document.payload_sha256, study, study_document, programme, compute)
 
 
@@ -198,6 +199,7 @@ def _compute(
     gate.admit_data(approval, snapshot=dataset.snapshot)
     gate.admit_people(home.config, patients=len(dataset))
     inputs = unpack_arrays(content, declared_inputs(request.task, work.programme, study=study))
+    check_inputs(request.task, work.programme, inputs)
     inputs |= local_state.load(home, ledger, study, work.programme, request.task)
     noisy_patients = _own_count(home, ledger, study) if request.task != "count" else 0.0
     reserved = _reserve(ledger, study, dataset)

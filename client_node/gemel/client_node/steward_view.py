@@ -15,7 +15,7 @@ from gemel.client_node.status import state_of
 from gemel.client_node.task_words import words_of, words_of_all
 from gemel.core.arrays import ArraySpec
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import Charge
+from gemel.core.mechanism import Charge, kind_of
 from gemel.core.signing import fingerprint
 from gemel.core.study import Masking, Study, parse_study
 from gemel.privacy.ledger import Ledger
@@ -163,7 +163,7 @@ def _tasks(study: Study) -> list[dict[str, Any]]:
 
 
 def _kind(charge: Charge) -> str:
-    return charge.task.partition("/")[0]
+    return kind_of(charge.task)
 
 
 def _bytes(spec: ArraySpec) -> int:

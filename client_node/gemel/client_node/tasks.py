@@ -13,10 +13,12 @@ from gemel.core.errors import GemelError
 from gemel.core.mechanism import HELD_OUT_PERCENT, is_evaluation
 from gemel.core.programme import Programme
 from gemel.core.study import Study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.engine import DpTrainer, train_round
 from gemel.privacy.noise import NoiseSource
 from gemel.privacy.statistics import describe, noisy_counts
-from gemel.synthetic.marginals import count_marginals
+from gemel.synthetic import protocol
+from gemel.synthetic.domain import domain_of
 from gemel.synthetic.releases import CORRECTION, KEPT, travelling, whole_twin, without_prefix
 from gemel.twins.installed import make_twin
 from gemel.twins.metrics import count_metric_tables
@@ -42,10 +44,11 @@ def compute(
         task: One of `study.tasks`.
         study: The approved study: it alone says how much noise.
         programme: The installed programme.
-        dataset: All patients, whom count and describe see; training and marginals see the training share, evaluation
+        dataset: All patients, whom count and describe see; training and synthesis see the training share, evaluation
             the held-out share.
         inputs: The global twin's parameters, for training and evaluation, with a correction where the study's strategy
-            has one, and under `kept.NAME` what this hospital keeps for itself, where it has that already.
+            has one, and under `kept.NAME` what this hospital keeps for itself, where it has that already. For synthesis the
+            pairs to count.
         noisy_patients: The node's own released count (public), the denominator of its gradients.
         noise: Where the noise comes from.
 
@@ -63,10 +66,12 @@ def compute(
         twin = _evaluated(task, programme, inputs)
         tables = count_metric_tables(programme, twin.predict(held_out.values), held_out)
         return _noised(_exactly(tables, study.metrics_tables), privacy.metrics_noise_multiplier, noise)
-    if task == "synthesise":
+    if task in ROUNDS:
         # The held-out patients stay out of the virtual cohort too: they are the control of its report.
-        tables = count_marginals(programme, training)
-        return _noised(_exactly(tables, study.marginal_tables), privacy.marginals_noise_multiplier, noise)
+        domain, whole = domain_of(programme), privacy.synthesis_noise_multiplier
+        return protocol.release(
+            task, domain, domain.encode(training), whole=whole, choice=inputs, noise=noise
+        )
     if task.startswith("train/"):
         share = (100 - HELD_OUT_PERCENT) / 100
         trainer = DpTrainer(study.training, noise=noise, expected_patients=noisy_patients * share)

@@ -80,6 +80,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     sum_sha256: str = ""
     statistics_sha256: str = ""
     matrix_sha256: str = ""
+    # Of a round of synthesis: what it led to, the pairs of the next round, or what a virtual cohort is drawn from.
+    synthesis_sha256: str = ""
     # Of the last of the tasks that each hospital did at its own pace.
     versions: tuple[Version, ...] | None = None
     unused: tuple[Part, ...] = ()

@@ -60,7 +60,7 @@ class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def share_of(task: str) -> Share:
     """Whom a task of a study touches: the count and what is described everybody, evaluations who is held out.
 
-    >>> [share_of(task).value for task in ("count", "train/1", "evaluate", "synthesise")]
+    >>> [share_of(task).value for task in ("count", "train/1", "evaluate", "synthesise/1")]
     ['everyone', 'training', 'held_out', 'training']
     """
     if task in ("count", "describe"):
@@ -75,6 +75,16 @@ def is_evaluation(task: str) -> bool:
     [True, True, True, True, False]
     """
     return task in ("evaluate", "personal") or task.startswith(("validate/", "cross/"))
+
+
+def kind_of(task: str) -> str:
+    """What tasks that release the same arrays have in common: rounds of training do, rounds of synthesis do not.
+
+    >>> [kind_of(task) for task in ("count", "train/3", "cross/alpha", "synthesise/2")]
+    ['count', 'train', 'cross', 'synthesise/2']
+    """
+    kind = task.partition("/")[0]
+    return task if kind == "synthesise" else kind
 
 
 def charge_for(task: str, *mechanisms: Mechanism) -> Charge:

@@ -31,6 +31,7 @@ from gemel.core.strategy_plan import (
     pace_conditions,
     strategy_conditions,
 )
+from gemel.core.synthesis_plan import ROUNDS, SynthesisPlan, synthesis_conditions
 
 SCHEMA = "gemel/study/1"
 # A site's name becomes a file's name at the coordinator.
@@ -122,14 +123,15 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The price for each patient of each hospital, everything included: unit patient, add/remove one.
 
-    The noise multipliers are those of single releases: one count, each metrics table, each marginal table.
+    The noise multipliers are those of single releases: one count, each metrics table. All of synthesis together is one
+    Gaussian of its multiplier, which `SynthesisPlan` divides among its tables.
     """
 
     epsilon: float
     delta: float
     count_noise_multiplier: float
     metrics_noise_multiplier: float
-    marginals_noise_multiplier: float
+    synthesis_noise_multiplier: float
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
@@ -144,7 +146,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     training: TrainingPlan
     privacy: PrivacyPlan
     metrics_tables: int
-    marginal_tables: int
+    synthesis: SynthesisPlan
     minimum_patients: int
     quorum: int
     round_timeout_s: float
@@ -171,7 +173,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Every task in order.
 
         count, describe (where statistics are asked), train/1 … train/R with validate/r among them (where validations are
-        asked), evaluate, personal (the personal twins, where there are), cross/SITE (where asked), synthesise.
+        asked), evaluate, personal (the personal twins, where there are), cross/SITE (where asked), synthesise/1 … synthesise/3.
         """
         every, last = self.pace.validate_every, self.training.rounds
         rounds: list[str] = []
@@ -182,7 +184,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         describe = ("describe",) if self.statistics else ()
         personal = ("personal",) if self.strategy.personalisation is Personalisation.DITTO else ()
         cross = tuple(f"cross/{site}" for site in sorted(self.sites)) if self.cross_site_validation else ()
-        return ("count", *describe, *rounds, "evaluate", *personal, *cross, "synthesise")
+        return ("count", *describe, *rounds, "evaluate", *personal, *cross, *ROUNDS)
 
     def charge(self, task: str) -> Charge:
         """What one task costs, and whom. The node reads it here, never from a message. Unknown task: GEM404."""
@@ -202,8 +204,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             return charge_for(task, *(m for request in self.statistics for m in request.mechanisms()))
         if is_evaluation(task):
             return charge_for(task, noisy_tables(privacy.metrics_noise_multiplier, self.metrics_tables))
-        if task == "synthesise":
-            return charge_for(task, noisy_tables(privacy.marginals_noise_multiplier, self.marginal_tables))
+        if task in ROUNDS:
+            return charge_for(task, self.synthesis.mechanism(task, privacy.synthesis_noise_multiplier))
         # A personal twin takes steps of its own, on the same patients.
         twins = 2 if self.strategy.personalisation is Personalisation.DITTO else 1
         step = noisy_steps(plan.step_noise_multiplier, twins * plan.local_steps, sample_rate=plan.sample_rate)
@@ -234,6 +236,7 @@ def _check(study: Study) -> None:
         *_training(study.training),
         *_privacy(study),
         *_aggregation(study),
+        *synthesis_conditions(study.synthesis),
         *strategy_conditions(study.strategy, masked=masked, robust=robust),
         *pace,
         (
@@ -263,7 +266,6 @@ def _document(study: Study) -> _Conditions:
     return (
         (study.schema == SCHEMA, f"schema must be {SCHEMA}, got {study.schema}"),
         (1 <= study.metrics_tables <= 10_000, "metrics_tables must be 1 to 10000"),
-        (1 <= study.marginal_tables <= 10_000, "marginal_tables must be 1 to 10000"),
         (1 <= study.minimum_patients <= 10**9, "minimum_patients must be 1 to 1e9"),
         (1 <= study.quorum <= len(study.sites), f"quorum {study.quorum} of {len(study.sites)} sites"),
         (0 < study.round_timeout_s <= 604_800, "round_timeout_s must be at most a week"),
@@ -300,7 +302,7 @@ def _privacy(study: Study) -> _Conditions:
         (0 < privacy.delta <= 1e-3, f"privacy.delta must be at most 1e-3, got {privacy.delta}"),
         (_noise(privacy.count_noise_multiplier), "privacy.count_noise_multiplier must be 0.1 to 1e4"),
         (_noise(privacy.metrics_noise_multiplier), "privacy.metrics_noise_multiplier must be 0.1 to 1e4"),
-        (_noise(privacy.marginals_noise_multiplier), "privacy.marginals_noise_multiplier must be 0.1 to 1e4"),
+        (_noise(privacy.synthesis_noise_multiplier), "privacy.synthesis_noise_multiplier must be 0.1 to 1e4"),
     )
 
 

@@ -20,6 +20,7 @@ from gemel.core.mechanism import (
 )
 from gemel.core.strategy_plan import Personalisation
 from gemel.core.study import Clipping, PrivacyPlan, Study
+from gemel.core.synthesis_plan import ROUNDS, SynthesisPlan
 from gemel.privacy.accounting import epsilon as epsilon_of
 
 TOLERANCE = 1e-3
@@ -31,14 +32,14 @@ _MAX_EVALUATIONS = 60
 class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the budget is divided, in units of 1/σ² (what Gaussian releases add up in).
 
-    A patient of the training half pays for the count, training and marginals, which sum to 1. A held-out patient pays
+    A patient of the training half pays for the count, training and synthesis, which sum to 1. A held-out patient pays
     for the count and the metrics: at most 1 too, and just that unless told.
     For training with a sample rate below 1 the share is nominal (the central limit cost of sampling).
     `quantile` is the part of training's share that adaptive clipping spends on its quantile; 0 parts for other clipping.
     """
 
     training: float = 0.7
-    marginals: float = 0.25
+    synthesis: float = 0.25
     count: float = 0.05
     metrics: float | None = None
     quantile: float = 0.05
@@ -50,14 +51,14 @@ class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Noise multipliers of one training step, one metrics table, one marginal table, the count; their ε.
+    """Noise multipliers of one training step, one metrics table, all of synthesis as one, the count; their ε.
 
     `quantile` is the multiplier of adaptive clipping's quantile, 0 for other clipping; `training` then the sum's alone.
     """
 
     training: float
     metrics: float
-    marginals: float
+    synthesis: float
     count: float
     epsilon: float
     quantile: float = 0.0
@@ -69,7 +70,7 @@ class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             delta=delta,
             count_noise_multiplier=self.count,
             metrics_noise_multiplier=self.metrics,
-            marginals_noise_multiplier=self.marginals,
+            synthesis_noise_multiplier=self.synthesis,
         )
 
 
@@ -80,8 +81,8 @@ def plan(
     rounds: int,
     local_steps: int,
     metrics_tables: int,
-    marginal_tables: int,
     shares: Shares,
+    synthesis: SynthesisPlan | None = None,
     sample_rate: float = 1.0,
     clipping: Clipping = Clipping.FLAT,
     fixed: Sequence[Charge] = (),
@@ -94,20 +95,20 @@ def plan(
     after that rounding: `accounting.price(study.charges(), delta=delta) <= epsilon`. Metrics without a share of their
     own get what is left of `epsilon` for a held-out patient. `fixed` charges (of statistics, whose noise is their own) are
     part of the price. `evaluations` is how many tasks release metrics (the last one, validations, personal twins, the
-    cross-site matrix), each all of `metrics_tables`; `twins` is 2 where a personal twin takes steps of its own: `planned_study`
+    cross-site matrix), each all of `metrics_tables`; `synthesis` divides its share among tables; `twins` is 2 where a personal twin takes steps of its own: `planned_study`
     reads both from a study. Raises GEM305 when the request is out of range or no noise in the allowed range meets it.
     """
     if min(evaluations, twins) < 1:
         raise GemelError("GEM305", f"Out of range: {evaluations=}, {twins=}.")
     metrics_tables, local_steps = metrics_tables * evaluations, local_steps * twins
-    counts = (rounds, local_steps, metrics_tables, marginal_tables)
+    counts = (rounds, local_steps, metrics_tables)
     if not (0 < epsilon <= 100 and 0 < delta <= _MOST_DELTA and 0 < sample_rate <= 1 and min(counts) >= 1):
         raise GemelError("GEM305", f"Out of range: {epsilon=}, {delta=}, {sample_rate=}, {counts=}.")
     _check_shares(shares)
     quantile = shares.quantile if clipping is Clipping.ADAPTIVE else 0.0
 
     def cost(noise: NoisePlan) -> dict[Share, float]:
-        paid = mechanisms_by_patient((*fixed, *_charges(noise, *counts, sample_rate=sample_rate)))
+        paid = mechanisms_by_patient((*fixed, *_charges(noise, *counts, synthesis, sample_rate=sample_rate)))
         return {share: epsilon_of(mechanisms, delta=delta) for share, mechanisms in paid.items()}
 
     def scaled(log_scale: float) -> NoisePlan:
@@ -146,8 +147,8 @@ def planned_study(study: Study, *, shares: Shares) -> Study:
         rounds=training.rounds,
         local_steps=training.local_steps,
         metrics_tables=study.metrics_tables,
-        marginal_tables=study.marginal_tables,
         shares=shares,
+        synthesis=study.synthesis,
         sample_rate=training.sample_rate,
         clipping=training.clipping,
         fixed=tuple(study.charge(task) for task in study.tasks if task == "describe"),
@@ -169,7 +170,6 @@ def _divide(
     rounds: int,
     local_steps: int,
     metrics_tables: int,
-    marginal_tables: int,
     *,
     sample_rate: float,
     quantile: float,
@@ -180,7 +180,7 @@ def _divide(
         training=_round_up(step / math.sqrt(1 - quantile)),
         quantile=_round_up(step / math.sqrt(quantile)) if quantile else 0.0,
         metrics=_round_up(math.sqrt(metrics_tables / (shares.metrics_share * scale))),
-        marginals=_round_up(math.sqrt(marginal_tables / (shares.marginals * scale))),
+        synthesis=_round_up(1 / math.sqrt(shares.synthesis * scale)),
         count=_round_up(math.sqrt(1 / (shares.count * scale))),
         epsilon=math.inf,
     )
@@ -204,7 +204,7 @@ def solve_noise(
     batch: int | None = None,
     delta: float | None = None,
     metrics_tables: int = 1,
-    marginal_tables: int = 1,
+    synthesis: SynthesisPlan | None = None,
     shares: Shares | None = None,
     clipping: Clipping = Clipping.FLAT,
     evaluations: int = 1,
@@ -229,8 +229,8 @@ def solve_noise(
         rounds=rounds,
         local_steps=local_steps,
         metrics_tables=metrics_tables,
-        marginal_tables=marginal_tables,
         shares=Shares() if shares is None else shares,
+        synthesis=synthesis,
         sample_rate=sample_rate,
         clipping=clipping,
         evaluations=evaluations,
@@ -265,10 +265,10 @@ def delta_for(cohort: int) -> float:
 
 
 def _check_shares(shares: Shares) -> None:
-    parts = (shares.training, shares.marginals, shares.count)
+    parts = (shares.training, shares.synthesis, shares.count)
     if min(parts) <= 0 or not math.isclose(math.fsum(parts), 1, abs_tol=1e-9):
         raise GemelError(
-            "GEM305", f"Shares of training, marginals and count must be positive, with sum 1: {shares}."
+            "GEM305", f"Shares of training, synthesis and count must be positive, with sum 1: {shares}."
         )
     if not 0 < shares.metrics_share <= 1 - shares.count + 1e-9:
         raise GemelError("GEM305", f"The metrics' share must be positive, at most 1 - count: {shares}.")
@@ -281,7 +281,7 @@ def _charges(
     rounds: int,
     local_steps: int,
     metrics_tables: int,
-    marginal_tables: int,
+    synthesis: SynthesisPlan | None,
     *,
     sample_rate: float,
 ) -> tuple[Charge, ...]:
@@ -291,8 +291,15 @@ def _charges(
         charge_for("count", noisy_tables(noise.count, 1)),
         charge_for("train", noisy_steps(z, rounds * local_steps, sample_rate=sample_rate)),
         charge_for("evaluate", noisy_tables(noise.metrics, metrics_tables)),
-        charge_for("synthesise", noisy_tables(noise.marginals, marginal_tables)),
+        *_synthesis(noise.synthesis, synthesis),
     )
+
+
+def _synthesis(multiplier: float, plan: SynthesisPlan | None) -> tuple[Charge, ...]:
+    """The charges of each round of synthesis; without a plan those of one Gaussian, which they add up to."""
+    if plan is None:
+        return (charge_for("synthesise", noisy_tables(multiplier, 1)),)
+    return tuple(charge_for(task, plan.mechanism(task, multiplier)) for task in ROUNDS)
 
 
 def _solve(at: Callable[[float], NoisePlan], target: float, *, start: float) -> NoisePlan:

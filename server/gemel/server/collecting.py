@@ -9,6 +9,7 @@ from typing import Any
 from gemel.core.arrays import Arrays, ArraySpec, unpack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
+from gemel.core.mechanism import kind_of
 from gemel.core.messages import Envelope, Reply, Status, signature_in
 from gemel.core.programme import Programme
 from gemel.core.study import Study
@@ -107,7 +108,7 @@ class Collector:
 
     def _declared(self, task: str) -> dict[str, ArraySpec]:
         """What a site may release for a task; the same for all of its kind."""
-        kind = task.partition("/")[0]
+        kind = kind_of(task)
         if kind not in self._specs:
             self._specs[kind] = declared_release(task, self._programme, study=self._study)
         return self._specs[kind]

@@ -167,6 +167,20 @@ class RunFolder:
         """The arrays of a release that was checked before it was kept, as views of its file."""
         return map_arrays(self.folder / "releases" / task / f"{site}.safetensors")
 
+    def save_synthesis(self, task: str, arrays: Arrays) -> bytes:
+        """Keep what a round of synthesis led to: the pairs of the next, or at last what a cohort is drawn from; its bytes."""
+        content = pack_arrays(arrays)
+        write_durably(self.synthesis_path(task), content)
+        return content
+
+    def load_synthesis(self, task: str) -> Arrays:
+        """What a round of synthesis led to, as views of its file."""
+        return map_arrays(self.synthesis_path(task))
+
+    def synthesis_path(self, task: str) -> Path:
+        """The file of what a round of synthesis led to."""
+        return self.folder / f"{task.replace('/', '-')}.safetensors"
+
     def save_late(self, task: str, site: str, document: bytes) -> None:
         """Keep the signed reply of a release that came too late; its arrays are not kept, for they are not used."""
         folder = self.folder / "late" / task

@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 
+from gemel.core.arrays import Arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.programme import Programme
 from gemel.core.study import Study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.secure_aggregation import plan
 from gemel.privacy.statistics import estimates, sum_tables
 from gemel.server.collecting import Collected
@@ -20,6 +22,7 @@ from gemel.server.home import RunFolder
 from gemel.server.masked import mean_of
 from gemel.server.run_state import RunState
 from gemel.server.strategy import Update
+from gemel.server.synthesis import synthesised
 
 
 class Outcomes:
@@ -41,6 +44,10 @@ class Outcomes:
             facts["statistics_sha256"] = sha256_hex(self._run.save_statistics(self._described(collected)))
         if task.startswith("validate/"):
             facts |= self._validated(collected, twin)
+        if task in ROUNDS:
+            facts["synthesis_sha256"] = sha256_hex(
+                self._run.save_synthesis(task, self._synthesised(collected))
+            )
         return facts
 
     def after(self, task: str) -> None:
@@ -94,6 +101,12 @@ class Outcomes:
         sigma = self._noise_of_metrics() * math.sqrt(len(collected.replies))
         score = validated_loss(tables, self._programme, twin.model, noise_sigma=sigma)
         return {"loss": score.value, "loss_error": score.standard_error}
+
+    def _synthesised(self, collected: Collected) -> Arrays:
+        """What a round led to, from the sums of this one and of those before it."""
+        counted = {entry["task"]: _sites(entry) for entry in self._state.tasks if entry["task"] in ROUNDS}
+        counted[collected.task] = sorted(collected.replies)
+        return synthesised(self._run, self._study, self._programme, counted)
 
     def _cross_site(self) -> list[dict[str, Any]]:
         """Each hospital's last update at every hospital."""

@@ -14,11 +14,13 @@ from gemel.core.messages import Reply, Status, read_reply
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, signed_by
 from gemel.core.study import Masking, Study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.server.early_stopping import stops
 from gemel.server.home import RunFolder, model_name
 from gemel.server.mapped import map_arrays
 from gemel.server.masked import made_again, mean_of
 from gemel.server.strategy import Update
+from gemel.server.synthesis import synthesised
 from gemel.synthetic.releases import declared_release, starting_model
 from gemel.twins.installed import find
 
@@ -47,6 +49,7 @@ def check_run(document: SignedDocument, folder: Path) -> list[tuple[str, str]]:
             _same(f"late {late.task} of {late.site}", reply.payload_sha256, late.payload_sha256)
         _check_early_stop(certificate, study)
         twins = _check_twins(certificate, study, run)
+        synthesis = _check_synthesis(certificate, study, run)
     except (OSError, GemelError) as error:
         if isinstance(error, GemelError):
             raise error if error.code == "GEM513" else _differs(str(error)) from error
@@ -55,6 +58,7 @@ def check_run(document: SignedDocument, folder: Path) -> list[tuple[str, str]]:
         ("releases", f"{releases} in the folder, each signed by its site's key and of its hash"),
         ("late", f"{len(certificate.late)} signed by their sites"),
         *twins,
+        *synthesis,
     ]
 
 
@@ -70,6 +74,27 @@ def _check_task(task: Task, study: Study, run: RunFolder) -> int:
     for contribution in task.contributions:
         _check_release(task, contribution, study, run)
     return len(task.contributions)
+
+
+def _check_synthesis(certificate: Certificate, study: Study, run: RunFolder) -> list[tuple[str, str]]:
+    """The pairs that were counted, and what cohorts are drawn from, follow from the sums of the releases."""
+    programme = find(study.programme, study.programme_version)
+    counted: dict[str, list[str]] = {}
+    for task in certificate.tasks:
+        if task.task not in ROUNDS:
+            continue
+        counted[task.task] = sorted(c.site for c in task.contributions)
+        made = sha256_hex(pack_arrays(synthesised(run, study, programme, counted)))
+        _same(f"{task.task}: what it led to", made, task.synthesis_sha256)
+        _same(f"{task.task}: the file", sha256_hex(run.synthesis_path(task.task).read_bytes()), made)
+    if not counted:
+        return []
+    last = (
+        "the tree, and what cohorts are drawn from, follow"
+        if len(counted) == len(ROUNDS)
+        else "choices follow"
+    )
+    return [("synthesis", f"{len(counted)} rounds: {last} from the releases")]
 
 
 def _check_early_stop(certificate: Certificate, study: Study) -> None:
@@ -159,6 +184,9 @@ def _masked_moves(
     for name in {0, *(task.version for task in certificate.tasks if task.version is not None)}:
         content = (run.folder / f"{model_name(name)}.safetensors").read_bytes()
         twins[sha256_hex(content)] = content
+    for task in certificate.tasks:
+        if task.synthesis_sha256:
+            twins[task.synthesis_sha256] = run.synthesis_path(task.task).read_bytes()
     for task in certificate.tasks:
         for step, sites in task.masked_steps.items():
             for site in sites:

@@ -19,7 +19,7 @@ from gemel.core.dataset import OCCURRED, PREVALENT, Dataset
 from gemel.core.errors import GemelError
 from gemel.core.programme import Programme
 from gemel.synthetic.cohort import VirtualCohort
-from gemel.synthetic.marginals import encode, levels
+from gemel.synthetic.domain import Domain, domain_of
 
 NOTE = "exact comparison with open data; a hospital would publish hold-out based, noised numbers only"
 
@@ -125,24 +125,25 @@ def compare(cohort: VirtualCohort, reference: Dataset, holdout: Dataset) -> Comp
     size = min(len(cohort), len(holdout))
     # A fixed public choice of equally many rows: distances of small samples are larger for no other reason.
     held = holdout.take(np.sort(np.random.default_rng(0).permutation(len(holdout))[:size]))
-    real = encode(programme, reference.values)
-    virtual, other = encode(programme, cohort.values[:size]), encode(programme, held.values)
+    domain = domain_of(programme)
+    real = domain.encode_features(reference.values)
+    virtual, other = domain.encode_features(cohort.values[:size]), domain.encode_features(held.values)
     return Comparison(
         note=NOTE,
         features=tuple(
             FeatureDistance(
                 feature=f.name,
                 title=f.title,
-                virtual=_distance(programme, (f.name,), virtual, real),
-                holdout=_distance(programme, (f.name,), other, real),
+                virtual=_distance(domain, (f.name,), virtual, real),
+                holdout=_distance(domain, (f.name,), other, real),
             )
             for f in programme.columns
         ),
         targets=tuple(
             _target_distance(cohort, reference, held, t) for t in range(len(programme.target_names))
         ),
-        pairs_virtual=_mean_pair_distance(programme, virtual, real),
-        pairs_holdout=_mean_pair_distance(programme, other, real),
+        pairs_virtual=_mean_pair_distance(domain, virtual, real),
+        pairs_holdout=_mean_pair_distance(domain, other, real),
         curves=tuple(_curve(cohort, reference, held, j) for j in range(len(programme.outcomes))),
         rank_correlation_error=_rank_error(virtual, real),
         rank_correlation_error_holdout=_rank_error(other, real),
@@ -208,9 +209,9 @@ def _kolmogorov(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.abs(np.subtract(*shares)).max())
 
 
-def _distance(programme: Programme, names: tuple[str, ...], one: Levels, other: Levels) -> float:
+def _distance(domain: Domain, names: tuple[str, ...], one: Levels, other: Levels) -> float:
     """Total variation between the joint distributions of some features' levels."""
-    shape = tuple(levels(f) for name in names for f in programme.columns if f.name == name)
+    shape = tuple(domain.sizes[name] for name in names)
     shares = []
     for codes in (one, other):
         flat = np.ravel_multi_index(tuple(codes[name] for name in names), shape)
@@ -218,9 +219,9 @@ def _distance(programme: Programme, names: tuple[str, ...], one: Levels, other: 
     return float(0.5 * np.abs(shares[0] - shares[1]).sum())
 
 
-def _mean_pair_distance(programme: Programme, one: Levels, other: Levels) -> float:
-    pairs = combinations(programme.feature_names, 2)
-    return float(np.mean([_distance(programme, pair, one, other) for pair in pairs]))
+def _mean_pair_distance(domain: Domain, one: Levels, other: Levels) -> float:
+    pairs = combinations(sorted(one), 2)
+    return float(np.mean([_distance(domain, pair, one, other) for pair in pairs]))
 
 
 def _rank_error(one: Levels, other: Levels) -> float:

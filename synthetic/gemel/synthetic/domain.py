@@ -125,6 +125,17 @@ class Domain:
             raw[_target_column(name)] = dataset.targets[:, j]
         return self.encode_columns(raw)
 
+    def encode_features(self, values: NDArray[np.floating]) -> dict[str, Levels]:
+        """The levels of the programme's features for raw values (n, d), as a data set holds them."""
+        if self.programme is None:
+            raise GemelError("GEM701", "A plain table is encoded by its columns: encode_columns.")
+        raw = {name: values[:, j] for j, name in enumerate(self.programme.feature_names)}
+        return {
+            column.name: column.form.encode(raw[column.name])
+            for column in self.columns
+            if column.name in raw and not isinstance(column.form, Times)
+        }
+
     def encode_columns(self, raw: Mapping[str, Any]) -> dict[str, Levels]:
         """The levels of a plain table: values (n,) by column name, (days, event) for a time column."""
         codes = {}

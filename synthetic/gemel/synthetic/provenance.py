@@ -10,11 +10,11 @@ import msgspec
 
 from gemel.core.canonical import document_hash
 from gemel.core.errors import GemelError
-from gemel.core.mechanism import Mechanism, MechanismKind
+from gemel.core.mechanism import Mechanism
 
 
 class PrivacyStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The differential-privacy guarantee of one released source, for the patients of any one hospital.
+    """The differential-privacy guarantee of one released source.
 
     `noise` says where randomness came from: "secure" (the operating system) or "test" (a seed; no guarantee).
     """
@@ -30,8 +30,9 @@ class PrivacyStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class CohortProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where a virtual cohort comes from. All of it is public.
 
-    `marginals` and `twin` are the two sources; `whole` composes both with everything else that the study
-    released (metrics, counts). `created` is an RFC 3339 instant. `certificate_sha256` names the run's
+    `synthesis` is what the cohort is drawn from; `twin` is the study's twin, which may simulate what is not in it; `whole`
+    composes both with everything else that the study released (metrics, counts). `synthesis` holds for a person who is a
+    patient at `sites_of_a_person` of the hospitals at once, and is the same in the ledger of each of them. `created` is an RFC 3339 instant. `certificate_sha256` names the run's
     certificate where there is one.
     """
 
@@ -41,9 +42,10 @@ class CohortProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     programme_version: str
     sites: int
     created: str
-    marginals: PrivacyStatement
+    synthesis: PrivacyStatement
     twin: PrivacyStatement
     whole: PrivacyStatement
+    sites_of_a_person: int
     certificate_sha256: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,30 +60,31 @@ def read_provenance(document: Mapping[str, Any]) -> CohortProvenance:
         provenance = msgspec.convert(dict(document), CohortProvenance)
     except msgspec.ValidationError as error:
         raise GemelError("GEM702", f"The provenance is not complete: {error}.") from error
-    for source in ("marginals", "twin", "whole"):
+    for source in ("synthesis", "twin", "whole"):
         statement: PrivacyStatement = getattr(provenance, source)
         if not (0 < statement.epsilon < math.inf and 0 < statement.delta < 1 and statement.mechanisms):
             raise GemelError("GEM702", f"The privacy statement of the {source} does not bound anything.")
         if any(m.noise_multiplier <= 0 for m in statement.mechanisms):
             raise GemelError("GEM702", f"A mechanism of the {source} adds no noise.")
-    parts = max(provenance.marginals.epsilon, provenance.twin.epsilon)
+    parts = max(provenance.synthesis.epsilon, provenance.twin.epsilon)
     if provenance.whole.epsilon < parts * (1 - 1e-9):
         raise GemelError("GEM702", "The whole study cannot have cost less than one of its parts.")
     return provenance
 
 
-def check_covers(provenance: CohortProvenance, *, tables: int, noise_multiplier: float, sites: int) -> None:
-    """Refuse (GEM702) a statement that is not about these tables: their number, their noise, their sites."""
-    stated = sum(
-        m.count
-        for m in provenance.marginals.mechanisms
-        if m.kind is MechanismKind.DISCRETE_GAUSSIAN and math.isclose(m.noise_multiplier, noise_multiplier)
-    )
-    if stated < tables or provenance.sites != sites:
+def check_covers(provenance: CohortProvenance, *, precision: float) -> None:
+    """Refuse (GEM702) a statement about other tables than those that a model was fitted to.
+
+    Args:
+        provenance: What is stated.
+        precision: Of the model's tables, the sum of 1/σ²: with less noise than stated it would be more than stated.
+    """
+    stated = sum(m.count / m.noise_multiplier**2 for m in provenance.synthesis.mechanisms)
+    if precision > stated * (1 + 1e-9):
         raise GemelError(
             "GEM702",
-            f"The privacy statement covers {stated} tables with noise multiplier {noise_multiplier:g} at "
-            f"{provenance.sites} sites; the model was fitted from {tables} tables of {sites} sites.",
+            f"The privacy statement is about tables of precision {stated:.4g} in all; the model was fitted to tables "
+            f"of {precision:.4g}.",
         )
 
 

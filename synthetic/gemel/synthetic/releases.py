@@ -19,8 +19,10 @@ from gemel.core.programme import Programme
 from gemel.core.statistic_request import StatisticRequest
 from gemel.core.strategy_plan import Algorithm, Personalisation, StrategyPlan
 from gemel.core.study import Study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.statistics import declared
-from gemel.synthetic.marginals import marginal_specs
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import check_choice, declared_choice, declared_tables
 from gemel.twins.installed import make_twin
 from gemel.twins.metrics import metric_tables
 
@@ -39,8 +41,8 @@ def declared_release(
     """The arrays that a node may send for a task. Raises GEM404 for a task that studies do not have.
 
     count: the noisy number of patients; describe: a table for each of the study's statistics; train/r: the twin's
-    parameters but those that stay at hospitals; evaluate, validate/r, personal, cross/SITE: risk tables; synthesise:
-    marginal tables. Without a `study`: that of a plain one with these `statistics`.
+    parameters but those that stay at hospitals; evaluate, validate/r, personal, cross/SITE: risk tables; synthesise/r:
+    the tables of the round. Without a `study`: that of a plain one with these `statistics`.
     """
     statistics = statistics if study is None else study.statistics
     if task == "describe" and statistics:
@@ -49,18 +51,20 @@ def declared_release(
         return {"patients": ArraySpec((1,), "int64")}
     if is_evaluation(task):
         return metric_tables(programme)
-    if task == "synthesise":
-        return marginal_specs(programme)
+    if task in ROUNDS:
+        return declared_tables(task, domain_of(programme))
     if task.startswith("train/"):
         return travelling(programme, _strategy(study))
     raise GemelError("GEM404", f"No release is declared for {task!r}.")
 
 
 def declared_inputs(task: str, programme: Programme, *, study: Study | None = None) -> dict[str, ArraySpec]:
-    """The arrays that a task takes from the coordinator: the twin to train or evaluate, a correction; else none.
+    """The arrays that a task takes from the coordinator: the twin to train or evaluate, a correction, pairs to count; else none.
 
     A personal twin is at the hospital already.
     """
+    if task in ROUNDS:
+        return declared_choice(task, domain_of(programme))
     training = task.startswith("train/")
     if not training and (task == "personal" or not is_evaluation(task)):
         return {}
@@ -68,6 +72,12 @@ def declared_inputs(task: str, programme: Programme, *, study: Study | None = No
     if training and _strategy(study).algorithm is Algorithm.SCAFFOLD:
         return {**specs, **{f"{CORRECTION}{name}": spec for name, spec in specs.items()}}
     return specs
+
+
+def check_inputs(task: str, programme: Programme, inputs: Arrays) -> None:
+    """Refuse (GEM720) pairs to count that are not the programme's, before anything is charged for them."""
+    if task in ROUNDS:
+        check_choice(task, domain_of(programme), inputs)
 
 
 def declared_kept(task: str, programme: Programme, *, study: Study) -> dict[str, ArraySpec]:

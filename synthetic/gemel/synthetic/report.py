@@ -68,11 +68,11 @@ def report_document(cohort: VirtualCohort, comparison: Comparison | None) -> dic
             "neighbouring": provenance.whole.neighbouring,
             "whole": _statement("The whole study", provenance.whole),
             "sources": [
-                _statement("Tables of the baseline", provenance.marginals),
+                _statement("Tables of the baseline", provenance.synthesis),
                 _statement("The twin", provenance.twin),
             ],
             "noise_secure": all(
-                s.noise == "secure" for s in (provenance.marginals, provenance.twin, provenance.whole)
+                s.noise == "secure" for s in (provenance.synthesis, provenance.twin, provenance.whole)
             ),
         },
         "rows": [msgspec.to_builtins(row) for row in rows],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from gemel.core.mechanism import Mechanism, mechanisms_by_patient
 from gemel.core.study import Study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.accounting import epsilon, merged
 from gemel.synthetic.provenance import CohortProvenance, PrivacyStatement
 
@@ -23,12 +24,12 @@ def provenance_of_study(
 
     Args:
         study: The signed study; its tasks name every mechanism.
-        sites: How many hospitals' tables were summed.
+        sites: How many hospitals' tables were summed in the last round.
         created: RFC 3339 instant.
         noise: Where the hospitals' randomness came from, as they reported it.
         certificate_sha256: The run's certificate, where there is one.
     """
-    training = [m for c in study.charges() if c.task.startswith("train/") for m in c.mechanisms]
+    training = _mechanisms(study, [task for task in study.tasks if task.startswith("train/")])
     by_patient = mechanisms_by_patient(study.charges()).values()
     dearest = max(by_patient, key=lambda paid: epsilon(paid, delta=study.privacy.delta))
     return CohortProvenance(
@@ -38,11 +39,16 @@ def provenance_of_study(
         programme_version=study.programme_version,
         sites=sites,
         created=created,
-        marginals=_statement(study.charge("synthesise").mechanisms, study, noise),
+        synthesis=_statement(_mechanisms(study, ROUNDS), study, noise),
         twin=_statement(training, study, noise),
         whole=_statement(dearest, study, noise),
+        sites_of_a_person=study.synthesis.sites_of_a_person,
         certificate_sha256=certificate_sha256,
     ).as_dict()
+
+
+def _mechanisms(study: Study, tasks: Iterable[str]) -> list[Mechanism]:
+    return [mechanism for task in tasks for mechanism in study.charge(task).mechanisms]
 
 
 def _statement(

@@ -48,7 +48,7 @@ NOT_TESTED: tuple[tuple[str, str, str], ...] = (
 def verdicts(cohort: VirtualCohort, comparison: Comparison | None) -> tuple[Row, ...]:
     """Every row of the report, in order."""
     whole = cohort.provenance.whole
-    secure = all(s.noise == "secure" for s in (cohort.provenance.marginals, cohort.provenance.twin, whole))
+    secure = all(s.noise == "secure" for s in (cohort.provenance.synthesis, cohort.provenance.twin, whole))
     privacy = (
         _row("Privacy", "ε of the whole study, per hospital", whole.epsilon, None, MOST_EPSILON),
         Row(

@@ -360,6 +360,6 @@ def _half(study: Study) -> Any:
     """A plan of which two fit into the hospitals' budget."""
     noise = {
         name: 3 * getattr(study.privacy, name)
-        for name in ("count_noise_multiplier", "metrics_noise_multiplier", "marginals_noise_multiplier")
+        for name in ("count_noise_multiplier", "metrics_noise_multiplier", "synthesis_noise_multiplier")
     }
     return msgspec.structs.replace(study.privacy, **noise)

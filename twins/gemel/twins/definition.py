@@ -26,7 +26,7 @@ from gemel.twins.twin import Twin
 class DefaultTraining:
     """Numbers of a `gemel.core.study.TrainingPlan` before its noise is solved for, and the budget's division.
 
-    Shares are of 1/σ², which is what Gaussian releases add up in. Those of training, marginals and count sum to 1: what a
+    Shares are of 1/σ², which is what Gaussian releases add up in. Those of training, synthesis and count sum to 1: what a
     training patient pays; a held-out patient pays the count, and all that is left for metrics.
     """
 
@@ -37,7 +37,7 @@ class DefaultTraining:
     max_grad_norm: float
     sample_rate: float
     training_share: float
-    marginals_share: float
+    synthesis_share: float
     count_share: float
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from gemel.cli.demo.federation import Federation
 from gemel.cli.demo.screen import describe
 from gemel.core.dataset import Dataset
+from gemel.core.mechanism import kind_of
 from gemel.core.programme import Programme
 from gemel.core.study import Study
 from gemel.privacy.accounting import price
@@ -80,7 +81,7 @@ def site_lines(
         left: dict[str, int] = {}
         for _, event in run.events():
             if event["event"] == "release" and event["site"] == site:
-                kind = describe(event["task"].split("/")[0]).replace("train", "model updates")
+                kind = describe(kind_of(event["task"])).replace("train", "model updates")
                 left[kind] = left.get(kind, 0) + event["bytes"]
         lines.append(
             {

@@ -32,10 +32,11 @@ from gemel.core.errors import GemelError
 from gemel.core.signing import SignedDocument, SigningKey
 from gemel.core.study import Study
 from gemel.server.home import RunFolder
-from gemel.synthetic.cohort import fit, sample
+from gemel.synthetic.cohort import sample
 from gemel.synthetic.comparison import compare as compare_cohort
+from gemel.synthetic.domain import domain_of
 from gemel.synthetic.export import write as write_cohort
-from gemel.synthetic.marginals import sum_sites
+from gemel.synthetic.protocol import cohort_model
 from gemel.synthetic.report import write_report as write_cohort_report
 from gemel.synthetic.study_provenance import provenance_of_study
 from gemel.twins.definition import OpenData, TwinDefinition
@@ -211,24 +212,17 @@ def _released(walked: Walked) -> dict[str, Any]:
 
 def _virtual_cohort(walked: Walked) -> dict[str, Any]:
     programme, run, study = walked.definition.programme, walked.run, walked.study
-    tables = results.releases(run, "synthesise", programme)
-    model = fit(
-        programme,
-        sum_sites(programme, tables),
-        noise_multiplier=study.privacy.marginals_noise_multiplier,
-        sites=len(tables),
-    )
+    measured = run.load_synthesis("synthesise/3")
+    model = cohort_model(study, domain_of(programme), measured)
     certificate = run.certificate
     provenance = provenance_of_study(
         study,
-        sites=len(tables),
+        sites=len(run.contributors("synthesise/3")),
         created=f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}",
         noise="secure",
         certificate_sha256=certificate.payload_sha256 if certificate is not None else None,
     )
-    cohort = sample(
-        model, walked.twin, patients=VIRTUAL_PATIENTS, seed=walked.settings.seed, provenance=provenance
-    )
+    cohort = sample(model, patients=VIRTUAL_PATIENTS, seed=walked.settings.seed, provenance=provenance)
     folder = walked.out / "virtual_cohort"
     files = write_cohort(cohort, folder, provenance=provenance)
     training, held_out = pool(list(walked.sites.values())).split()

@@ -99,7 +99,9 @@ def describe(task: str) -> str:
     names = {
         "count": "counting (noised)",
         "evaluate": "evaluation (noised)",
-        "synthesise": "marginals (noised)",
+        "synthesise/1": "each column (noised)",
+        "synthesise/2": "which go together (noised)",
+        "synthesise/3": "marginals (noised)",
     }
     return names.get(task, task.replace("train/", "training, round "))
 

@@ -181,7 +181,7 @@ def attack_cap(node: Throwaway, template: Study) -> Iterator[Check]:
     cap = 1.6 * price + EPSILON_STEP
     with throwaway_node(node.programme, epsilon_cap=cap, delta=config.delta, like=node) as fresh:
         counts, code = 0, ""
-        asked = ("count", "synthesise")
+        asked = ("count", "synthesise/1")
         for number in range(12):
             document = signed(fresh.study(template, study_id=f"cap-{number}"))
             try:
@@ -269,7 +269,7 @@ def attack_neighbours(node: Throwaway, template: Study) -> Iterator[Check]:
 
 def _said(node: Throwaway, document: SignedDocument) -> dict[str, Any]:
     said: dict[str, Any] = {}
-    for task in ("count", "synthesise"):
+    for task in ("count", "synthesise/1"):
         reply, got = node.ask(document, task)
         said[f"{task} status"] = (reply.status, reply.code)
         said[f"{task} ε"] = reply.epsilon_spent

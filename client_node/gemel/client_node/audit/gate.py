@@ -129,7 +129,7 @@ def _unsigned(node: Throwaway, study: Study) -> _Said:
 def _request_changed(node: Throwaway, study: Study) -> _Said:
     envelope = node.envelope(_approved(node, study), "count")
     changed = json.loads(envelope.document)
-    changed["payload"]["task"] = "synthesise"
+    changed["payload"]["task"] = "synthesise/1"
     return node.send(Envelope(json.dumps(changed).encode(), envelope.study, envelope.payload))
 
 
@@ -360,7 +360,7 @@ FORGERIES = (
     Forgery("an update of another shape", ("GEM403",), _computed(_longer, "train/1")),
     Forgery("NaN in an update", ("GEM403",), _computed(_with(float("nan")), "train/1")),
     Forgery("infinity in an update", ("GEM403",), _computed(_with(float("inf")), "train/1")),
-    Forgery("an extra table beside the marginals", ("GEM403",), _computed(_extra, "synthesise")),
+    Forgery("an extra table beside the marginals", ("GEM403",), _computed(_extra, "synthesise/1")),
 )
 
 

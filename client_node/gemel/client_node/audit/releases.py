@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.client_node.audit.gate import payload_of
-from gemel.client_node.audit.throwaway import Throwaway, signed
+from gemel.client_node.audit.throwaway import Throwaway, a_choice, signed
 from gemel.core.dataset import Dataset
 from gemel.core.messages import Status
 from gemel.core.study import Clipping, Study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.audit.described import spoilt
 from gemel.privacy.audit.intervals import FALSE_ALARM, variance_ratio_limits
 from gemel.privacy.audit.report import Check
 from gemel.privacy.audit.tables import variance_of
-from gemel.synthetic.marginals import count_marginals
+from gemel.privacy.secure_aggregation import plan
+from gemel.synthetic import protocol
+from gemel.synthetic.domain import domain_of
 from gemel.twins.installed import make_twin
 from gemel.twins.metrics import count_metric_tables
 
@@ -41,7 +44,7 @@ def attack_tables(node: Throwaway, template: Study) -> Iterator[Check]:
     document = signed(study)
     node.approve(document)
     released = {}
-    for task in ("count", "evaluate", "synthesise"):
+    for task in ("count", "evaluate", *ROUNDS[:2]):
         reply, got = node.ask(document, task)
         if reply.status is not Status.RELEASED:
             yield Check(ATTACK, f"{task} is released.", "released", reply.code, passed=False)
@@ -51,18 +54,19 @@ def attack_tables(node: Throwaway, template: Study) -> Iterator[Check]:
     training, held_out = dataset.split()
     twin, privacy = make_twin(node.programme), study.privacy
     prediction = twin.predict(held_out.values)
-    exact: dict[str, tuple[_Tables, float]] = {
-        "evaluate": (
-            count_metric_tables(node.programme, prediction, held_out),
-            privacy.metrics_noise_multiplier,
-        ),
-        "synthesise": (count_marginals(node.programme, training), privacy.marginals_noise_multiplier),
-    }
-    for task, (tables, sigma) in exact.items():
-        residual = np.concatenate(
-            [(released[task][name].astype(np.int64) - table).reshape(-1) for name, table in tables.items()]
-        )
-        yield _spread(task, residual, sigma)
+    tables = count_metric_tables(node.programme, prediction, held_out)
+    yield _spread("evaluate", _residual(released["evaluate"], tables), privacy.metrics_noise_multiplier)
+    domain, whole = domain_of(node.programme), plan.as_added(study).privacy.synthesis_noise_multiplier
+    for task in ROUNDS[:2]:
+        counted = protocol.count_round(task, domain, domain.encode(training), whole=whole, choice={})
+        ((name, noisy),) = released[task].items()
+        exact = np.concatenate([table.ravel() for table, _ in counted])
+        yield _spread(task, _residual({name: noisy}, {name: exact}), counted[0][1])
+
+
+def _residual(released: _Tables, exact: _Tables) -> NDArray[np.int64]:
+    """What noise was added, cell by cell."""
+    return np.concatenate([(released[name].astype(np.int64) - exact[name]).reshape(-1) for name in exact])
 
 
 def _spread(task: str, residual: NDArray[np.int64], sigma: float) -> Check:
@@ -129,22 +133,41 @@ def attack_sensitivity(node: Throwaway, _template: Study) -> Iterator[Check]:
     dataset = node.dataset()
     twin = make_twin(node.programme)
 
-    def marginals(some: Dataset) -> _Tables:
-        return count_marginals(node.programme, some)
+    domain = domain_of(node.programme)
+
+    def levels(some: Dataset) -> _Tables:
+        return _named(protocol.count_round(ROUNDS[0], domain, domain.encode(some), whole=1.0, choice={}))
+
+    def scores(some: Dataset) -> _Tables:
+        ((all_scores, _),) = protocol.count_round(
+            ROUNDS[1], domain, domain.encode(some), whole=1.0, choice={}
+        )
+        return {str(number): score for number, score in enumerate(all_scores)}
+
+    def tables(some: Dataset) -> _Tables:
+        return _named(
+            protocol.count_round(
+                ROUNDS[2], domain, domain.encode(some), whole=1.0, choice=a_choice(node.programme)
+            )
+        )
 
     def metrics(some: Dataset) -> _Tables:
         return count_metric_tables(node.programme, twin.predict(some.values), some)
 
-    for name, count in (("marginals", marginals), ("metrics", metrics)):
+    for name, count in (("levels", levels), ("scores", scores), ("tables", tables), ("metrics", metrics)):
         worst = max(_furthest(count, some) for some in (dataset, spoilt(dataset)))
         yield Check(
             ATTACK,
-            f"One patient changes each table of the {name} by at most one in one cell.",
+            f"One patient changes each of the {name} by at most one in one cell.",
             "2-norm <= 1",
             f"{worst:.4g}",
             worst <= 1,
             numbers={"claimed": 1.0, "measured": worst},
         )
+
+
+def _named(counted: list[tuple[NDArray[np.int64], float]]) -> _Tables:
+    return {str(number): table for number, (table, _) in enumerate(counted)}
 
 
 def _furthest(count: Callable[[Dataset], _Tables], dataset: Dataset, *, tried: int = 24) -> float:

@@ -12,7 +12,8 @@ from gemel.client_node.home import NodeHome
 from gemel.core.programme import Programme
 from gemel.core.study import SCHEMA, Study, TrainingPlan, parse_study
 from gemel.privacy.planning import Shares, plan
-from gemel.synthetic.marginals import marginal_specs
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import synthesis_plan
 from gemel.twins.metrics import metric_tables
 
 EPSILON, DELTA = 3.0, 1e-5
@@ -29,15 +30,15 @@ _USUAL = TrainingPlan(
 
 def usual_study(programme: Programme, *, epsilon: float = EPSILON, delta: float = DELTA) -> Study:
     """A study of a programme at the price of most: everything included, ε = 3 at δ = 1e-5."""
-    tables, marginals = len(metric_tables(programme)), len(marginal_specs(programme))
+    tables, synthesis = len(metric_tables(programme)), synthesis_plan(domain_of(programme))
     noise = plan(
         epsilon=epsilon,
         delta=delta,
         rounds=_USUAL.rounds,
         local_steps=_USUAL.local_steps,
         metrics_tables=tables,
-        marginal_tables=marginals,
         shares=Shares(),
+        synthesis=synthesis,
     )
     return Study(
         schema=SCHEMA,
@@ -49,7 +50,7 @@ def usual_study(programme: Programme, *, epsilon: float = EPSILON, delta: float 
         training=msgspec.structs.replace(_USUAL, noise_multiplier=noise.training),
         privacy=noise.privacy_plan(epsilon=epsilon, delta=delta),
         metrics_tables=tables,
-        marginal_tables=marginals,
+        synthesis=synthesis,
         minimum_patients=1,
         quorum=1,
         round_timeout_s=60.0,

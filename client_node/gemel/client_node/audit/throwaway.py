@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from gemel.client_node import approvals, patients
 from gemel.client_node.approvals import Decision
@@ -28,6 +30,7 @@ from gemel.core.messages import HELLO, Envelope, Reply, Request, Status, read_re
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, SigningKey, sign_document
 from gemel.core.study import AggregationPlan, Study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.synthetic.releases import declared_inputs
 from gemel.twins.installed import make_twin
 
@@ -64,9 +67,11 @@ class Throwaway:
         return patients.load(self.home, self.programme)
 
     def inputs(self, task: str) -> bytes:
-        """What a coordinator sends with a task: the twin at its public start, or nothing."""
+        """What a coordinator sends with a task: the twin at its public start, what to count, or nothing."""
         if not declared_inputs(task, self.programme):
             return b""
+        if task in ROUNDS:
+            return pack_arrays(a_choice(self.programme))
         return pack_arrays(make_twin(self.programme).to_arrays())
 
     def envelope(self, study: SignedDocument, task: str, inputs: bytes = b"", **forged: Any) -> Envelope:
@@ -154,3 +159,9 @@ def throwaway_node(
             # The same export under the same key: what was built from it need not be built again.
             shutil.copytree(lent.folder / "data", home.folder / "data", dirs_exist_ok=True)
         yield Throwaway(home, programme, coordinator, steward)
+
+
+def a_choice(programme: Programme) -> dict[str, NDArray[np.int64]]:
+    """A choice of tables that a coordinator may send: all levels alike, and no pair beside the anchors'."""
+    specs = declared_inputs(ROUNDS[2], programme)
+    return {"levels": np.full(specs["levels"].shape, 100), "parents": np.full(specs["parents"].shape, -1)}

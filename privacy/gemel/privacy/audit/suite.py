@@ -9,6 +9,7 @@ from functools import partial
 import msgspec
 
 from gemel.core.study import Study, TrainingPlan
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.audit import (
     added_noise,
     canaries,
@@ -73,7 +74,7 @@ def _attacks(subject: Subject, study: Study, effort: Effort, seed: int) -> Itera
         {
             privacy.count_noise_multiplier,
             privacy.metrics_noise_multiplier,
-            privacy.marginals_noise_multiplier,
+            *(m.noise_multiplier for task in ROUNDS[:2] for m in study.charge(task).mechanisms),
         }
     ):
         yield tables.NOISE, partial(tables.attack, z, delta=delta, draws=effort.draws)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -10,6 +11,7 @@ from gemel.core.arrays import ArraySpec
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import is_evaluation
 from gemel.core.study import Masking, Study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.secure_aggregation import distributed_noise, encoding
 from gemel.privacy.secure_aggregation.context import Context, default_threshold
 from gemel.privacy.secure_aggregation.encoding import Entry, Layout, Ring
@@ -19,6 +21,9 @@ from gemel.privacy.secure_aggregation.encoding import Entry, Layout, Ring
 PARAMETER_LIMIT, FRACTION_BITS = 1024.0, 40
 MOST_PATIENTS = float(1 << 24)
 CELL_LIMIT = float(1 << 40)
+# Tables that are declared as 32-bit integers travel as 32-bit words: cells up to 2^22, over 500 hospitals.
+NARROW_LIMIT = float(1 << 22)
+_NARROW = ("int32",)
 
 
 def is_masked(study: Study) -> bool:
@@ -31,11 +36,13 @@ def layout_of(declared: Mapping[str, ArraySpec], *, sites: int) -> Layout:
     entries = []
     for name, spec in sorted(declared.items()):
         whole = spec.dtype.startswith(("int", "uint"))
-        limit, bits = (CELL_LIMIT, None) if whole else (PARAMETER_LIMIT, FRACTION_BITS)
+        cells = NARROW_LIMIT if spec.dtype in _NARROW else CELL_LIMIT
+        limit, bits = (cells, None) if whole else (PARAMETER_LIMIT, FRACTION_BITS)
         entries.append(Entry(name=name, shape=spec.shape, limit=limit, fraction_bits=bits))
     if is_weighted(declared):
         entries.append(encoding.weight_entry(fraction_bits=FRACTION_BITS))
-    return Layout(entries=tuple(entries), ring=Ring(bits=64), parties=sites)
+    narrow = all(spec.dtype in _NARROW for spec in declared.values())
+    return Layout(entries=tuple(entries), ring=Ring(bits=32 if narrow else 64), parties=sites)
 
 
 def is_weighted(declared: Mapping[str, ArraySpec]) -> bool:
@@ -75,20 +82,25 @@ def check_noise(study: Study) -> None:
 
 
 def as_added(study: Study) -> Study:
-    """The study with the noise that one node adds where it adds a share; what it is charged does not change."""
-    if not study.aggregation.distributed_noise:
-        return study
-    privacy = study.privacy
-    shared = {
-        name: distributed_noise.share_sigma(getattr(privacy, name), **_parties(study))
-        for name in ("metrics_noise_multiplier", "marginals_noise_multiplier")
-    }
-    return msgspec.structs.replace(study, privacy=msgspec.structs.replace(privacy, **shared))
+    """The study with the noise that one node adds; what it is charged does not change.
+
+    Where nodes add shares, the share. A person who is a patient at m hospitals changes a sum by m times as much, which
+    takes m times the noise; of releases that are seen one by one it is m releases, which takes sqrt(m) times.
+    """
+    privacy, persons = study.privacy, study.synthesis.sites_of_a_person
+    synthesis, metrics = privacy.synthesis_noise_multiplier, privacy.metrics_noise_multiplier
+    if study.aggregation.distributed_noise:
+        synthesis = distributed_noise.share_sigma(synthesis * persons, **_parties(study))
+        metrics = distributed_noise.share_sigma(metrics, **_parties(study))
+    else:
+        synthesis *= math.sqrt(persons)
+    added = {"synthesis_noise_multiplier": synthesis, "metrics_noise_multiplier": metrics}
+    return msgspec.structs.replace(study, privacy=msgspec.structs.replace(privacy, **added))
 
 
 def _shares_noise(study: Study, task: str) -> bool:
     """Tables of which a patient changes one cell by one, and which nothing else at the node is computed from."""
-    tables = task == "synthesise" or is_evaluation(task)
+    tables = task in ROUNDS or is_evaluation(task)
     return is_masked(study) and study.aggregation.distributed_noise and tables
 
 

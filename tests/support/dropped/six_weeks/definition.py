@@ -128,7 +128,7 @@ DEFINITION = TwinDefinition(
         max_grad_norm=2.0,
         sample_rate=1.0,
         training_share=0.8,
-        marginals_share=0.19,
+        synthesis_share=0.19,
         count_share=0.01,
     ),
     physiology=(),

@@ -22,6 +22,6 @@ DEFAULT_TRAINING = DefaultTraining(
     max_grad_norm=2.0,
     sample_rate=1.0,
     training_share=0.85,
-    marginals_share=0.14,
+    synthesis_share=0.14,
     count_share=0.01,
 )

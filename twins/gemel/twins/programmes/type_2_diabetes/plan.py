@@ -15,6 +15,6 @@ DEFAULT_TRAINING = DefaultTraining(
     max_grad_norm=4.0,
     sample_rate=1.0,
     training_share=0.83,
-    marginals_share=0.16,
+    synthesis_share=0.16,
     count_share=0.01,
 )

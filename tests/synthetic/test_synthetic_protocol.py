@@ -1,0 +1,183 @@
+"""The three rounds over hospitals: what each releases, what it costs, and what nodes refuse to count."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from any_synthesis import a_choice
+from cardiometabolic import PROGRAMME
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_study import small_study
+
+from gemel.core.arrays import Arrays, check_arrays
+from gemel.core.dataset import Dataset
+from gemel.core.errors import GemelError
+from gemel.core.study import AggregationPlan, Masking, Study, parse_study
+from gemel.core.synthesis_plan import ROUNDS
+from gemel.privacy.accounting import epsilon
+from gemel.privacy.noise import NoiseSource
+from gemel.privacy.secure_aggregation.plan import as_added, layout_of
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import (
+    Summed,
+    check_choice,
+    cohort_model,
+    count_round,
+    declared_choice,
+    declared_tables,
+    outcome,
+    release,
+    synthesis_plan,
+)
+
+DOMAIN = domain_of(PROGRAMME)
+SCORED = declared_choice(ROUNDS[2], DOMAIN)["parents"].shape[0]
+
+
+def study_of(hospitals: int, *, whole: float = 4.0, **changes: object) -> Study:
+    study = small_study({f"s{i}": f"{i:064x}" for i in range(hospitals)}, programme=PROGRAMME, **changes)
+    payload = study.to_payload()
+    payload["privacy"]["synthesis_noise_multiplier"] = whole
+    return parse_study(payload)
+
+
+def federated(study: Study, sites: list[Dataset], *, seed: int = 0) -> dict[str, np.ndarray]:
+    """All three rounds; what cohorts are drawn from."""
+    noise, whole = NoiseSource.for_tests(seed), as_added(study).privacy.synthesis_noise_multiplier
+    sums: dict[str, Summed] = {}
+    chosen: Arrays = {}
+    for task in ROUNDS:
+        inputs = chosen if declared_choice(task, DOMAIN) else {}
+        check_arrays(inputs, declared_choice(task, DOMAIN))
+        releases = [
+            release(task, DOMAIN, DOMAIN.encode(s), whole=whole, choice=inputs, noise=noise) for s in sites
+        ]
+        for one in releases:
+            check_arrays(one, declared_tables(task, DOMAIN))
+        total = {
+            name: np.sum([one[name] for one in releases], axis=0, dtype=np.int64) for name in releases[0]
+        }
+        sums[task] = Summed(total, len(sites))
+        chosen = outcome(study, DOMAIN, sums)
+    return dict(chosen)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    levels=st.lists(
+        st.integers(-500, 5000), min_size=sum(DOMAIN.sizes.values()), max_size=sum(DOMAIN.sizes.values())
+    ),
+    parents=st.lists(st.integers(-1, SCORED - 1), min_size=SCORED, max_size=SCORED),
+)
+def test_whatever_is_chosen_the_tables_together_cost_what_was_charged(
+    levels: list[int], parents: list[int]
+) -> None:
+    # Any forest: a column's parent is one before it.
+    forest = [min(parent, number - 1) for number, parent in enumerate(parents)]
+    choice = {"levels": np.array(levels), "parents": np.array(forest)}
+    codes = {name: np.zeros(3, np.intp) for name in DOMAIN.names}
+    counted = count_round(ROUNDS[2], DOMAIN, codes, whole=4.0, choice=choice)
+    charged = synthesis_plan(DOMAIN).mechanism(ROUNDS[2], 4.0)
+    assert sum(sigma**-2 for _, sigma in counted) <= charged.noise_multiplier**-2 * (1 + 1e-9)
+    assert sum(table.size for table, _ in counted) <= declared_tables(ROUNDS[2], DOMAIN)["tables"].shape[0]
+    assert all(table.sum() == 3 for table, _ in counted)
+
+
+@pytest.mark.parametrize("task", ROUNDS[:2])
+def test_the_first_rounds_count_as_often_and_as_noisily_as_they_are_charged(task: str) -> None:
+    codes = {name: np.zeros(3, np.intp) for name in DOMAIN.names}
+    counted = count_round(task, DOMAIN, codes, whole=4.0, choice={})
+    charged = synthesis_plan(DOMAIN).mechanism(task, 4.0)
+    number = len(counted) if task == ROUNDS[0] else counted[0][0].size
+    assert number == charged.count
+    assert all(sigma == pytest.approx(charged.noise_multiplier, rel=1e-12) for _, sigma in counted)
+
+
+@pytest.mark.parametrize("task", ROUNDS)
+def test_one_patient_changes_each_table_by_one_in_one_cell(task: str, real: Dataset) -> None:
+    some = real.take(np.arange(len(real)) < 200)
+    whole = {name: codes.copy() for name, codes in DOMAIN.encode(some).items()}
+    choice = a_choice(DOMAIN, levels=100) if task == ROUNDS[2] else {}
+    full = count_round(task, DOMAIN, whole, whole=4.0, choice=choice)
+    for left_out in (0, 17, 199):
+        rest = {name: np.delete(codes, left_out) for name, codes in whole.items()}
+        for (table, _), (other, _) in zip(
+            full, count_round(task, DOMAIN, rest, whole=4.0, choice=choice), strict=True
+        ):
+            change = np.abs(table - other)
+            assert change.max() <= 1
+            assert task == ROUNDS[1] or change.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("parents", "why"),
+    [
+        ([SCORED, *[0] * (SCORED - 1)], "a column that there is not"),
+        ([-2, *[0] * (SCORED - 1)], "a number that means nothing"),
+        ([0, *[0] * (SCORED - 1)], "its own parent"),
+        ([1, 0, *[0] * (SCORED - 2)], "two that are each other's parents"),
+        ([1, 2, 0, *[0] * (SCORED - 3)], "a cycle of three"),
+    ],
+)
+def test_what_is_no_tree_of_public_columns_is_refused(parents: list[int], why: str) -> None:
+    choice = a_choice(DOMAIN) | {"parents": np.array(parents, np.int64)}
+    with pytest.raises(GemelError, match="GEM720"):
+        check_choice(ROUNDS[2], DOMAIN, choice)
+    with pytest.raises(GemelError, match="GEM720"):
+        count_round(ROUNDS[2], DOMAIN, {}, whole=4.0, choice=choice)
+
+
+def test_a_person_at_two_hospitals_pays_the_price_in_each_ledger_once() -> None:
+    """Two releases with sqrt(2) times the noise cost what the ledger charges for one."""
+    study = study_of(3, whole=5.0)
+    added = as_added(study).privacy.synthesis_noise_multiplier
+    assert added == pytest.approx(5.0 * math.sqrt(2))
+    charged = [m for task in ROUNDS for m in study.charge(task).mechanisms]
+    twice = [m for task in ROUNDS for m in (study.synthesis.mechanism(task, added),) * 2]
+    assert epsilon(twice, delta=1e-5) == pytest.approx(epsilon(charged, delta=1e-5), abs=1e-4)
+
+
+def test_in_a_masked_sum_the_hospitals_that_are_surely_there_add_a_persons_noise() -> None:
+    plan = AggregationPlan(masking=Masking.SECURE, distributed_noise=True, dropouts=1)
+    study = study_of(5, whole=5.0, aggregation=plan)
+    added = as_added(study).privacy.synthesis_noise_multiplier
+    assert added * math.sqrt(4) == pytest.approx(2 * 5.0)  # a person changes the sum by two
+
+
+def test_what_leaves_a_hospital_in_three_rounds_is_small() -> None:
+    specs = [spec for task in ROUNDS for spec in declared_tables(task, DOMAIN).values()]
+    assert sum(4 * spec.shape[0] for spec in specs) <= 50_000
+    assert all(layout_of(declared_tables(task, DOMAIN), sites=500).ring.bits == 32 for task in ROUNDS)
+
+
+def test_sums_of_hospitals_are_what_one_hospital_would_have_counted(real: Dataset) -> None:
+    parts = [real.take(np.arange(len(real)) % 3 == i) for i in range(3)]
+    choice = a_choice(DOMAIN)
+    for task in (ROUNDS[0], ROUNDS[2]):
+        inputs = choice if task == ROUNDS[2] else {}
+        whole = count_round(task, DOMAIN, DOMAIN.encode(real), whole=4.0, choice=inputs)
+        each = [count_round(task, DOMAIN, DOMAIN.encode(part), whole=4.0, choice=inputs) for part in parts]
+        for number, (table, _) in enumerate(whole):
+            assert np.array_equal(table, sum(one[number][0] for one in each))
+
+
+def test_over_hospitals_a_cohort_is_as_close_as_the_noise_lets_it_be(real: Dataset) -> None:
+    parts = [real.take(np.arange(len(real)) % 3 == i) for i in range(3)]
+    study = study_of(3, whole=0.3)
+    model = cohort_model(study, DOMAIN, federated(study, parts))
+    assert model.total == pytest.approx(len(real), rel=0.02)
+    truth = DOMAIN.encode(real)
+    for name in ("age_years", "male", "fatty_liver", "diabetes_history"):
+        shares = np.bincount(truth[name], minlength=DOMAIN.sizes[name]) / len(real)
+        assert np.abs(model.marginal(name) - shares).sum() / 2 < 0.03, name
+
+
+def test_the_same_sums_lead_to_the_same_bytes(real: Dataset) -> None:
+    study = study_of(2)
+    one, other = (federated(study, [real, real], seed=3) for _ in range(2))
+    assert {name: array.tobytes() for name, array in one.items()} == {
+        name: array.tobytes() for name, array in other.items()
+    }
