@@ -56,7 +56,7 @@ def of_stroke(tmp_path: Path) -> Iterator[Federation]:
 def test_another_programme_trains_is_evaluated_and_tells_each_hospital_whether_it_fits(
     of_stroke: Federation,
 ) -> None:
-    study = small_study(of_stroke.site_keys, programme=STROKE, quorum=2, round_timeout_s=60.0)
+    study = small_study(of_stroke.site_keys, of=STROKE, quorum=2, round_timeout_s=60.0)
     run = run_study(of_stroke, _signed(study), watch=lambda _event: None, timeout_s=150.0)
     document = run.certificate
     assert document is not None

@@ -15,15 +15,15 @@ from gemel.twins.metrics import metric_tables
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 
-def small_study(sites: Mapping[str, str], *, programme: Programme = PROGRAMME, **changes: Any) -> Study:
-    """The study for `sites` (name -> public key); `changes` replace its fields."""
+def small_study(sites: Mapping[str, str], *, of: Programme = PROGRAMME, **changes: Any) -> Study:
+    """The study for `sites` (name -> public key); `of` is its programme; `changes` replace its fields."""
     study = Study(
         schema=SCHEMA,
         study_id="test",
         title="A test",
         purpose="to test",
-        programme=programme.name,
-        programme_version=programme.version,
+        programme=of.name,
+        programme_version=of.version,
         training=TrainingPlan(
             rounds=2,
             local_steps=2,
@@ -40,8 +40,8 @@ def small_study(sites: Mapping[str, str], *, programme: Programme = PROGRAMME, *
             metrics_noise_multiplier=15.0,
             synthesis_noise_multiplier=4.0,
         ),
-        metrics_tables=len(metric_tables(programme)),
-        synthesis=synthesis_plan(domain_of(programme)),
+        metrics_tables=len(metric_tables(of)),
+        synthesis=synthesis_plan(domain_of(of)),
         minimum_patients=20,
         quorum=2,
         round_timeout_s=20.0,

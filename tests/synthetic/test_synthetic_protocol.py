@@ -38,7 +38,7 @@ SCORED = declared_choice(ROUNDS[2], DOMAIN)["parents"].shape[0]
 
 
 def study_of(hospitals: int, *, whole: float = 4.0, **changes: object) -> Study:
-    study = small_study({f"s{i}": f"{i:064x}" for i in range(hospitals)}, programme=PROGRAMME, **changes)
+    study = small_study({f"s{i}": f"{i:064x}" for i in range(hospitals)}, of=PROGRAMME, **changes)
     payload = study.to_payload()
     payload["privacy"]["synthesis_noise_multiplier"] = whole
     return parse_study(payload)
