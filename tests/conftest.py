@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 WriteExport = Callable[..., Path]
 
+# A programme's folder that tests drop in: it can be imported only there.
+collect_ignore = ["support/dropped"]
+
 
 @pytest.fixture(scope="session")
 def write_export() -> WriteExport:

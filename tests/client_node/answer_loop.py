@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gemel.client_node.home import NodeHome
@@ -28,11 +29,22 @@ from gemel.client_node.node import answer
 from gemel.core.arrays import pack_arrays
 from gemel.core.canonical import sha256_hex
 from gemel.core.messages import Envelope, Request, Status, read_reply, sign_request
+from gemel.core.programme import Programme
 from gemel.core.signing import read_signed
 from gemel.core.study import Study, parse_study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.server.home import CoordinatorHome
+from gemel.synthetic.domain import domain_of
+from gemel.synthetic.protocol import declared_choice
 from gemel.synthetic.releases import declared_inputs
 from gemel.twins.installed import find, make_twin
+
+
+def _choice(programme: Programme) -> dict[str, np.ndarray]:
+    """What a coordinator may choose for synthesis: every level as common, no two columns together."""
+    specs = declared_choice(ROUNDS[2], domain_of(programme))
+    levels, parents = (np.zeros(specs[name].shape, np.int64) for name in ("levels", "parents"))
+    return {"levels": levels + 1000, "parents": parents - 1}
 
 
 class Node:
@@ -44,10 +56,10 @@ class Node:
         self.study: Study = parse_study(document.payload)
         key = CoordinatorHome(coordinator).key
         programme = find(self.study.programme, self.study.programme_version)
-        start = make_twin(programme).to_arrays()
+        given = {**make_twin(programme).to_arrays(), **_choice(programme)}
         self.requests: dict[str, tuple[str, Envelope]] = {}
         for task in self.study.tasks:
-            taken = {name: start[name] for name in declared_inputs(task, programme, study=self.study)}
+            taken = {name: given[name] for name in declared_inputs(task, programme, study=self.study)}
             payload = pack_arrays(taken) if taken else b""
             request = Request(
                 study_sha256=document.payload_sha256, task=task, inputs_sha256=sha256_hex(payload)

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from any_synthesis import a_choice
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -20,9 +21,11 @@ from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
 from gemel.core.strategy_plan import Algorithm, Pace, Personalisation, StrategyPlan
 from gemel.core.study import Study, TrainingPlan, parse_study
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.data_adapters.dataset.build import build
 from gemel.privacy.engine import DpTrainer, Pull, train_round
 from gemel.privacy.noise import NoiseSource
+from gemel.synthetic.domain import domain_of
 from gemel.synthetic.releases import (
     CORRECTION,
     KEPT,
@@ -66,7 +69,9 @@ def _with(study: Study, strategy: StrategyPlan, **more: Any) -> Study:
 def _inputs(
     study: Study, task: str, *, offset: float = 0.0, correction: float = 0.0
 ) -> dict[str, np.ndarray]:
-    """The start values, moved; a correction of this size where one is declared."""
+    """The start values, moved; a correction of this size where one is declared; for synthesis what a coordinator may choose."""
+    if task == ROUNDS[2]:
+        return dict(a_choice(domain_of(PROGRAMME)))
     start = make_twin(PROGRAMME).to_arrays()
     return {
         name: np.full(spec.shape, correction, np.float32)

@@ -85,7 +85,7 @@ def _reference(record: Record) -> list[str]:
     name = record["name"]
     parts = [f"## `{name}` {record['version']}\n", f"{record['title']}. {record['question']}\n"]
     parts += ["### Features\n", _features(record), "### Outcomes and targets\n", _outcomes(record)]
-    parts += ["### Endpoints\n", _endpoints(record)]
+    parts += [*_others(record), "### Endpoints\n", _endpoints(record)]
     if record["treatments"]:
         parts += ["### Treatments\n", _treatments(record)]
     for physiology in record["physiology"]:
@@ -97,6 +97,18 @@ def _reference(record: Record) -> list[str]:
         parts += ["### Claims\n", _claim_table(record["claims"])]
     parts += ["### Limits\n", "\n".join(f"- {limit}" for limit in record["validation"]["limits"]) + "\n"]
     return parts
+
+
+def _others(record: Record) -> list[str]:
+    """Concepts that nothing of the data set is made from: a hospital's record may hold them all the same."""
+    users = (*record["features"], *record["outcomes"], *record["targets"])
+    used = {name for user in users for name in user["concepts"]}
+    rows = [
+        [concept["title"], ", ".join(dict.fromkeys(code["code"] for code in concept["codes"]))]
+        for concept in record["concepts"]
+        if concept["name"] not in used
+    ]
+    return ["### Other concepts\n", _table(["what", "codes"], rows)] if rows else []
 
 
 def _features(record: Record) -> str:

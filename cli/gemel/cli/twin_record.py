@@ -126,7 +126,7 @@ def described_plan(programme: Programme, plan: TreatmentPlan) -> str:
 
     >>> from gemel.twins.programmes.fatty_liver import PROGRAMME
     >>> described_plan(PROGRAMME, TreatmentPlan.always({"statin": 1.0}))
-    'statin'
+    'statin, lowering LDL cholesterol by 1 mmol/L'
     """
     doses = [_described_dose(programme.treatment(dose.treatment), dose) for dose in plan.doses]
     return ", ".join(doses) or "treatments as in the record"
