@@ -23,6 +23,7 @@ from gemel.core.programme import (
     Treatment,
     TreatmentKind,
 )
+from gemel.twins.feature_forms import measured, recorded
 
 _STROKE = ("stroke", "ischaemic_stroke")
 _BLEED = ("intracerebral_haemorrhage", "subarachnoid_haemorrhage", "gastrointestinal_haemorrhage")
@@ -56,40 +57,18 @@ _HALF_YEAR = 182
 _CHOSEN = "round clinical reference values, chosen by the programme's authors; not fitted on patients"
 
 
-def _history(
-    name: str, title: str, *concepts: str, window_days: int | None = None, source: str = "recorded diagnosis"
-) -> Feature:
-    return Feature(
-        name=name,
-        title=title,
-        kind=FeatureKind.PRESENT,
-        unit="1",
-        low=0,
-        high=1,
-        reference_mean=0,
-        scale=1,
-        bin_edges=(0.0, 0.5, 1.0),
-        source=source,
-        concepts=concepts,
-        window_days=window_days,
-    )
-
-
 def _measured(
     name: str, title: str, concept: str, unit: str, edges: tuple[float, ...], mean: float, scale: float
 ) -> Feature:
-    return Feature(
-        name=name,
-        title=title,
-        kind=FeatureKind.LAST,
+    return measured(
+        name,
+        title,
+        concept,
         unit=unit,
-        low=edges[0],
-        high=edges[-1],
-        reference_mean=mean,
+        edges=edges,
+        mean=mean,
         scale=scale,
-        bin_edges=edges,
         source=_CHOSEN,
-        concepts=(concept,),
         window_days=_YEARS_5,
     )
 
@@ -119,15 +98,15 @@ FEATURES = (
         bin_edges=(0.0, 0.5, 1.0),
         source="administrative sex",
     ),
-    _history("heart_failure", "Heart failure", "heart_failure"),
-    _history("hypertension", "Hypertension", "hypertension"),
-    _history("diabetes", "Diabetes", "diabetes"),
-    _history(
+    recorded("heart_failure", "Heart failure", "heart_failure"),
+    recorded("hypertension", "Hypertension", "hypertension"),
+    recorded("diabetes", "Diabetes", "diabetes"),
+    recorded(
         "stroke_history", "Stroke or transient ischaemic attack", *_STROKE, "transient_ischaemic_attack"
     ),
-    _history("vascular_disease", "Myocardial infarction or coronary heart disease", *_VASCULAR),
-    _history("bleeding_history", "Intracranial or gastrointestinal bleeding", *_BLEED),
-    _history("liver_disease", "Cirrhosis of the liver", "liver_cirrhosis"),
+    recorded("vascular_disease", "Myocardial infarction or coronary heart disease", *_VASCULAR),
+    recorded("bleeding_history", "Intracranial or gastrointestinal bleeding", *_BLEED),
+    recorded("liver_disease", "Cirrhosis of the liver", "liver_cirrhosis"),
     _measured(
         "systolic_blood_pressure_mmhg",
         "Systolic blood pressure",
@@ -149,21 +128,21 @@ FEATURES = (
     _measured(
         "creatinine_mg_dl", "Creatinine", "creatinine", "mg/dL", (0.3, 0.9, 1.2, 1.6, 2.26, 12), 1.0, 0.4
     ),
-    _history(
+    recorded(
         "warfarin",
         "Warfarin",
         "warfarin",
         window_days=_HALF_YEAR,
         source="prescribed in the half year before",
     ),
-    _history(
+    recorded(
         "direct_anticoagulant",
         "Direct oral anticoagulant",
         *_DIRECT,
         window_days=_HALF_YEAR,
         source="prescribed in the half year before",
     ),
-    _history(
+    recorded(
         "antiplatelet",
         "Aspirin or clopidogrel",
         *_ANTIPLATELET,

@@ -16,6 +16,7 @@ from gemel.core.programme import (
     OutcomeKind,
     Programme,
 )
+from gemel.twins.feature_forms import measured, recorded
 from gemel.twins.programmes.fatty_liver.treatments import TREATMENTS
 
 # The codes, units and bounds are the library's; each says there by what source.
@@ -47,37 +48,18 @@ _YEARS_10 = 3652
 _CHOSEN = "round clinical reference values, chosen by the programme's authors; not fitted on patients"
 
 
-def _history(name: str, title: str, *concepts: str) -> Feature:
-    return Feature(
-        name=name,
-        title=title,
-        kind=FeatureKind.PRESENT,
-        unit="1",
-        low=0,
-        high=1,
-        reference_mean=0,
-        scale=1,
-        bin_edges=(0.0, 0.5, 1.0),
-        source="recorded diagnosis",
-        concepts=concepts,
-    )
-
-
 def _measured(
     name: str, title: str, unit: str, mean: float, scale: float, edges: tuple[float, ...], concept: str
 ) -> Feature:
-    return Feature(
-        name=name,
-        title=title,
-        kind=FeatureKind.LAST,
+    return measured(
+        name,
+        title,
+        concept,
         unit=unit,
-        low=edges[0],
-        high=edges[-1],
-        reference_mean=mean,
+        edges=edges,
+        mean=mean,
         scale=scale,
-        bin_edges=edges,
         source=_CHOSEN,
-        concepts=(concept,),
         window_days=_YEARS_5,
     )
 
@@ -134,21 +116,21 @@ FEATURES = (
         (15, 30, 35, 40, 45, 50, 55, 60, 70, 80, 120),
         "hdl_cholesterol",
     ),
-    _history("fatty_liver", "Fatty liver disease", "fatty_liver"),
-    _history("hypertension", "Hypertension", "hypertension"),
-    _history("dyslipidaemia", "Dyslipidaemia", "dyslipidaemia"),
-    _history("diabetes_history", "Diabetes before the index date", "diabetes"),
-    _history("ischaemic_heart_disease", "Ischaemic heart disease", "ischaemic_heart_disease"),
-    _history("heart_failure_history", "Heart failure before the index date", "heart_failure"),
-    _history(
+    recorded("fatty_liver", "Fatty liver disease", "fatty_liver"),
+    recorded("hypertension", "Hypertension", "hypertension"),
+    recorded("dyslipidaemia", "Dyslipidaemia", "dyslipidaemia"),
+    recorded("diabetes_history", "Diabetes before the index date", "diabetes"),
+    recorded("ischaemic_heart_disease", "Ischaemic heart disease", "ischaemic_heart_disease"),
+    recorded("heart_failure_history", "Heart failure before the index date", "heart_failure"),
+    recorded(
         "atrial_fibrillation_history", "Atrial fibrillation before the index date", "atrial_fibrillation"
     ),
-    _history(
+    recorded(
         "myocardial_infarction_history",
         "Myocardial infarction before the index date",
         "myocardial_infarction",
     ),
-    _history("stroke_history", "Stroke before the index date", "stroke"),
+    recorded("stroke_history", "Stroke before the index date", "stroke"),
     # What the published fibrosis scores and the fibrosis chain read; no hazard reads them directly.
     _measured(
         "aspartate_aminotransferase_u_l",

@@ -23,6 +23,7 @@ from gemel.core.programme import (
     Treatment,
     TreatmentKind,
 )
+from gemel.twins.feature_forms import measured, recorded
 
 # The codes, units and bounds are the library's; each says there by what source.
 CONCEPTS = tuple(
@@ -69,20 +70,9 @@ def _recorded(
     mean: float = 0.0,
     scale: float = 1.0,
 ) -> Feature:
-    return Feature(
-        name=name,
-        title=title,
-        kind=FeatureKind.PRESENT,
-        unit="1",
-        low=0,
-        high=1,
-        reference_mean=mean,
-        scale=scale,
-        bin_edges=(0.0, 0.5, 1.0),
-        source=f"recorded; centre and scale: {_CHOSEN}",
-        concepts=concepts,
-        from_days=from_days,
-        to_days=to_days,
+    source = f"recorded; centre and scale: {_CHOSEN}"
+    return recorded(
+        name, title, *concepts, source=source, mean=mean, scale=scale, from_days=from_days, to_days=to_days
     )
 
 
@@ -100,18 +90,15 @@ def _measured(
     source: str = _CHOSEN,
 ) -> Feature:
     """The last value; by default of the index date or the day before it."""
-    return Feature(
-        name=name,
-        title=title,
-        kind=FeatureKind.LAST,
+    return measured(
+        name,
+        title,
+        concept,
         unit=unit,
-        low=bin_edges[0],
-        high=bin_edges[-1],
-        reference_mean=mean,
+        edges=bin_edges,
+        mean=mean,
         scale=scale,
-        bin_edges=bin_edges,
         source=source,
-        concepts=(concept,),
         from_days=from_days,
         to_days=to_days,
     )

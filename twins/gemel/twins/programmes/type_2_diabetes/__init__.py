@@ -23,6 +23,7 @@ from gemel.core.programme import (
     Treatment,
     TreatmentKind,
 )
+from gemel.twins.feature_forms import measured, recorded
 
 # By the name of the treatment: the library's concept, and a title. The order is that of the twin's parameters.
 DRUG_CLASSES = {
@@ -76,18 +77,16 @@ def _measured(
     from_days: int = -_YEAR,
     to_days: int = 0,
 ) -> Feature:
-    return Feature(
-        name=name,
-        title=title,
-        kind=kind,
+    return measured(
+        name,
+        title,
+        concept,
         unit=unit,
-        low=edges[0],
-        high=edges[-1],
-        reference_mean=mean,
+        edges=edges,
+        mean=mean,
         scale=scale,
-        bin_edges=edges,
         source=_CHOSEN,
-        concepts=(concept,),
+        kind=kind,
         from_days=from_days,
         to_days=to_days,
     )
@@ -96,21 +95,8 @@ def _measured(
 def _recorded(
     name: str, title: str, *concepts: str, from_days: int | None = None, to_days: int = 0
 ) -> Feature:
-    return Feature(
-        name=name,
-        title=title,
-        kind=FeatureKind.PRESENT,
-        unit="1",
-        low=0,
-        high=1,
-        reference_mean=0,
-        scale=1,
-        bin_edges=(0.0, 0.5, 1.0),
-        source="recorded diagnosis or prescription",
-        concepts=concepts,
-        from_days=from_days,
-        to_days=to_days,
-    )
+    source = "recorded diagnosis or prescription"
+    return recorded(name, title, *concepts, source=source, from_days=from_days, to_days=to_days)
 
 
 _HBA1C_EDGES = (4.0, 6.0, 6.5, 7.0, 7.5, 8.0, 8.5, 9.0, 10.0, 11.0, 16.0)
