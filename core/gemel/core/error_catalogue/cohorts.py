@@ -53,4 +53,17 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Take the cohort again from who generated it.",
         ExitCode.REFUSED,
     ),
+    "GEM763": CatalogueEntry(
+        "A model file does not hold",
+        "It is damaged, is no model of virtual cohorts, or its parts do not follow from each other: the tables are not those that the "
+        "certificate names, the provenance is not that of the study, or the potentials are another model's.",
+        "Fit the model again from the run's folder: gemel synth fit.",
+        ExitCode.REFUSED,
+    ),
+    "GEM764": CatalogueEntry(
+        "A run brought no virtual cohorts",
+        "The folder holds no certificate, or the run ended before its last round of synthesis, or the tables of that round are not there.",
+        "Name the folder of a finished run: the coordinator's runs/HASH, what gemel study pull wrote, or gemel study simulate --out.",
+        ExitCode.REFUSED,
+    ),
 }
