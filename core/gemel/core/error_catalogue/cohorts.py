@@ -66,4 +66,21 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Name the folder of a finished run: the coordinator's runs/HASH, what gemel study pull wrote, or gemel study simulate --out.",
         ExitCode.REFUSED,
     ),
+    "GEM755": CatalogueEntry(
+        "A virtual cohort may not be released by its report",
+        "A row of the report that decides has failed, or one that is required was not tested. Nothing was written.",
+        "Make the report with patients' data, or name who releases the cohort all the same, and why: this is recorded with it.",
+        ExitCode.REFUSED,
+    ),
+    "GEM756": CatalogueEntry(
+        "A report is about another model",
+        "The report names another model's hash than that of the model to draw from, or is no report.",
+        "Make the report of this very model.",
+        ExitCode.REFUSED,
+    ),
+    "GEM757": CatalogueEntry(
+        "People do not fit the report's domain",
+        "A column of the public domain is missing, or columns are not equally long.",
+        "Give the columns that the domain names, one entry for each person.",
+    ),
 }

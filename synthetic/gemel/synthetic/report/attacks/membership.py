@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from gemel.privacy.audit.intervals import at_least, at_most
 from gemel.privacy.audit.membership import Attacked
-from gemel.synthetic.attacks.findings import Finding, Verdict
-from gemel.synthetic.attacks.people import Floats, Rows, people_of_codes
 from gemel.synthetic.domain import Codes, Domain
+from gemel.synthetic.report.attacks.people import Floats, Rows, people_of_codes
+from gemel.synthetic.report.findings import Finding, Verdict
 from gemel.twins.evaluation.estimate import Estimate
 
 BLOCK = "membership"

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gemel.synthetic.attacks.excess import Attacked, excess_finding
-from gemel.synthetic.attacks.findings import Finding
-from gemel.synthetic.attacks.people import People
+from gemel.synthetic.report.attacks.excess import Attacked, excess_finding
+from gemel.synthetic.report.attacks.people import People
+from gemel.synthetic.report.findings import Finding
 
 BLOCK = "inference"
 # A number is found when the guess lies within this share of its public span.

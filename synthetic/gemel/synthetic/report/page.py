@@ -14,9 +14,9 @@ import msgspec
 from gemel.core.mechanism import Mechanism
 from gemel.core.programme import DAYS_PER_YEAR
 from gemel.synthetic.cohort import VirtualCohort
-from gemel.synthetic.comparison import Comparison, SurvivalCurve
 from gemel.synthetic.provenance import PrivacyStatement, posterior_from_even_odds
-from gemel.synthetic.verdicts import verdicts
+from gemel.synthetic.report.comparison import Comparison, SurvivalCurve
+from gemel.synthetic.report.verdicts import verdicts
 
 NOT_FOR = (
     "training a twin",
@@ -94,7 +94,7 @@ def render(document: dict[str, Any]) -> str:
     )
     environment.filters["figure"] = _figure
     environment.filters["short"] = lambda value: f"{value:.0e}".replace("e-0", "e-")
-    return environment.get_template("report.html.j2").render(document)
+    return environment.get_template("page.html.j2").render(document)
 
 
 def _statement(source: str, statement: PrivacyStatement) -> dict[str, Any]:

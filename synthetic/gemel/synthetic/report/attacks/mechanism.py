@@ -32,9 +32,9 @@ from gemel.synthetic.anchored_tree import (
     tree_of,
 )
 from gemel.synthetic.anchored_tree.queries import total_of
-from gemel.synthetic.attacks.findings import Finding, Verdict
-from gemel.synthetic.attacks.membership import together
 from gemel.synthetic.domain import Codes, Domain
+from gemel.synthetic.report.attacks.membership import together
+from gemel.synthetic.report.findings import Finding, Verdict
 
 BLOCK = "mechanism"
 _CONFIDENCE_OF_EACH = 0.975

@@ -10,7 +10,7 @@ import pytest
 from gemel.privacy.audit.report import AuditReport
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.anchored_tree import add_noise, count
-from gemel.synthetic.attacks import Verdict, mechanism, planted_faults, published
+from gemel.synthetic.report.attacks import Verdict, mechanism, planted_faults, published
 
 REFITS = 300
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemel.synthetic.attacks.findings import Finding, Verdict, published
-from gemel.synthetic.attacks.suite import FULL, QUICK, Effort, Sides, examine
+from gemel.synthetic.report.attacks.suite import FULL, QUICK, Effort, Sides, examine
+from gemel.synthetic.report.findings import Finding, Verdict, published
 
 __all__ = ["FULL", "QUICK", "Effort", "Finding", "Sides", "Verdict", "examine", "published"]

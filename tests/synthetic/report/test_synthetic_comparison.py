@@ -7,8 +7,8 @@ from lifelines import KaplanMeierFitter
 from scipy.stats import spearmanr
 
 from gemel.core.errors import GemelError
-from gemel.synthetic.comparison import NOTE, _rank_correlation, compare, kaplan_meier
 from gemel.synthetic.domain import domain_of
+from gemel.synthetic.report.comparison import NOTE, _rank_correlation, compare, kaplan_meier
 
 
 @pytest.fixture(scope="module")

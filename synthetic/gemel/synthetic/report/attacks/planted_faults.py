@@ -9,8 +9,9 @@ import numpy as np
 
 from gemel.privacy.audit.report import Check
 from gemel.privacy.noise import NoiseSource
-from gemel.synthetic.attacks.findings import Finding, Verdict
-from gemel.synthetic.attacks.mechanism import (
+from gemel.synthetic.columns import Categories, Column
+from gemel.synthetic.domain import Domain
+from gemel.synthetic.report.attacks.mechanism import (
     BLOCK,
     Draw,
     Hospitals,
@@ -21,9 +22,8 @@ from gemel.synthetic.attacks.mechanism import (
     sum_scores,
     sum_tables,
 )
-from gemel.synthetic.attacks.membership import size_of, together
-from gemel.synthetic.columns import Categories, Column
-from gemel.synthetic.domain import Domain
+from gemel.synthetic.report.attacks.membership import size_of, together
+from gemel.synthetic.report.findings import Finding, Verdict
 
 Fault = Callable[[Subject], Subject]
 

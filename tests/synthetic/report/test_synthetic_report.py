@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 import pytest
 
 from gemel.synthetic.cohort import sample
-from gemel.synthetic.comparison import NOTE, compare
 from gemel.synthetic.provenance import posterior_from_even_odds
-from gemel.synthetic.report import report_document, write_report
-from gemel.synthetic.verdicts import verdicts
+from gemel.synthetic.report.comparison import NOTE, compare
+from gemel.synthetic.report.page import report_document, write_report
+from gemel.synthetic.report.verdicts import verdicts
 
 
 @pytest.fixture(scope="module")

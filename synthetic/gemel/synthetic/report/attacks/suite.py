@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gemel.synthetic.attacks import inference, linkability, membership, singling_out
-from gemel.synthetic.attacks.findings import Finding
-from gemel.synthetic.attacks.people import People, people_of_codes, people_of_values
 from gemel.synthetic.domain import Codes, Domain
+from gemel.synthetic.report.attacks import inference, linkability, membership, singling_out
+from gemel.synthetic.report.attacks.people import People, people_of_codes, people_of_values
+from gemel.synthetic.report.findings import Finding
 
 _ATTACKERS = 3
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gemel.synthetic.attacks.excess import Attacked, excess_finding
-from gemel.synthetic.attacks.findings import Finding
-from gemel.synthetic.attacks.people import Floats, People
+from gemel.synthetic.report.attacks.excess import Attacked, excess_finding
+from gemel.synthetic.report.attacks.people import Floats, People
+from gemel.synthetic.report.findings import Finding
 
 BLOCK = "singling out"
 _EXTREMES = 3

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from gemel.synthetic.cohort import VirtualCohort
-from gemel.synthetic.comparison import Comparison, Neighbours
+from gemel.synthetic.report.comparison import Comparison, Neighbours
 
 Verdict = Literal["pass", "fail", "not tested", "for information"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gemel.synthetic.attacks.findings import Finding, Verdict
+from gemel.synthetic.report.findings import Finding, Verdict
 from gemel.twins.evaluation.estimate import wilson
 
 # The risk of disclosure that is usual for shared health data (EMA and Health Canada; SynQP, arXiv:2601.12124).

@@ -8,11 +8,26 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from gemel.synthetic.attacks import Effort, Verdict, examine, inference, linkability, published, singling_out
-from gemel.synthetic.attacks.excess import Attacked, excess_finding
-from gemel.synthetic.attacks.membership import Candidates, attack, attack_with_shadows, auc, rows, rows_of
-from gemel.synthetic.attacks.people import People, people_of_codes, people_of_values
-from gemel.synthetic.attacks.singling_out import AT_LEAST, EQUAL, MISSING, Condition
+from gemel.synthetic.report.attacks import (
+    Effort,
+    Verdict,
+    examine,
+    inference,
+    linkability,
+    published,
+    singling_out,
+)
+from gemel.synthetic.report.attacks.excess import Attacked, excess_finding
+from gemel.synthetic.report.attacks.membership import (
+    Candidates,
+    attack,
+    attack_with_shadows,
+    auc,
+    rows,
+    rows_of,
+)
+from gemel.synthetic.report.attacks.people import People, people_of_codes, people_of_values
+from gemel.synthetic.report.attacks.singling_out import AT_LEAST, EQUAL, MISSING, Condition
 
 EFFORT = Effort(attacks=300, shadows=4)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gemel.synthetic.attacks import Sides, mechanism
 from gemel.synthetic.columns import Categories, Numbers, Role, Times
 from gemel.synthetic.domain import Domain, table_domain
+from gemel.synthetic.report.attacks import Sides, mechanism
 
 GRID = (0.0, 30.0, 90.0, 180.0, 365.0)
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gemel.synthetic.attacks.excess import Attacked, excess_finding
-from gemel.synthetic.attacks.findings import Finding
-from gemel.synthetic.attacks.people import People
+from gemel.synthetic.report.attacks.excess import Attacked, excess_finding
+from gemel.synthetic.report.attacks.people import People
+from gemel.synthetic.report.findings import Finding
 
 BLOCK = "linkability"
 NEIGHBOURS = 5
