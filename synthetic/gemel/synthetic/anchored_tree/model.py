@@ -90,6 +90,10 @@ class TreeModel:
         """The exact marginals of the cliques."""
         return infer(self.structure.forest, self.state, self.with_state, self.with_parent)
 
+    def expected(self, query: Query) -> Floats:
+        """The shares of virtual patients in a measured table's cells."""
+        return self.structure.reading(query).read(self.beliefs)
+
     def probability(self, given: Given) -> float:
         """The share of virtual patients who meet a condition."""
         return float(np.exp(self._conditioned(given).log_total - self.beliefs.log_total))
