@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemel.synthetic.report.document import Audience, Figure, Line, Report
+from gemel.synthetic.report.document import Audience, Report
 from gemel.synthetic.report.evidence import Columns, Evidence
 from gemel.synthetic.report.findings import Finding, Verdict, published
 from gemel.synthetic.report.gate import Decision, Outcome, Override, decide
@@ -14,9 +14,7 @@ __all__ = [
     "Columns",
     "Decision",
     "Evidence",
-    "Figure",
     "Finding",
-    "Line",
     "Outcome",
     "Override",
     "Report",

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gemel.synthetic.report.findings import Finding, Verdict, published
 from gemel.synthetic.report.gate import FORMAT
@@ -37,44 +34,19 @@ class Audience(StrEnum):
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a plot: where it comes from (`real`, `virtual`, `holdout`, `released`, `fan`), and points."""
-
-    name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What a plot shows; drawing is left to others.
-
-    Attributes:
-        kind: "survival" (x in days, y a share), "marginal" (y a share per level in `levels`), "fan" (x in days).
-        name, title: The column, and what it is called.
-        lines: Virtual ones and what they are held against; `internal` ones are exact numbers about patients.
-        levels: Of a marginal.
-    """
-
-    kind: str
-    name: str
-    title: str
-    lines: tuple[Line, ...]
-    internal: bool
-    levels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Report:
     """All that was found out about the cohorts of one model.
 
     Attributes:
-        title: Of the study or the data.
+        title, question: Of the study or the data.
         model_sha256: The model that was drawn from.
         findings: Every row, in order.
         statement: The privacy statement as JSON values; all of it is public.
         provenance: Where the model comes from and what made the report, as JSON values; all of it is public.
-        figures: What people look at.
+        seeds: Of the draws.
+        virtual_patients: In each draw.
+        source_patients: About how many patients were counted, from the noisy tables; None where there are none.
+        figures: What people look at, as JSON values, for each audience.
         salt: Goes into the internal document, so that its hash, which is published, tells nobody what the exact numbers are.
     """
 
@@ -83,34 +55,41 @@ class Report:
     findings: tuple[Finding, ...]
     statement: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    figures: tuple[Figure, ...] = ()
+    question: str = ""
+    seeds: tuple[int, ...] = ()
+    virtual_patients: int = 0
+    source_patients: float | None = None
+    figures: Mapping[Audience, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     salt: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def document(self, audience: Audience) -> dict[str, Any]:
         """The report as JSON values. The public one holds no exact number about patients, and two digits of all others."""
         internal = audience is Audience.INTERNAL
         findings = self.findings if internal else published(self.findings)
-        figures = tuple(figure for figure in self.figures if internal or not figure.internal)
         document = {
             "format": FORMAT,
             "audience": audience.value,
             "title": self.title,
+            "question": self.question,
+            "verdict": worst(findings).value,
             "model_sha256": self.model_sha256,
+            "seeds": list(self.seeds),
+            "virtual_patients": self.virtual_patients,
+            "source_patients_about": None if self.source_patients is None else rounded(self.source_patients),
             "statement": dict(self.statement),
             "findings": [_row(finding, audience) for finding in findings],
             "counts": {v.value: n for v, n in sorted(Counter(f.verdict for f in findings).items())},
-            "figures": [_figure(figure, audience) for figure in figures],
+            "figures": [dict(figure) for figure in self.figures.get(audience, ())],
             "provenance": dict(self.provenance),
             "not_for": list(NOT_FOR),
         }
         return {**document, "salt": self.salt} if internal else {**document, "withheld": WITHHELD}
 
-    @property
-    def worst(self) -> Verdict:
-        """Fail if a row that decides failed, not tested if one was not tested, else pass."""
-        found = {finding.verdict for finding in self.findings if finding.gates}
-        order = (Verdict.FAIL, Verdict.NOT_TESTED)
-        return next((verdict for verdict in order if verdict in found), Verdict.PASS)
+
+def worst(findings: Iterable[Finding]) -> Verdict:
+    """Fail if a row that decides failed, not tested if one was not tested, else pass."""
+    found = {finding.verdict for finding in findings if finding.gates}
+    return next((v for v in (Verdict.FAIL, Verdict.NOT_TESTED) if v in found), Verdict.PASS)
 
 
 def rounded(value: float, digits: int = _DIGITS) -> float:
@@ -133,18 +112,3 @@ def _number(value: float | None, audience: Audience) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return float(value) if audience is Audience.INTERNAL else rounded(value)
-
-
-def _figure(figure: Figure, audience: Audience) -> dict[str, Any]:
-    document = asdict(figure)
-    document["levels"] = list(figure.levels)
-    document["lines"] = [
-        {"name": line.name, **{axis: [_number(v, audience) for v in getattr(line, axis)] for axis in "xy"}}
-        for line in figure.lines
-    ]
-    return document
-
-
-def line(name: str, x: NDArray[np.floating], y: NDArray[np.floating]) -> Line:
-    """A line of arrays."""
-    return Line(name, tuple(np.asarray(x, float).tolist()), tuple(np.asarray(y, float).tolist()))
