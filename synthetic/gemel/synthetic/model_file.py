@@ -29,7 +29,7 @@ from gemel.core.study import Study
 from gemel.core.synthesis_plan import ROUNDS
 from gemel.synthetic.anchored_tree import TreeModel
 from gemel.synthetic.domain import domain_of
-from gemel.synthetic.protocol import cohort_model
+from gemel.synthetic.protocol import cohort_model, released_tables
 from gemel.synthetic.provenance import CohortProvenance, check_covers, read_provenance
 from gemel.synthetic.study_provenance import provenance_of_study
 from gemel.twins.installed import find
@@ -60,6 +60,16 @@ class CohortModel:
     certificate: SignedDocument
     software: dict[str, str]
     sha256: str
+
+    @property
+    def study(self) -> Study:
+        """The study that hospitals approved."""
+        return read_certificate(self.certificate)[1]
+
+    @property
+    def tables(self) -> dict[str, NDArray[np.int64]]:
+        """The released tables by the names of `tree.queries`."""
+        return released_tables(self.study, self.tree.domain, self.measured)[1]
 
     @property
     def statement(self) -> CohortProvenance:
