@@ -79,7 +79,7 @@ def chart(figure: Mapping[str, Any]) -> Markup:
 
 def summary(figure: Mapping[str, Any]) -> str:
     """What a figure shows, in a sentence with its numbers."""
-    kind, title = figure["kind"], figure["title"]
+    kind, title = figure["kind"], str(figure["title"])
     if kind == "survival" and figure["days"]:
         when, end = _when(figure["days"][-1]), figure["virtual"]["middle"][-1]
         real = f", of those counted {figure['training'][-1]:.1%}" if figure["training"] is not None else ""
@@ -93,7 +93,7 @@ def summary(figure: Mapping[str, Any]) -> str:
     if kind == "correlations" and figure["training"] is not None and figure["pairs"]:
         apart = [abs(a - b) for a, b in zip(figure["virtual"]["middle"], figure["training"], strict=True)]
         return f"{len(apart)} pairs of columns, {sum(apart) / len(apart):.3f} apart on average, {max(apart):.2f} at most."
-    return str(title)
+    return title
 
 
 def survival(figure: Mapping[str, Any]) -> Markup:

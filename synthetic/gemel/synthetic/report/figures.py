@@ -73,14 +73,14 @@ def _survival(
     form = domain.column(name).form
     assert isinstance(form, Times)  # noqa: S101  # of `_outcomes`
     grid = np.linspace(0.0, form.event_days[-1], _STEPS + 1)
-    curves = [kaplan_meier(*people[name], grid) for people in draws]
+    curves = [_curve(people[name], grid) for people in draws]
     shown = np.all([at_risk >= _FEWEST_AT_RISK for _, at_risk in curves], axis=0)
     sides: dict[str, Any] = {}
     for side, people in real.items():
         if people is None:
             sides[side] = None
             continue
-        curve, at_risk = kaplan_meier(*people[name], grid)
+        curve, at_risk = _curve(people[name], grid)
         sides[side] = curve
         shown &= at_risk >= _FEWEST_AT_RISK
     return {
@@ -91,6 +91,11 @@ def _survival(
         "virtual": _spread(np.stack([curve for curve, _ in curves])[:, shown]),
         **{side: None if curve is None else curve[shown].tolist() for side, curve in sides.items()},
     }
+
+
+def _curve(column: tuple[NDArray[Any], NDArray[Any]], grid: Floats) -> tuple[Floats, Floats]:
+    days, event = column
+    return kaplan_meier(days, event, grid)
 
 
 def _marginal(
