@@ -15,7 +15,7 @@ from gemel.synthetic.report.attacks.membership import Generator
 from gemel.synthetic.report.constraints import constraint_rows
 from gemel.synthetic.report.document import Audience, Report
 from gemel.synthetic.report.evidence import Columns, Evidence, check_columns
-from gemel.synthetic.report.figures import Figure, figures_of
+from gemel.synthetic.report.figures import figures_of
 from gemel.synthetic.report.findings import Finding
 from gemel.synthetic.report.marginals import released_rows
 from gemel.synthetic.report.measures import Limit, measured, untested
@@ -74,7 +74,7 @@ def make(
     effort: Effort = FULL,
     seed: int = 0,
     more: Iterable[Finding] = (),
-    figures: Sequence[Figure] = (),
+    figures: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
     """Measure at least five draws of one model, each from another seed, and give the report.
 
@@ -156,18 +156,22 @@ def _traced(source: Source) -> Finding:
 
 
 def _figures(
-    virtual: Sequence[PeopleTable], source: Source, evidence: Evidence | None, more: Sequence[Figure]
-) -> dict[Audience, list[Figure]]:
+    virtual: Sequence[PeopleTable],
+    source: Source,
+    evidence: Evidence | None,
+    more: Sequence[Mapping[str, Any]],
+) -> dict[Audience, list[Mapping[str, Any]]]:
     """Public ones show real people only where their data are open."""
-    found = {}
+    draws = [people.columns for people in virtual]
+    found: dict[Audience, list[Mapping[str, Any]]] = {}
     for audience in Audience:
         shown = evidence is not None and (audience is Audience.INTERNAL or evidence.open_data)
-        real = _sides(evidence) if evidence is not None and shown else {}
-        made = figures_of(virtual, real=real, queries=source.queries, tables=source.tables)
+        made = figures_of(
+            virtual[0].domain,
+            draws,
+            evidence if shown else None,
+            queries=source.queries,
+            tables=source.tables,
+        )
         found[audience] = [*made, *more]
     return found
-
-
-def _sides(evidence: Evidence) -> dict[str, PeopleTable]:
-    sides = {"real": evidence.training, "holdout": evidence.holdout}
-    return {name: PeopleTable(evidence.domain, columns) for name, columns in sides.items()}

@@ -61,8 +61,8 @@ def survival_rows(
         yield measured(
             BLOCK,
             f"{name}: p of the log-rank test, virtual against real",
-            [log_rank(who_is_at_risk(column, training), who_is_at_risk(column, draw)) for draw in draws],
-            baseline=log_rank(who_is_at_risk(column, training), who_is_at_risk(column, holdout)),
+            [log_rank(_at_risk(column, training), _at_risk(column, draw)) for draw in draws],
+            baseline=log_rank(_at_risk(column, training), _at_risk(column, holdout)),
             internal=internal,
             detail="as if virtual rows were patients",
         )
@@ -88,7 +88,7 @@ def compare(
     NaN where nobody is observed for long enough to tell.
     """
     grid = time_grid(column)
-    sides = [kaplan_meier(*who_is_at_risk(column, people), grid) for people in (real, other)]
+    sides = [kaplan_meier(*people.times(column.name), grid) for people in (real, other)]
     observed = np.all([enough_at_risk(present, share) for _, present in sides], axis=0)
     days = grid[observed]
     if len(days) < 2:
@@ -103,13 +103,15 @@ def enough_at_risk(present: Floats, share: float = _LEAST_AT_RISK) -> NDArray[np
     return np.greater_equal(present, max(_FEWEST_AT_RISK, share * float(present[0])))
 
 
-def kaplan_meier(days: Floats, occurred: NDArray[np.bool_], grid: Floats) -> tuple[Floats, Floats]:
-    """(share still free of the event, number at risk) at each day of the grid.
+def kaplan_meier(days: Floats, event: NDArray[np.integer], grid: Floats) -> tuple[Floats, Floats]:
+    """(share still free of the event, number at risk) at each day of the grid; who had it before is left out.
 
     Kaplan & Meier 1958; those censored at a time are at risk of the events of that time.
     """
-    moments, events = np.unique(days[occurred], return_counts=True)
-    ordered = np.sort(days)
+    free = event != PREVALENT
+    time, occurred = np.asarray(days, np.float64)[free], event[free] == OCCURRED
+    moments, events = np.unique(time[occurred], return_counts=True)
+    ordered = np.sort(time)
     remaining = len(ordered) - np.searchsorted(ordered, moments, side="left")
     survival = np.concatenate([[1.0], np.cumprod(1.0 - events / remaining)])
     present = len(ordered) - np.searchsorted(ordered, grid, side="left")
@@ -138,7 +140,7 @@ def log_rank(one: tuple[Floats, NDArray[np.bool_]], other: tuple[Floats, NDArray
     return math.erfc(abs(z) / math.sqrt(2))
 
 
-def who_is_at_risk(column: Column, people: PeopleTable) -> tuple[Floats, NDArray[np.bool_]]:
+def _at_risk(column: Column, people: PeopleTable) -> tuple[Floats, NDArray[np.bool_]]:
     """Days and whether it occurred, of who did not have it before."""
     days, event = people.times(column.name)
     free = event != PREVALENT
