@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from gemel.synthetic.anchored_tree.queries import Query, Table
 from gemel.synthetic.columns import Times
 from gemel.synthetic.domain import Codes, Domain
+from gemel.synthetic.report.comparison import kaplan_meier
 from gemel.synthetic.report.evidence import Columns, Evidence
-from gemel.synthetic.report.survival import kaplan_meier
 
 Floats = NDArray[np.float64]
 
