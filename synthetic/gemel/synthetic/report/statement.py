@@ -22,7 +22,7 @@ FALSE_POSITIVES = 0.01
 # The accountant rounds up by less than this: an ε that it rounded still is the ε that was planned.
 _ROUNDED_UP = 1e-5
 _GAUSSIAN = (MechanismKind.GAUSSIAN, MechanismKind.DISCRETE_GAUSSIAN)
-_DELTAS = np.geomspace(1e-4, 0.2, 16)
+_DELTAS = np.geomspace(1e-5, 0.9, 24)
 
 
 @dataclass(frozen=True)
