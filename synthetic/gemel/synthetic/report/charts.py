@@ -106,7 +106,7 @@ def survival(figure: Mapping[str, Any]) -> Markup:
     plot = _Plot(40, 8, 300, 150, (0.0, days[-1]), (lowest, 1.0))
     shares = [lowest + (1 - lowest) * part / 4 for part in range(5)]
     drawn = [
-        plot.axes(_time_ticks(days[-1]), [(share, f"{share:.0%}") for share in shares]),
+        plot.axes(_time_ticks(days[-1]), [(share, f"{100 * share:.3g}%") for share in shares]),
         plot.band(days, virtual["low"], virtual["high"]),
         plot.steps(days, virtual["middle"], "virtual"),
     ]

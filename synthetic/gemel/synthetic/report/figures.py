@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.synthetic.anchored_tree.queries import Query, Table
-from gemel.synthetic.columns import Times
+from gemel.synthetic.columns import Categories, Column, Times
 from gemel.synthetic.domain import Codes, Domain
-from gemel.synthetic.report.comparison import kaplan_meier
 from gemel.synthetic.report.evidence import Columns, Evidence
+from gemel.synthetic.report.survival import kaplan_meier
 
 Floats = NDArray[np.float64]
 
@@ -114,11 +114,19 @@ def _marginal(
         "kind": "marginal",
         "name": name,
         "title": column.title,
-        "levels": list(column.levels),
+        "levels": _named(column),
         "virtual": _spread(np.stack([shares(codes) for codes in draws])),
         **{side: None if codes is None else shares(codes).tolist() for side, codes in real.items()},
         "released": None if released is None else released.tolist(),
     }
+
+
+def _named(column: Column) -> list[str]:
+    """The names of a column's levels; of a yes-or-no in words."""
+    words = {"0.0": "no", "1.0": "yes"}
+    return [
+        words.get(level, level) if isinstance(column.form, Categories) else level for level in column.levels
+    ]
 
 
 def _released(name: str, queries: Sequence[Query], tables: Mapping[str, Table]) -> Floats | None:
