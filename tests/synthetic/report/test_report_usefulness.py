@@ -59,7 +59,7 @@ WRONG = {
         lambda draw, random: {
             name: random.permutation(draw[name]) for name in ("sex", "age", "albumin", "race", "aspirin", "icu")
         },
-        [("pairs", "two columns"), ("correlations", "Spearman")],
+        [("pairs", "two columns"), ("correlations", "mean absolute")],
     ),
     "a time that does not know the event": (
         lambda draw, random: {"death": (random.permutation(draw["death"][0]), draw["death"][1])},
