@@ -10,7 +10,7 @@ from gemel.core.errors import GemelError
 from gemel.synthetic.anchored_tree.queries import Query, Table
 from gemel.synthetic.columns import Categories
 from gemel.synthetic.domain import Domain
-from gemel.synthetic.report.attacks import FULL, Effort, Sides, examine
+from gemel.synthetic.report.attacks import FULL, Effort, attack_findings, mechanism_findings
 from gemel.synthetic.report.attacks.membership import Generator
 from gemel.synthetic.report.constraints import constraint_rows
 from gemel.synthetic.report.document import Audience, Report
@@ -97,8 +97,8 @@ def make(
     virtual = [PeopleTable(domain, columns) for columns in draws]
     findings = (
         *statement_rows(source.statement, source_patients=source.source_patients),
-        *_mechanism(source),
-        *_attacks(domain, virtual[0], source, evidence, effort, seed),
+        *_mechanism(domain, source, effort, seed),
+        *_attacks(virtual, source, evidence, effort, seed),
         *usefulness_rows(virtual, evidence),
         *constraint_rows(virtual),
         *released_rows(domain, source.queries, source.tables, [people.codes for people in virtual]),
@@ -119,22 +119,27 @@ def make(
     )
 
 
-def _mechanism(source: Source) -> Iterator[Finding]:
-    yield untested("mechanism", "canaries", "as written", internal=False)
+def _mechanism(domain: Domain, source: Source, effort: Effort, seed: int) -> Iterator[Finding]:
+    if source.statement is None:
+        yield untested("mechanism", "canaries", "as written", internal=False)
+        return
+    tables, sites = source.statement.tables, source.statement.sites_of_a_person
+    yield from mechanism_findings(
+        domain, epsilon=tables.epsilon, delta=tables.delta, sites=sites, effort=effort, seed=seed
+    )
 
 
 def _attacks(
-    domain: Domain, virtual: PeopleTable, source: Source, evidence: Evidence | None, effort: Effort, seed: int
+    virtual: Sequence[PeopleTable], source: Source, evidence: Evidence | None, effort: Effort, seed: int
 ) -> Iterator[Finding]:
     if evidence is None:
         for block in ATTACKS:
             yield untested(block, "attacks", "as written", internal=True)
         return
-    people = (virtual.columns, evidence.training, evidence.holdout)
-    mine, training, holdout = (domain.encode_columns(raw) for raw in people)
-    sides = Sides(domain, mine, training, holdout, values=people)
-    secrets = secrets_of(virtual)
-    yield from examine(sides, secrets=secrets, effort=effort, seed=seed, generator=source.generator)
+    draws, secrets = [people.columns for people in virtual], secrets_of(virtual[0])
+    yield from attack_findings(
+        evidence, draws, secrets=secrets, effort=effort, seed=seed, generator=source.generator
+    )
 
 
 def secrets_of(people: PeopleTable) -> tuple[str, ...]:
