@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -189,6 +190,36 @@ def test_over_hospitals_a_cohort_is_as_close_as_the_noise_lets_it_be(real: Datas
     for name in ("age_years", "male", "fatty_liver", "diabetes_history"):
         shares = np.bincount(truth[name], minlength=DOMAIN.sizes[name]) / len(real)
         assert np.abs(model.marginal(name) - shares).sum() / 2 < 0.03, name
+
+
+def test_twenty_hospitals_some_without_patients_or_with_one_or_without_a_column_make_one_cohort(
+    real: Dataset,
+) -> None:
+    place = np.arange(len(real)) % 16
+    parts = [real.take(place == i) for i in range(16)]
+    nobody, alone = real.take(np.arange(len(real)) < 0), real.take(np.arange(len(real)) == 5)
+    never_measured = parts[3].values.copy()
+    never_measured[:, real.features.index("hdl_cholesterol_mg_dl")] = np.nan
+    parts[3] = dataclasses.replace(parts[3], values=never_measured)
+    study = study_of(20, whole=0.2)
+    measured = federated(study, [*parts, nobody, nobody, alone, alone])
+    assert measured["hospitals"].tolist() == [20] * 3
+    model = cohort_model(study, DOMAIN, measured)
+    assert model.total == pytest.approx(len(real) + 2, rel=0.02)
+    drawn = model.sample(5000, seed=1)
+    assert np.mean(drawn["male"] == 1) == pytest.approx(np.mean(DOMAIN.encode(real)["male"] == 1), abs=0.03)
+
+
+@pytest.mark.parametrize("task", ROUNDS)
+def test_a_hospital_of_one_or_nobody_releases_as_much_as_any_other(task: str, real: Dataset) -> None:
+    """Nothing about a release but its numbers depends on patients: neither its length nor whether it fails."""
+    some = [real.take(np.arange(len(real)) < n) for n in (0, 1, 300)]
+    noise, choice = NoiseSource.for_tests(0), a_choice(DOMAIN, task)
+    for dataset in some:
+        codes = DOMAIN.encode(dataset)
+        check_arrays(
+            release(task, DOMAIN, codes, whole=3.0, choice=choice, noise=noise), declared_tables(task, DOMAIN)
+        )
 
 
 def test_the_same_sums_lead_to_the_same_bytes(real: Dataset) -> None:
