@@ -10,13 +10,13 @@ represent at all. Raab, Nowok & Dibben (2016) and Räisä et al. (NAPSU-MQ, 2023
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gemel.synthetic.columns import Column
-from gemel.synthetic.domain import Codes
+from gemel.synthetic.report.attacks.membership import Generator
 from gemel.synthetic.report.covariates import Covariate
 from gemel.synthetic.report.findings import Finding
 from gemel.synthetic.report.measures import measured
@@ -27,9 +27,6 @@ from gemel.twins.evaluation.estimate import Z95
 
 BLOCK = "analysis"
 FEWEST_COHORTS = 20
-
-# A virtual cohort's levels from people's levels and a seed: count, add noise, fit, draw.
-Generator = Callable[[Codes, int], Codes]
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def repeat(
 def analysis_rows(
     draws: Sequence[PeopleTable],
     training: PeopleTable | None,
-    generator: Generator | None,
+    generator: Generator,
     *,
     times: int = FEWEST_COHORTS,
     seed: int = 0,
@@ -95,10 +92,8 @@ def analysis_rows(
 ) -> Iterator[Finding]:
     """For information: how much too narrow naive intervals are, and how often either kind holds what real patients say.
 
-    Without a generator the mechanism cannot be repeated, and there are no rows. Internal are those that real patients are in.
+    Internal are those that real patients are in.
     """
-    if generator is None or times < 2:
-        return
     repeats = list(repeat(draws, generator, times=times, seed=seed))
     for column in time_columns(draws[0]):
         chosen = chosen_covariates(column, draws[0])
