@@ -71,7 +71,7 @@ def test_a_third_of_the_noise_is_seen(subject):
 
 @pytest.mark.parametrize("name", planted_faults.FAULTS)
 def test_a_planted_fault_is_caught(subject, name):
-    broken = planted_faults.caught_by(planted_faults.FAULTS[name], subject, releases=1, noise=seeded(3))
+    broken = planted_faults.caught_by(planted_faults.FAULTS[name], subject, noise=seeded(3))
     assert broken is not None
     silent = SPREAD if subject.is_summed else TOLD
     assert broken.promise.startswith(
@@ -101,7 +101,7 @@ def test_where_nobody_is_at_two_hospitals_a_sensitivity_of_one_is_no_fault(subje
         pytest.skip("a sum of one honest hospital's shares is that hospital's release")
     alone = replace(subject, with_canary=(subject.with_canary[0], *subject.hospitals[1:]))
     fault = planted_faults.FAULTS["sensitivity 1 instead of m"]
-    assert planted_faults.caught_by(fault, alone, releases=10, noise=seeded(5)) is None
+    assert planted_faults.caught_by(fault, alone, noise=seeded(5)) is None
 
 
 def test_no_noise_at_all_is_caught_too(subject):
@@ -160,12 +160,12 @@ def test_a_sum_through_masks_is_that_of_the_hospitals_though_one_is_gone(subject
 def test_findings_of_the_mechanism_may_be_published_and_say_in_which_mode(domain, monkeypatch):
     fault = {"exact n": planted_faults.exact_number_of_patients}
     monkeypatch.setattr(planted_faults, "FAULTS", fault)
-    effort = Effort(attacks=1, people=1, shadows=1, releases=5)
+    effort = Effort(attacks=1, people=1, shadows=1, releases=3)
     found = list(mechanism_findings(domain, epsilon=3.0, delta=1e-5, effort=effort, noise=seeded(10)))
     assert published(found) == tuple(found)
     assert {f.block for f in found} == {"mechanism"}
     assert {f.measure.split(", ")[0] for f in found} == {"each release", "masked sums"}
-    # Five releases are too few for the controls with a third of the noise.
+    # Three releases are too few for the controls with a third of the noise.
     assert [f.measure for f in found if f.verdict is not Verdict.PASS and "third" not in f.measure] == []
     assert len([f for f in found if "planted fault" in f.measure]) == 2
 
@@ -181,6 +181,6 @@ def test_a_domain_with_nothing_to_choose_says_that_nothing_was_tested():
 
 def test_a_fault_that_is_not_found_fails_its_row(subject, monkeypatch):
     monkeypatch.setattr(planted_faults, "FAULTS", {"none": lambda same: same})
-    (row,) = planted_faults.findings(subject, releases=5, noise=seeded(11))
+    (row,) = planted_faults.findings(subject, noise=seeded(11))
     assert row.verdict is Verdict.FAIL
     assert row.detail == "not caught"

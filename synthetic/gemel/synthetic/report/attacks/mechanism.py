@@ -38,7 +38,7 @@ _ROUNDING = 1e-9
 
 
 def attack(subject: Subject[P], *, releases: int, noise: NoiseSource | None = None) -> Iterator[Check]:
-    """Every check of the rounds, so many times with and without the canary.
+    """Every check of the rounds; the canaries' so many times with and so many times without them, or not at all.
 
     The noise is the operating system's, unless a test gives its own.
     """
@@ -68,7 +68,8 @@ def attack(subject: Subject[P], *, releases: int, noise: NoiseSource | None = No
     if subject.is_summed:
         yield _masks(subject, without[:_MASKED_LOOKS])
     yield from _spread(subject, without)
-    yield from canaries(subject, releases=releases, noise=noise)
+    if releases:
+        yield from canaries(subject, releases=releases, noise=noise)
 
 
 def control(subject: Subject[P], *, releases: int, noise: NoiseSource | None = None) -> Iterator[Check]:

@@ -35,7 +35,7 @@ class Effort:
         attacks: Conditions for singling out of each draw, and candidates for membership on each side.
         people: The most patients on each side who are linked and inferred.
         shadows: Shadow cohorts.
-        releases: With and without the canary, each.
+        releases: With and without the canary, each; 0 leaves only those checks that need few.
     """
 
     attacks: int
@@ -149,9 +149,10 @@ def mechanism_findings(
     for about, subject in subjects.items():
         checks = mechanism.attack(subject, releases=effort.releases, noise=noise)
         yield from mechanism.findings(checks, about=about)
-        quiet = mechanism.control(subject, releases=effort.releases, noise=noise)
-        yield from mechanism.findings(quiet, about=about)
-        yield from planted_faults.findings(subject, releases=effort.releases, noise=noise, about=about)
+        if effort.releases:
+            quiet = mechanism.control(subject, releases=effort.releases, noise=noise)
+            yield from mechanism.findings(quiet, about=about)
+        yield from planted_faults.findings(subject, noise=noise, about=about)
 
 
 def _membership(
