@@ -13,12 +13,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Mechanism
-from gemel.core.programme import Programme, TargetKind
+from gemel.core.programme import Programme, Target, TargetKind
 from gemel.core.statistic_request import (
     Binned,
     HistogramRequest,
@@ -77,36 +78,37 @@ def summaries_asked(programme: Programme, *, precision: float) -> tuple[Statisti
     """
     end = programme.times_years[-1]
     edges = (0.0, *(float(time) for time in end * np.arange(1, _TIMES + 1) / _TIMES))
-    makers = [
-        lambda sigma, name=outcome.name: SurvivalRequest(
-            name=f"survival_{name}"[:64], noise_multiplier=sigma, outcome=name, edges_years=edges
+    wanted: list[StatisticRequest] = [
+        SurvivalRequest(
+            name=f"survival_{outcome.name}", noise_multiplier=1.0, outcome=outcome.name, edges_years=edges
         )
         for outcome in programme.outcomes
     ]
-    for target in programme.targets:
-        name = target.name
-        if target.kind is TargetKind.VALUE_AT:
-            concept = programme.concept(target.concepts[0])
-            low, high = concept.low, concept.high
-            if low is not None and high is not None:
-                makers.append(
-                    lambda sigma, name=name, low=low, high=high: MomentsRequest(
-                        name=f"at_{name}"[:64], noise_multiplier=sigma, variable=name, low=low, high=high
-                    )
-                )
-        elif target.kind in (TargetKind.BINARY, TargetKind.ORDINAL):
-            levels = 2 if target.kind is TargetKind.BINARY else len(target.levels) + 1
-            bins = Binned(variable=name, edges=tuple(level - 0.5 for level in range(levels + 1)))
-            makers.append(
-                lambda sigma, name=name, bins=bins: HistogramRequest(
-                    name=f"at_{name}"[:64], noise_multiplier=sigma, of=bins
-                )
-            )
-    sigma = math.sqrt(len(makers) / precision)
-    asked = tuple(maker(sigma) for maker in makers)
+    wanted += [
+        request for target in programme.targets if (request := _of_target(programme, target)) is not None
+    ]
+    sigma = math.sqrt(len(wanted) / precision)
+    asked = tuple(msgspec.structs.replace(request, noise_multiplier=sigma) for request in wanted)
     if sum(math.prod(request.shape) for request in asked) > MOST_NUMBERS:
         raise GemelError("GEM731", f"{programme.name} would be asked for more than {MOST_NUMBERS} numbers.")
     return asked
+
+
+def _of_target(programme: Programme, target: Target) -> StatisticRequest | None:
+    """Mean and spread of a value, shares of levels or of a switch; None of what is neither, or has no public bounds."""
+    name = f"at_{target.name}"
+    if target.kind is TargetKind.VALUE_AT:
+        concept = programme.concept(target.concepts[0])
+        if concept.low is None or concept.high is None:
+            return None
+        return MomentsRequest(
+            name=name, noise_multiplier=1.0, variable=target.name, low=concept.low, high=concept.high
+        )
+    if target.kind not in (TargetKind.BINARY, TargetKind.ORDINAL):
+        return None
+    levels = 2 if target.kind is TargetKind.BINARY else len(target.levels) + 1
+    bins = Binned(variable=target.name, edges=tuple(level - 0.5 for level in range(levels + 1)))
+    return HistogramRequest(name=name, noise_multiplier=1.0, of=bins)
 
 
 def summaries_statement(asked: Sequence[StatisticRequest], *, delta: float) -> PrivacyStatement:
