@@ -22,10 +22,10 @@ from _support2 import domain as support2
 
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.anchored_tree import fit_private
-from gemel.synthetic.attacks import FULL, QUICK, Finding, Sides, examine, mechanism, planted_faults
-from gemel.synthetic.attacks.membership import size_of
 from gemel.synthetic.columns import Levels
 from gemel.synthetic.domain import Codes, Domain
+from gemel.synthetic.report.attacks import FULL, QUICK, Finding, Sides, examine, mechanism, planted_faults
+from gemel.synthetic.report.attacks.membership import size_of
 
 NAME = "synthetic_attacks"
 HERE = Path(__file__).resolve().parent

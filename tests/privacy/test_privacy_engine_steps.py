@@ -267,15 +267,6 @@ def test_a_failing_source_fails_the_training_and_not_silently() -> None:
         trained(plan_of(), people(10), noise=Failing(lambda: bytes(32), is_secure=False), noise_beside=True)
 
 
-def test_a_gpu_trains_as_the_processor_does() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU on this machine")
-    model = Network().cuda()
-    DpTrainer(plan_of(), noise=NoiseSource.for_tests(3), expected_patients=100).train(model, people(100))
-    ours = torch.cat([p.detach().reshape(-1) for p in model.parameters()]).cpu()
-    assert relative(ours, trained(plan_of(), people(100))) < 1e-4
-
-
 def test_training_is_repeatable_to_the_bit_in_test_mode() -> None:
     assert torch.equal(trained(plan_of(), people(100)), trained(plan_of(), people(100)))
     assert os.getpid() > 0

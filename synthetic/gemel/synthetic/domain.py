@@ -111,6 +111,10 @@ class Domain:
 
     def encode(self, dataset: Dataset) -> dict[str, Levels]:
         """The levels of every column for a hospital's data set: {name: (n,)}. Raises GEM701 for another programme's."""
+        return self.encode_columns(self.columns_of(dataset))
+
+    def columns_of(self, dataset: Dataset) -> dict[str, Any]:
+        """A data set's people by column, as `encode_columns` takes them. Raises GEM701 for another programme's."""
         programme = self.programme
         if programme is None or (dataset.features, dataset.outcomes) != (
             programme.feature_names,
@@ -123,7 +127,7 @@ class Domain:
             raw[_outcome_column(outcome)] = (days, dataset.event[:, j])
         for j, name in enumerate(dataset.target_names):
             raw[_target_column(name)] = dataset.targets[:, j]
-        return self.encode_columns(raw)
+        return raw
 
     def encode_features(self, values: NDArray[np.floating]) -> dict[str, Levels]:
         """The levels of the programme's features for raw values (n, d), as a data set holds them."""

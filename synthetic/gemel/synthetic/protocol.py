@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,12 +156,24 @@ def outcome(study: Study, domain: Domain, sums: Mapping[str, Summed]) -> Tables:
     }
 
 
-def cohort_model(study: Study, domain: Domain, measured: Arrays) -> TreeModel:
-    """The model that cohorts are drawn from, fitted to what the third round led to (`outcome`)."""
+def cohort_model(
+    study: Study, domain: Domain, measured: Arrays, *, potentials: Mapping[str, NDArray[Any]] | None = None
+) -> TreeModel:
+    """The model that cohorts are drawn from, fitted to what the third round led to (`outcome`).
+
+    With the `potentials` of an earlier fit to it nothing is fitted anew; GEM763 when they are another's.
+    """
+    third = _measured(domain, whole=_whole(study, int(measured["hospitals"][-1])))
+    queries, tables = released_tables(study, domain, measured)
+    return fit(third, _tree(third, measured), queries, tables, potentials=potentials)
+
+
+def released_tables(study: Study, domain: Domain, measured: Arrays) -> tuple[tuple[Query, ...], Tables]:
+    """What the third round led to as tables by name, summed over hospitals, and the query that each answers."""
     first, _, third = (_measured(domain, whole=_whole(study, int(n))) for n in measured["hospitals"])
     queries = _queries(third, measured)
     tables = {**_by_name(first, measured["levels"]), **_split(domain, queries, measured["tables"])}
-    return fit(third, _tree(third, measured), (*first.one_ways, *queries), tables)
+    return (*first.one_ways, *queries), tables
 
 
 def _measured(domain: Domain, *, whole: float) -> MeasurePlan:

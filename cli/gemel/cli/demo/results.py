@@ -17,8 +17,8 @@ from gemel.privacy.accounting import price
 from gemel.privacy.ledger import spending
 from gemel.server.home import RunFolder
 from gemel.synthetic.cohort import VirtualCohort
-from gemel.synthetic.comparison import Comparison
 from gemel.synthetic.releases import declared_release
+from gemel.synthetic.report.comparison import Comparison
 from gemel.twins.installed import make_twin
 from gemel.twins.twin import Twin
 

@@ -33,11 +33,11 @@ from gemel.core.signing import SignedDocument, SigningKey
 from gemel.core.study import Study
 from gemel.server.home import RunFolder
 from gemel.synthetic.cohort import sample
-from gemel.synthetic.comparison import compare as compare_cohort
 from gemel.synthetic.domain import domain_of
 from gemel.synthetic.export import write as write_cohort
 from gemel.synthetic.protocol import cohort_model
-from gemel.synthetic.report import write_report as write_cohort_report
+from gemel.synthetic.report.comparison import compare as compare_cohort
+from gemel.synthetic.report.page import write_report as write_cohort_report
 from gemel.synthetic.study_provenance import provenance_of_study
 from gemel.twins.definition import OpenData, TwinDefinition
 from gemel.twins.metrics import metrics_from_tables

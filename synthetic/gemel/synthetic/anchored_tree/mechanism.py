@@ -59,7 +59,12 @@ def tree_of(plan: MeasurePlan, scores: NDArray[np.integer]) -> dict[str, str]:
 
 
 def fit(
-    plan: MeasurePlan, tree: Mapping[str, str], queries: tuple[Query, ...], tables: Mapping[str, NDArray[Any]]
+    plan: MeasurePlan,
+    tree: Mapping[str, str],
+    queries: tuple[Query, ...],
+    tables: Mapping[str, NDArray[Any]],
+    *,
+    potentials: Mapping[str, NDArray[Any]] | None = None,
 ) -> TreeModel:
     """The model of noisy tables, those of round 1 and of round 3 together. Post-processing: it sees no patient.
 
@@ -68,14 +73,17 @@ def fit(
         tree: The parent of each column that has one.
         queries: `plan.one_ways` and `pair_queries(...)`.
         tables: By query name, summed over hospitals.
+        potentials: `TreeModel.potentials` of an earlier fit to these tables: nothing is fitted anew.
 
-    Raises GEM701 for a table that does not answer its query.
+    Raises GEM701 for a table that does not answer its query, GEM763 for potentials of another model.
     """
     if set(tables) != {query.name for query in queries}:
         raise GemelError("GEM701", "The tables are not those of the plan.")
     for query in queries:
         check_table(query, plan.domain, np.asarray(tables[query.name]))
     structure, total = structure_of(plan, tree), total_of(tables, queries)
+    if potentials is not None:
+        return TreeModel.with_potentials(structure, potentials, total=total, queries=queries)
     with_state, state, with_parent, _ = fit_potentials(structure, queries, tables, total)
     return TreeModel(structure, state, with_state, with_parent, total, queries)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,55 @@ class TreeModel:
         """The public columns."""
         return self.structure.domain
 
+    @property
+    def potentials(self) -> dict[str, Floats]:
+        """All log potentials by name, as a file keeps them: what `with_potentials` takes."""
+        return {
+            "state": self.state,
+            **{f"with_state/{name}": table for name, table in self.with_state.items()},
+            **{f"with_parent/{name}": table for name, table in self.with_parent.items()},
+        }
+
+    @classmethod
+    def with_potentials(
+        cls,
+        structure: Structure,
+        potentials: Mapping[str, NDArray[Any]],
+        *,
+        total: float,
+        queries: tuple[Query, ...],
+    ) -> TreeModel:
+        """The model of potentials that were fitted before. Raises GEM763 for others than this structure has."""
+        forest = structure.forest
+        shapes = {
+            "state": (forest.states,),
+            **{f"with_state/{name}": (forest.states, size) for name, size in forest.members.items()},
+            **{
+                f"with_parent/{name}": (forest.members[parent], forest.members[name])
+                for name, parent in forest.parent.items()
+            },
+        }
+        if {name: table.shape for name, table in potentials.items()} != shapes or not all(
+            table.dtype == np.float64 and np.isfinite(table).all() for table in potentials.values()
+        ):
+            raise GemelError("GEM763", "The potentials are not those of the tables beside them.")
+        return cls(
+            structure,
+            potentials["state"],
+            {name: potentials[f"with_state/{name}"] for name in forest.members},
+            {name: potentials[f"with_parent/{name}"] for name in forest.parent},
+            total,
+            queries,
+        )
+
     @cached_property
     def beliefs(self) -> Beliefs:
         """The exact marginals of the cliques."""
         return infer(self.structure.forest, self.state, self.with_state, self.with_parent)
+
+    def expected(self, query: Query) -> Floats:
+        """The shares of virtual patients in a measured table's cells."""
+        return self.structure.reading(query).read(self.beliefs)
 
     def probability(self, given: Given) -> float:
         """The share of virtual patients who meet a condition."""
