@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
@@ -19,9 +19,12 @@ import orjson
 from gemel.core.canonical import canonical_bytes, document_hash
 from gemel.core.errors import GemelError
 from gemel.core.signing import SignedDocument, SigningKey, read_signed, sign_document, signed_by, verify_bytes
-from gemel.synthetic.cohort import VirtualCohort
-from gemel.synthetic.export.fhir import TERMINOLOGY, Resource, identify, marks
+from gemel.synthetic.export.fhir import TERMINOLOGY, Resource, marks
+from gemel.synthetic.export.ids import identify
 from gemel.synthetic.provenance import posterior_from_even_odds
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
 
 MANIFEST, SIGNED_MANIFEST = "cohort.json", "cohort.signed.json"
 KIND, ROLE = "virtual_cohort", "generator"
@@ -83,7 +86,7 @@ def provenance_resource(
         entities.append((REPORT_SYSTEM, report_sha256, "the report on this cohort's privacy and usefulness"))
     resource: Resource = {
         "resourceType": "Provenance",
-        "id": identify(cohort.release, "Provenance", 0),
+        "id": identify(cohort.release, None, "Provenance"),
         "meta": marks(cohort.release),
         "target": [{"reference": f"Patient/{number}"} for number in patients],
         "recorded": provenance.created,

@@ -6,12 +6,14 @@ Croissant has no terms for differential privacy; those of `dp:` are our own and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemel.core.dataset import CENSORED, OCCURRED, PREVALENT
 from gemel.core.programme import FeatureKind
-from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.provenance import PrivacyStatement, posterior_from_even_odds
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
 
 CROISSANT = "croissant.json"
 DP_NAMESPACE = "urn:gemel:differential-privacy#"

@@ -20,7 +20,7 @@ from gemel.core.errors import GemelError
 from gemel.synthetic.export.fhir import BASE_URL
 from gemel.synthetic.export.records import INDEX_DATE, LONG_AGO
 
-_EARLIEST = INDEX_DATE + datetime.timedelta(days=LONG_AGO)
+EARLIEST = INDEX_DATE + datetime.timedelta(days=LONG_AGO)
 
 _NAMES = re.compile(r"(?:[A-Za-z]+/[A-Za-z0-9.-]{1,64}\n?)+")
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -272,7 +272,7 @@ class Own:
     def __init__(self, patient: Patient, names: Sequence[str], units: frozenset[str]) -> None:
         self.patient, self.known, self.units = patient.id, frozenset(names), units
         self.reference = f"Patient/{patient.id}"
-        self.born = max(patient.birthDate, _EARLIEST)
+        self.born = max(patient.birthDate, EARLIEST)
         self.died = patient.deceasedDateTime or datetime.date.max
 
     def fault(self, subject: _Reference, day: datetime.date, encounter: _Reference | None) -> str | None:

@@ -7,15 +7,18 @@ is taken from `Publisher`; without one the record says that it is to be stated.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rdflib import DCAT, DCTERMS, FOAF, PROV, RDF, SKOS, XSD, Graph, Literal, Namespace, URIRef
 from rdflib.term import Node
 
 from gemel.core.concepts import ICD_10
-from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.export.codes import chosen_code
 from gemel.synthetic.export.croissant import LIMITATIONS, NOT_FOR, USES
 from gemel.synthetic.export.publisher import RESTRICTED, Publisher
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
 
 HEALTH = Namespace("http://healthdataportal.eu/ns/health#")
 DPV = Namespace("https://w3id.org/dpv#")

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from gemel.core.concepts import ATC, ICD_10, ICD_10_CM, ICD_10_GM, LOINC, RXNORM, SNOMED_CT, Code
 from gemel.synthetic.export.codes import Kind
-from gemel.synthetic.export.fhir import patient_ids
+from gemel.synthetic.export.ids import patient_ids
 from gemel.synthetic.export.records import INDEX_DATE, Days, Records
 
 # Concepts of the domain Gender, as the field-level documentation of PERSON in the CDM names them.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from gemel.synthetic.cohort import VirtualCohort
-from gemel.synthetic.export.fhir import patient_ids
+from gemel.synthetic.export.ids import patient_ids
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
 
 
 def table(cohort: VirtualCohort) -> pa.Table:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from enum import StrEnum
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -20,7 +20,6 @@ from pyarrow import csv, parquet
 
 from gemel.core.errors import GemelError
 from gemel.core.signing import SigningKey
-from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.export.attestation import (
     MANIFEST,
     PROVENANCE_FILE,
@@ -30,18 +29,25 @@ from gemel.synthetic.export.attestation import (
     sign_manifest,
 )
 from gemel.synthetic.export.croissant import CROISSANT, croissant
-from gemel.synthetic.export.fhir import FHIR_VERSION, Lines, patient_ids
-from gemel.synthetic.export.fhir_check import Checker
+from gemel.synthetic.export.fhir import FHIR_VERSION, resources_of
+from gemel.synthetic.export.ids import patient_ids
 from gemel.synthetic.export.omop import omop_tables
 from gemel.synthetic.export.publisher import HEALTH_DCAT, Publisher
 from gemel.synthetic.export.reading import changed, table_of
 from gemel.synthetic.export.records import Records, Visits, records_of
+from gemel.synthetic.export.release_check import ReleaseChecker
 from gemel.synthetic.export.table import table
 from gemel.synthetic.provenance import read_provenance
 
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
+
 # Patients of one file of resources. Fewer at a time stay in the processor's caches.
-PATIENTS_PER_FILE = 10_000
+PATIENTS_PER_FILE = 5_000
 _AT_ONCE = 1_000
+# Processes that start with this module there.
+_PROCESSES = get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["__main__", __name__])
 
 
 class Format(StrEnum):
@@ -181,7 +187,7 @@ def _write_resources(records: Records, folder: Path, *, bundled: bool, workers: 
     """Files of at most `PATIENTS_PER_FILE` patients each, numbered when there are several; their SHA-256 by name."""
     starts = range(0, len(records), PATIENTS_PER_FILE)
     several = len(starts) > 1
-    parts = (
+    parts = [
         (
             records.part(start, start + PATIENTS_PER_FILE),
             folder,
@@ -189,48 +195,39 @@ def _write_resources(records: Records, folder: Path, *, bundled: bool, workers: 
             bundled,
         )
         for number, start in enumerate(starts)
-    )
+    ]
     if workers == 1 or not several:
         written = [_write_part(*part) for part in parts]
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-            written = [task.result() for task in [pool.submit(_write_part, *part) for part in parts]]
+        with ProcessPoolExecutor(workers - 1, mp_context=_PROCESSES) as pool:
+            tasks = [pool.submit(_write_part, *part) for part in parts]
+            # This process writes too: from the end, what no other has taken.
+            last = [_write_part(*parts[at]) for at in reversed(range(len(parts))) if tasks[at].cancel()]
+            written = [task.result() for task in tasks if not task.cancelled()] + last
     return {name: digest for some in written for name, digest in some.items()}
 
 
 def _write_part(records: Records, folder: Path, suffix: str, bundled: bool) -> dict[str, str]:
     """Write and check the resources of some patients; the SHA-256 of the files by name."""
-    checker = Checker(str(concept.unit) for concept in records.programme.concepts if concept.unit is not None)
-    digests: dict[str, Any] = {}
-    # Millions of short-lived bytes and no cycles: the collector would only look at them again and again.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for kind, lines in _checked(records, checker, bundled=bundled):
-            name, content = f"{kind}{suffix}.ndjson", b"\n".join([*lines, b""])
-            with (folder / name).open("ab") as file:
-                file.write(content)
-            digests.setdefault(name, hashlib.sha256()).update(content)
-    finally:
-        if collecting:
-            gc.enable()
-    return {name: digest.hexdigest() for name, digest in digests.items()}
-
-
-def _checked(records: Records, checker: Checker, *, bundled: bool) -> Iterator[tuple[str, list[bytes]]]:
-    """Lines by type of resource, a thousand patients at a time, each line checked. Raises GEM703."""
+    checker = ReleaseChecker(
+        str(concept.unit) for concept in records.programme.concepts if concept.unit is not None
+    )
+    digests, room = dict[str, Any](), np.empty(0, np.uint8)
     last = records.first + len(records)
-    for first in range(records.first, last, _AT_ONCE):
-        lines = Lines(records.part(first, min(first + _AT_ONCE, last)), bundled=bundled)
-        if bundled:
-            bundles = lines.bundles()
-            for bundle in bundles:
-                checker.check_bundle(bundle)
-            yield "Bundle", bundles
-            continue
-        for own in lines.of_patient:
-            checker.check_lines(own)
-        yield from lines.by_type.items()
+    with ExitStack() as opened:
+        files: dict[str, BinaryIO] = {}
+        for first in range(records.first, last, _AT_ONCE):
+            part = records.part(first, min(first + _AT_ONCE, last))
+            resources = resources_of(part, bundled=bundled, room=room)
+            checker.check(resources)
+            room = max(room, resources.content, key=len)
+            for kind, place in resources.files.items():
+                name, content = f"{kind}{suffix}.ndjson", resources.content[place]
+                if name not in files:
+                    files[name] = opened.enter_context((folder / name).open("xb"))
+                files[name].write(content)
+                digests.setdefault(name, hashlib.sha256()).update(content)
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def _attest(
