@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from one_by_one import clipped_one_by_one, relative
 from torch import Tensor, nn
 
+from gemel.core.errors import GemelError
 from gemel.core.study import Clipping, TrainingPlan
 from gemel.privacy.engine import DpTrainer
 from gemel.privacy.engine.sums import PatientSums, Workload
@@ -55,6 +56,16 @@ class Convolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.second(F.relu(self.norm(self.first(x))))
+        return found
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.after = nn.GRU(12, 16, batch_first=True), nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.after(self.gru(x)[0])
         return found
 
 
@@ -138,6 +149,17 @@ def test_a_gpu_trains_as_the_processor_does(family: str, clipping: Clipping) -> 
 def test_machine_code_on_a_gpu_gives_the_same_training() -> None:
     compiled = trained("perceptron", "cuda", plan_of(), compile_steps=True)
     assert relative(compiled, trained("perceptron", "cpu", plan_of())) < 1e-3
+
+
+def test_a_recurrent_layer_that_goes_one_patient_at_a_time_is_refused_on_a_gpu_and_not_trained() -> None:
+    torch.manual_seed(0)
+    model = Loss(Recurrent(), 16).cuda()
+    before = copy.deepcopy(model.state_dict())
+    patients = {"x": torch.randn(PATIENTS, 9, 12), "y": torch.randn(PATIENTS)}
+    trainer = DpTrainer(plan_of(), noise=NoiseSource.for_tests(3), expected_patients=PATIENTS)
+    with pytest.raises(GemelError, match="GEM306"):
+        trainer.train(model, patients)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_patient_who_is_not_finite_counts_as_nobody_on_a_gpu() -> None:

@@ -21,6 +21,7 @@ from gemel.cli import (
     node,
     programme,
     study,
+    synth,
     twin,
     verify,
 )
@@ -108,6 +109,7 @@ app.add_typer(node.app, name="node")
 app.add_typer(model.app, name="model")
 app.add_typer(programme.app, name="programme")
 app.add_typer(twin.app, name="twin")
+app.add_typer(synth.app, name="synth")
 app.command("verify")(verify.verify)
 app.command("audit")(audit.audit)
 app.command("explain")(explain.explain)

@@ -262,7 +262,8 @@ def render(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def keep(simulation: Simulation, out: Path) -> list[Path]:
-    """Write study, certificate and the last twin into a folder; returns the files."""
+    """Write study, certificate, the last twin and what virtual cohorts are drawn from into a folder; returns the files."""
+    from gemel.core.synthesis_plan import ROUNDS
     from gemel.server.registry.twin_versions import read_version, twin_versions
 
     out.mkdir(parents=True, exist_ok=True)
@@ -275,6 +276,10 @@ def keep(simulation: Simulation, out: Path) -> list[Path]:
     if versions:
         written.append(out / "twin.safetensors")
         written[-1].write_bytes(read_version(run, versions[-1]))
+    synthesis = run.synthesis_path(ROUNDS[-1])
+    if synthesis.exists():
+        written.append(out / synthesis.name)
+        written[-1].write_bytes(synthesis.read_bytes())
     return written
 
 
@@ -302,7 +307,13 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the division and of made-up patients; never of noise.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Keep study, certificate and twin here.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Keep study, certificate, twin and what cohorts are drawn from here.",
+        ),
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:

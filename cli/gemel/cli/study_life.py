@@ -130,7 +130,7 @@ def pull(
     out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder.", show_default=False)],
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Fetch what a run brought: certificate, global twins and statistics, each checked against its hash."""
+    """Fetch what a run brought: certificate, global twins, what virtual cohorts are drawn from, statistics; each by its hash."""
     with failures(output):
         from gemel.cli.service_client import ServiceClient
         from gemel.core.canonical import sha256_hex

@@ -1,4 +1,4 @@
-"""`gemel verify`: signatures, hashes and chains of a document, offline."""
+"""`gemel verify`: signatures, hashes and chains of a document, a cohort model or a virtual cohort, offline."""
 
 from __future__ import annotations
 
@@ -140,8 +140,48 @@ RunOption = Annotated[
 ]
 
 
+def _open(path: Path) -> tuple[SignedDocument | None, str, list[Finding]]:
+    """What there is to verify: a signed document with what else was found to hold of it, and of which kind that is."""
+    if path.is_dir():
+        return _cohort(path)
+    if path.suffix == ".safetensors":
+        return _model(path)
+    document = read_document(path)
+    return document, document.kind, []
+
+
+def _cohort(folder: Path) -> tuple[SignedDocument | None, str, list[Finding]]:
+    """A virtual cohort's folder: every file, and who signed for them, if anybody did."""
+    from gemel.synthetic.export import verify as verify_cohort
+    from gemel.synthetic.export.attestation import SIGNED_MANIFEST
+
+    found = verify_cohort(folder)
+    findings = [
+        Finding("cohort", f"{found.virtual_patients:,} virtual patients, release {found.release}"),
+        Finding("files", f"{found.files} files, each of the hash that the manifest names"),
+    ]
+    if found.public_key is None:
+        return None, "virtual_cohort", [*findings, Finding("signature", "NONE: anybody could have made it")]
+    return read_document(folder / SIGNED_MANIFEST), "virtual_cohort", findings
+
+
+def _model(path: Path) -> tuple[SignedDocument, str, list[Finding]]:
+    """A model of virtual cohorts: fitted again from the tables that its run's certificate names."""
+    from gemel.synthetic.model_file import check_model, read_model
+
+    found = check_model(path)
+    return read_model(path).certificate, "cohort_model", [Finding(check, detail) for check, detail in found]
+
+
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A signed document.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A signed document, a model of virtual cohorts, or a virtual cohort's folder.",
+            show_default=False,
+        ),
+    ],
     *,
     signer: Annotated[
         str | None,
@@ -151,32 +191,36 @@ def verify(
     run: RunOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Verify a signed document offline.
+    """Verify a signed document, a model of virtual cohorts or a virtual cohort's folder, offline.
 
-    Its hash, every signature, and for a ledger its chain and sums; for a run's certificate every claim that follows from others,
-    and with --run each release, twin and result of the run.
+    Of a document its hash, every signature, and for a ledger its chain and sums; for a run's certificate every claim that follows from others,
+    and with --run each release, twin and result of the run. A model is fitted again from the tables that its run's certificate
+    names, and its privacy statement computed again from the signed study; of a cohort every file is compared.
     With --anchor a ledger that was rolled back to an older copy is found too.
     A good signature says that the holder of that key signed; whose key it is, compare by its fingerprint.
     """
     from gemel.core.signing import fingerprint
 
     with failures(output):
-        document = read_document(file)
+        document, kind, findings = _open(file)
         seen = read_document(anchor) if anchor is not None else None
-        findings = examine(document, signer=signer, anchor=seen, run=run)
+        if document is not None:
+            findings = [*examine(document, signer=signer, anchor=seen, run=run), *findings]
+        elif signer is not None:
+            raise GemelError("GEM102", f"{file} is not signed, so not by {signer}.")
         result: dict[str, Any] = {
             "ok": True,
-            "kind": document.kind,
-            "payload_sha256": document.payload_sha256,
+            "kind": kind,
+            "payload_sha256": document.payload_sha256 if document is not None else None,
             "signatures": [
                 {"role": s.role, "public_key": s.public_key, "fingerprint": fingerprint(s.public_key)}
-                for s in document.signatures
+                for s in (document.signatures if document is not None else ())
             ],
             "checks": [asdict(finding) for finding in findings],
         }
 
         def render(console: Console) -> None:
-            made = table("Holds", "What", title=f"{document.kind} in {file}")
+            made = table("Holds", "What", title=f"{kind.replace('_', ' ')} in {file}")
             for finding in findings:
                 made.add_row(finding.check, finding.detail)
             console.print(made)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gemel.core.dataset import CENSORED, PREVALENT
+from gemel.core.dataset import CENSORED, PREVALENT, Dataset
 from gemel.core.errors import GemelError
 from gemel.core.programme import Programme
 from gemel.synthetic.anchored_tree.model import Given, TreeModel
-from gemel.synthetic.domain import DecodedTable
+from gemel.synthetic.domain import DecodedTable, domain_of
 from gemel.synthetic.provenance import CohortProvenance, check_covers, read_provenance, release_id
 from gemel.twins.design import design_of
 
@@ -28,6 +28,7 @@ class VirtualCohort:
         targets: float32 (n, t) in the order of the programme's `target_names`; NaN where the patient had died before,
             and of what the model does not hold.
         source_patients_estimate: how many patients the hospitals counted, as far as the noisy tables tell.
+        given: The condition that all were drawn under: the names of the levels that a column may have.
     """
 
     programme: Programme
@@ -38,14 +39,32 @@ class VirtualCohort:
     seed: int
     provenance: CohortProvenance
     source_patients_estimate: float
+    given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def release(self) -> str:
-        """The name of this cohort: equal for equal sources, seed and size."""
-        return release_id(self.provenance, seed=self.seed, patients=len(self))
+        """The name of this cohort: equal for equal sources, seed, size and condition."""
+        return release_id(self.provenance, seed=self.seed, patients=len(self), given=self.given)
+
+    def columns(self) -> dict[str, Any]:
+        """The people by column of the programme's domain, as `Domain.encode_columns` takes them."""
+        programme = self.programme
+        rows = Dataset(
+            programme.name,
+            programme.version,
+            programme.feature_names,
+            programme.outcome_names,
+            tuple(f"{number:012x}" for number in range(len(self))),
+            self.values,
+            self.time_years,
+            self.event,
+            programme.target_names,
+            self.targets,
+        )
+        return domain_of(programme).columns_of(rows)
 
 
 def sample(
@@ -76,7 +95,8 @@ def sample(
     ):
         raise GemelError("GEM702", f"The provenance is of {statement.programme}, the model is not.")
     check_covers(statement, precision=sum(query.sigma**-2 for query in model.queries))
-    drawn = domain.decode(model.sample(patients, seed=seed, given=given), seed=seed)
+    levels = {name: tuple(sorted({int(level) for level in wanted})) for name, wanted in (given or {}).items()}
+    drawn = domain.decode(model.sample(patients, seed=seed, given=levels), seed=seed)
     time_years, event = _one_history(programme, drawn)
     return VirtualCohort(
         programme,
@@ -87,6 +107,10 @@ def sample(
         seed,
         statement,
         model.total,
+        {
+            name: tuple(domain.column(name).levels[level] for level in wanted)
+            for name, wanted in levels.items()
+        },
     )
 
 

@@ -25,11 +25,11 @@ from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
 from gemel.core.signing import SignedDocument, read_signed
 from gemel.core.software import software_versions
-from gemel.core.study import Study
+from gemel.core.study import Masking, Study
 from gemel.core.synthesis_plan import ROUNDS
 from gemel.synthetic.anchored_tree import TreeModel
 from gemel.synthetic.domain import domain_of
-from gemel.synthetic.protocol import cohort_model
+from gemel.synthetic.protocol import cohort_model, released_tables
 from gemel.synthetic.provenance import CohortProvenance, check_covers, read_provenance
 from gemel.synthetic.study_provenance import provenance_of_study
 from gemel.twins.installed import find
@@ -39,6 +39,8 @@ CERTIFICATE, TABLES = "certificate.json", f"{ROUNDS[-1].replace('/', '-')}.safet
 _RELEASED, _POTENTIAL = "released/", "potential/"
 # Two machines' linear algebra may end a hair apart; of a share of patients this is nothing.
 _SAME_SHARE = 1e-4
+# The accountant of a ledger and that of a study round differently by less.
+_SAME_EPSILON = 1e-4
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,36 @@ class CohortModel:
     sha256: str
 
     @property
+    def study(self) -> Study:
+        """The study that hospitals approved."""
+        return read_certificate(self.certificate)[1]
+
+    @property
+    def tables(self) -> dict[str, NDArray[np.int64]]:
+        """The released tables by the names of `tree.queries`."""
+        return released_tables(self.study, self.tree.domain, self.measured)[1]
+
+    @property
     def statement(self) -> CohortProvenance:
         """The provenance, checked."""
         return read_provenance(self.provenance)
+
+    @property
+    def honest_hospitals(self) -> int:
+        """How many hospitals' shares of noise are enough; 0 where each one's release is private by itself."""
+        study, plan = self.study, self.study.aggregation
+        shares = plan.masking is Masking.SECURE and plan.distributed_noise
+        return len(study.sites) - plan.dropouts - plan.colluders if shares else 0
+
+    @property
+    def spent_before(self) -> float:
+        """An ε within which other studies have spent of the same patients, by the ledgers that the certificate saw; 0 for none.
+
+        Privacy losses do not subtract: where a hospital's ledger holds more than this study, it is all that it holds.
+        """
+        certificate, _ = read_certificate(self.certificate)
+        spent = max(site.epsilon_spent or 0.0 for site in certificate.sites.values())
+        return spent if spent > self.statement.whole.epsilon + _SAME_EPSILON else 0.0
 
     @property
     def patients_about(self) -> float:
@@ -141,13 +170,12 @@ def read_model(path: Path) -> CohortModel:
 
 
 def check_model(path: Path) -> list[tuple[str, str]]:
-    """Check a model's file to the ground; returns what holds, as (what, detail).
+    """Check a model's file to the ground; returns what holds beside its certificate, as (what, detail).
 
     Raises as `read_model`, and GEM763 for a provenance that the signed study does not give, or potentials that do not follow
     from the released tables.
     """
     model = read_model(path)
-    found = check_certificate(model.certificate)
     study, sites = _check_certified(model.certificate, model.measured)
     if model.provenance != _provenance(study, sites, model.certificate):
         raise GemelError("GEM763", f"The signed study costs and says something else than {path.name} states.")
@@ -159,7 +187,6 @@ def check_model(path: Path) -> list[tuple[str, str]]:
         )
     epsilon = model.provenance["synthesis"]["epsilon"]
     return [
-        *found,
         (
             "released tables",
             f"{sum(a.size for a in model.measured.values()):,} numbers, as the certificate names them",

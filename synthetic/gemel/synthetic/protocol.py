@@ -163,11 +163,17 @@ def cohort_model(
 
     With the `potentials` of an earlier fit to it nothing is fitted anew; GEM763 when they are another's.
     """
+    third = _measured(domain, whole=_whole(study, int(measured["hospitals"][-1])))
+    queries, tables = released_tables(study, domain, measured)
+    return fit(third, _tree(third, measured), queries, tables, potentials=potentials)
+
+
+def released_tables(study: Study, domain: Domain, measured: Arrays) -> tuple[tuple[Query, ...], Tables]:
+    """What the third round led to as tables by name, summed over hospitals, and the query that each answers."""
     first, _, third = (_measured(domain, whole=_whole(study, int(n))) for n in measured["hospitals"])
     queries = _queries(third, measured)
     tables = {**_by_name(first, measured["levels"]), **_split(domain, queries, measured["tables"])}
-    tree, all_queries = _tree(third, measured), (*first.one_ways, *queries)
-    return fit(third, tree, all_queries, tables, potentials=potentials)
+    return (*first.one_ways, *queries), tables
 
 
 def _measured(domain: Domain, *, whole: float) -> MeasurePlan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -97,6 +97,15 @@ def posterior_from_even_odds(epsilon: float) -> float:
     return 1.0 / (1.0 + math.exp(-epsilon))
 
 
-def release_id(provenance: CohortProvenance, *, seed: int, patients: int) -> str:
-    """The name of one virtual cohort: equal for equal sources, seed and size, different otherwise."""
-    return document_hash({"study": provenance.study_sha256, "seed": seed, "patients": patients})[:16]
+def release_id(
+    provenance: CohortProvenance,
+    *,
+    seed: int,
+    patients: int,
+    given: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The name of one virtual cohort: equal for equal sources, seed, size and condition, different otherwise."""
+    of: dict[str, Any] = {"study": provenance.study_sha256, "seed": seed, "patients": patients}
+    if given:
+        of["given"] = {name: list(levels) for name, levels in given.items()}
+    return document_hash(of)[:16]

@@ -114,6 +114,9 @@ def _walk(it: Running, federation: Federation, tmp_path: Path) -> None:
     names = {path.name for path in (ada.folder / "got").iterdir()}
     assert names == {"certificate.json", *(file["name"] for file in fetched["files"])}
     assert ada.gemel("verify", "got/certificate.json")["ok"]
+    fitted = ada.gemel("synth", "fit", "got", "-o", "cohorts.safetensors")
+    assert (fitted["hospitals"], fitted["certificate_sha256"]) == (2, fetched["certificate"])
+    assert ada.gemel("verify", "cohorts.safetensors")["kind"] == "cohort_model"
     refused = admin.gemel("study", "stop", "first", "--reason", "too late", code=3)
     assert refused["error"]["code"] == "GEM904"  # an administrator steers no studies
 

@@ -83,4 +83,9 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "A column of the public domain is missing, or columns are not equally long.",
         "Give the columns that the domain names, one entry for each person.",
     ),
+    "GEM765": CatalogueEntry(
+        "The patients that a report needs are not there",
+        "A folder holds no data set of the model's programme, or there are patients who were counted and none who were kept out.",
+        "Name a data set of gemel data build, or a node's home, with --data; or both --training and --holdout.",
+    ),
 }

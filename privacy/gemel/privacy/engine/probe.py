@@ -62,6 +62,9 @@ def layers_to_tap(model: nn.Module, patients: Mapping[str, Tensor]) -> tuple[Tap
     if layers is None:
         return None
     probe = copy.deepcopy(model)
+    for module in probe.modules():
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()  # on a GPU cuDNN warns of a copy that lies in pieces
     copies = tapped_layers(probe)
     if copies is None:
         return None

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from gemel.core.canonical import document_hash
 from gemel.synthetic.report.findings import Finding, Verdict, published
-from gemel.synthetic.report.gate import FORMAT
+from gemel.synthetic.report.gate import FORMAT, standing
 
 NOT_FOR = (
     "training a twin",
@@ -63,10 +64,24 @@ class Report:
     salt: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def document(self, audience: Audience) -> dict[str, Any]:
-        """The report as JSON values. The public one holds no exact number about patients, and two digits of all others."""
-        internal = audience is Audience.INTERNAL
-        findings = self.findings if internal else published(self.findings)
-        document = {
+        """The report as JSON values. The public one holds no exact number about patients, and two digits of all others.
+
+        Of the internal one it says which rows stand against a release, and its hash.
+        """
+        if audience is Audience.INTERNAL:
+            return {**self._body(audience, self.findings), "salt": self.salt}
+        internal = self.document(Audience.INTERNAL)
+        failed, untested = standing(internal["findings"])
+        gate = {
+            "passed": not failed and not untested,
+            "failed": list(failed),
+            "untested": list(untested),
+            "internal_report_sha256": document_hash(internal),
+        }
+        return {**self._body(audience, published(self.findings)), "withheld": WITHHELD, "gate": gate}
+
+    def _body(self, audience: Audience, findings: Sequence[Finding]) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             "audience": audience.value,
             "title": self.title,
@@ -83,7 +98,6 @@ class Report:
             "provenance": dict(self.provenance),
             "not_for": list(NOT_FOR),
         }
-        return {**document, "salt": self.salt} if internal else {**document, "withheld": WITHHELD}
 
 
 def worst(findings: Iterable[Finding]) -> Verdict:

@@ -6,7 +6,7 @@ the cohort.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -72,15 +72,29 @@ class Decision:
         return asdict(self)
 
 
-def decide(document: Mapping[str, Any], *, model_sha256: str, override: Override | None = None) -> Decision:
+def decide(
+    document: Mapping[str, Any], *, model_sha256: str, override: Override | None = None, vouched: bool = False
+) -> Decision:
     """Whether a cohort of this model may be exported, by its report's document.
+
+    Args:
+        document: The internal one; or the public one, when it is `vouched` for.
+        model_sha256: The model that the cohort is drawn from.
+        override: Who releases it all the same.
+        vouched: The caller has checked the officer's signature over this public document, so what it says of the internal one
+            counts. Otherwise a public document lacks the rows that are required, and is refused.
 
     Rows that gate must not fail; in the required blocks they must pass. Raises GEM756 for a report of another model or what is no
     report, GEM755 when it did not pass and nobody overrides that.
     """
     _check_is_about(document, model_sha256)
-    failed, untested = _against(document["findings"])
-    report_sha256 = document_hash(dict(document))
+    stated = document.get("gate") if vouched else None
+    if stated is not None:
+        failed, untested = tuple(stated["failed"]), tuple(stated["untested"])
+        report_sha256 = str(stated["internal_report_sha256"])
+    else:
+        failed, untested = standing(document["findings"])
+        report_sha256 = document_hash(dict(document))
     if not failed and not untested:
         return Decision(report_sha256, model_sha256, Outcome.PASSED)
     if override is None:
@@ -88,6 +102,18 @@ def decide(document: Mapping[str, Any], *, model_sha256: str, override: Override
         parts += [f"not tested: {'; '.join(untested)}"] * bool(untested)
         raise GemelError("GEM755", f"The report does not pass. {'. '.join(parts)}.")
     return Decision(report_sha256, model_sha256, Outcome.OVERRIDDEN, failed, untested, override)
+
+
+def standing(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What stands against a release, as "block: measure": (rows that failed, required ones that were not tested)."""
+    gating = [row for row in rows if row["gates"]]
+    failed = tuple(_name(row) for row in gating if row["verdict"] not in (Verdict.PASS, Verdict.NOT_TESTED))
+    untested = [
+        _name(row) for row in gating if row["block"] in REQUIRED and row["verdict"] == Verdict.NOT_TESTED
+    ]
+    present = {row["block"] for row in gating}
+    untested += [block for block in REQUIRED if block not in present]
+    return failed, tuple(untested)
 
 
 def _check_is_about(document: Mapping[str, Any], model_sha256: str) -> None:
@@ -100,18 +126,6 @@ def _check_is_about(document: Mapping[str, Any], model_sha256: str) -> None:
         raise GemelError(
             "GEM756", f"The report is about model {document.get('model_sha256')}, this is {model_sha256}."
         )
-
-
-def _against(rows: list[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What stands against a release: (failed, not tested)."""
-    gating = [row for row in rows if row["gates"]]
-    failed = tuple(_name(row) for row in gating if row["verdict"] not in (Verdict.PASS, Verdict.NOT_TESTED))
-    untested = [
-        _name(row) for row in gating if row["block"] in REQUIRED and row["verdict"] == Verdict.NOT_TESTED
-    ]
-    present = {row["block"] for row in gating}
-    untested += [block for block in REQUIRED if block not in present]
-    return failed, tuple(untested)
 
 
 def _name(row: Mapping[str, Any]) -> str:

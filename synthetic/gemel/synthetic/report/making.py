@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gemel.core.errors import GemelError
 from gemel.synthetic.anchored_tree.queries import Query, Table
+from gemel.synthetic.columns import Categories
 from gemel.synthetic.domain import Domain
 from gemel.synthetic.report.attacks import FULL, Effort, Sides, examine
 from gemel.synthetic.report.attacks.membership import Generator
-from gemel.synthetic.report.document import Report
+from gemel.synthetic.report.constraints import constraint_rows
+from gemel.synthetic.report.document import Audience, Report
 from gemel.synthetic.report.evidence import Columns, Evidence, check_columns
-from gemel.synthetic.report.findings import Finding, Verdict
-from gemel.synthetic.report.statement import Statement, statement_document, statement_rows
+from gemel.synthetic.report.figures import figures_of
+from gemel.synthetic.report.findings import Finding
+from gemel.synthetic.report.marginals import released_rows
+from gemel.synthetic.report.measures import Limit, measured, untested
+from gemel.synthetic.report.people_table import PeopleTable
+from gemel.synthetic.report.prediction import questions
+from gemel.synthetic.report.statement import Statement, statement_rows
+from gemel.synthetic.report.usefulness import usefulness_rows
 
 FEWEST_DRAWS = 5
+ATTACKS = ("membership", "singling out", "linkability", "inference")
+# What a reader needs to trace a cohort back, none of it about a patient.
+PROVENANCE = (
+    "study_sha256",
+    "certificate_sha256",
+    "programme",
+    "programme_version",
+    "software",
+    "seed_policy",
+)
+_MOST_SECRETS = 2
 
 
 @dataclass(frozen=True)
@@ -25,18 +44,23 @@ class Source:
 
     Attributes:
         model_sha256: Of the model's file.
-        title: Of the study or the data.
+        title, question: Of the study or the data.
         statement: What the model promises to patients; None where nothing is known, and the report then says so.
         queries, tables: The noisy tables that it was fitted to, by query name; public reports compare with these alone.
-        provenance: What else is known, as JSON values: study, certificate, code version, twin version, how seeds are chosen.
+        source_patients: About how many patients were counted, from the noisy tables.
+        seeds: Of the draws.
+        provenance: What else is known, as JSON values; a complete one has every key of `PROVENANCE`.
         generator: Makes a cohort of levels from patients' levels and a seed, for attackers who can run it; None where it cannot be run.
     """
 
     model_sha256: str
     title: str
+    question: str = ""
     statement: Statement | None = None
     queries: tuple[Query, ...] = ()
     tables: Mapping[str, Table] = field(default_factory=dict)
+    source_patients: float | None = None
+    seeds: tuple[int, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     generator: Generator | None = None
 
@@ -49,6 +73,8 @@ def make(
     evidence: Evidence | None = None,
     effort: Effort = FULL,
     seed: int = 0,
+    more: Iterable[Finding] = (),
+    figures: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
     """Measure at least five draws of one model, each from another seed, and give the report.
 
@@ -59,6 +85,8 @@ def make(
         evidence: Patients to hold them against; without any, all that needs patients is "not tested".
         effort: How hard attackers try.
         seed: Of what the report itself chooses (whom to attack). Nothing here is privacy noise.
+        more: Rows that others measured, as of trajectories.
+        figures: Public ones that others made.
 
     Raises GEM757 for fewer draws, or people who do not fit the domain.
     """
@@ -66,31 +94,84 @@ def make(
         raise GemelError("GEM757", f"A report rests on at least {FEWEST_DRAWS} draws, got {len(draws)}.")
     for number, people in enumerate(draws, start=1):
         check_columns(domain, people, f"draw {number}'s")
+    virtual = [PeopleTable(domain, columns) for columns in draws]
     findings = (
-        *statement_rows(source.statement),
-        *_attacks(domain, draws[0], source, evidence, effort, seed),
+        *statement_rows(source.statement, source_patients=source.source_patients),
+        *_mechanism(source),
+        *_attacks(domain, virtual[0], source, evidence, effort, seed),
+        *usefulness_rows(virtual, evidence),
+        *constraint_rows(virtual),
+        *released_rows(domain, source.queries, source.tables, [people.codes for people in virtual]),
+        *more,
+        _traced(source),
     )
     return Report(
-        source.title, source.model_sha256, findings, statement_document(source.statement), source.provenance
+        source.title,
+        source.model_sha256,
+        findings,
+        {} if source.statement is None else source.statement.as_dict(),
+        source.provenance,
+        question=source.question,
+        seeds=source.seeds,
+        virtual_patients=len(virtual[0]),
+        source_patients=source.source_patients,
+        figures=_figures(virtual, source, evidence, figures),
     )
+
+
+def _mechanism(source: Source) -> Iterator[Finding]:
+    yield untested("mechanism", "canaries", "as written", internal=False)
 
 
 def _attacks(
-    domain: Domain, virtual: Columns, source: Source, evidence: Evidence | None, effort: Effort, seed: int
+    domain: Domain, virtual: PeopleTable, source: Source, evidence: Evidence | None, effort: Effort, seed: int
 ) -> Iterator[Finding]:
     if evidence is None:
-        for block in ("membership", "singling out", "linkability", "inference"):
-            yield Finding(
-                block, "attacks", None, None, None, None, "as written", Verdict.NOT_TESTED, internal=True
-            )
+        for block in ATTACKS:
+            yield untested(block, "attacks", "as written", internal=True)
         return
-    people = (virtual, evidence.training, evidence.holdout)
+    people = (virtual.columns, evidence.training, evidence.holdout)
     mine, training, holdout = (domain.encode_columns(raw) for raw in people)
     sides = Sides(domain, mine, training, holdout, values=people)
-    yield from examine(sides, secrets=_secrets(domain), effort=effort, seed=seed, generator=source.generator)
+    secrets = secrets_of(virtual)
+    yield from examine(sides, secrets=secrets, effort=effort, seed=seed, generator=source.generator)
 
 
-def _secrets(domain: Domain) -> tuple[str, ...]:
-    """What an attacker wants to know: whether the first outcome came."""
-    clock = domain.clock
-    return () if clock is None else (f"{clock}, event",)
+def secrets_of(people: PeopleTable) -> tuple[str, ...]:
+    """What an attacker wants to know of a patient: the answers to the first questions."""
+    columns = [people.domain.column(question.column) for question in questions(people)[:_MOST_SECRETS]]
+    return tuple(c.name if isinstance(c.form, Categories) else f"{c.name}, event" for c in columns)
+
+
+def _traced(source: Source) -> Finding:
+    missing = [name for name in PROVENANCE if not source.provenance.get(name)]
+    return measured(
+        "provenance",
+        "parts of the provenance that are missing",
+        [float(len(missing))],
+        Limit(most=0),
+        internal=False,
+        detail=", ".join(missing),
+    )
+
+
+def _figures(
+    virtual: Sequence[PeopleTable],
+    source: Source,
+    evidence: Evidence | None,
+    more: Sequence[Mapping[str, Any]],
+) -> dict[Audience, list[Mapping[str, Any]]]:
+    """Public ones show real people only where their data are open."""
+    draws = [people.columns for people in virtual]
+    found: dict[Audience, list[Mapping[str, Any]]] = {}
+    for audience in Audience:
+        shown = evidence is not None and (audience is Audience.INTERNAL or evidence.open_data)
+        made = figures_of(
+            virtual[0].domain,
+            draws,
+            evidence if shown else None,
+            queries=source.queries,
+            tables=source.tables,
+        )
+        found[audience] = [*made, *more]
+    return found

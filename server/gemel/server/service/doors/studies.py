@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
 from gemel.core.signing import SignedDocument, read_signed, signed_by
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.server import studies
 from gemel.server.home import RunFolder
 from gemel.server.service import users
@@ -157,7 +158,7 @@ def certificate(study: StudyId, caller: CallerIn, service: ServiceIn) -> dict[st
 
 @DOORS.door("GET", _S + "/{study}/files", Permission.MODELS_READ, tags=["studies"])
 def list_files(study: StudyId, caller: CallerIn, service: ServiceIn) -> list[FileOut]:
-    """The global twins, and statistics where they were asked, of a run that has ended; each by its hash."""
+    """The global twins, what virtual cohorts are drawn from, and statistics where they were asked; each by its hash."""
     run = _ended(service, caller, study, Permission.MODELS_READ)
     return [
         FileOut(name=name, bytes=len(content), sha256=sha256_hex(content)) for name, content in _files(run)
@@ -247,6 +248,7 @@ def _ended(service: Service, caller: Caller, study: str, permission: Permission)
 
 
 def _files(run: RunFolder) -> list[tuple[str, bytes]]:
-    """The run's twins and statistics: regular files of these names in the folder itself."""
-    names = [*sorted(run.folder.glob("model-*.safetensors")), run.folder / "statistics.json"]
+    """The run's twins, the outcome of synthesis and statistics: regular files of these names in the folder itself."""
+    synthesis = run.synthesis_path(ROUNDS[-1])
+    names = [*sorted(run.folder.glob("model-*.safetensors")), synthesis, run.folder / "statistics.json"]
     return [(path.name, path.read_bytes()) for path in names if path.is_file() and not path.is_symlink()]
