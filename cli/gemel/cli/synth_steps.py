@@ -188,6 +188,7 @@ def draw(
             seed=seed,
             provenance=model.provenance,
             given=wanted.given or None,
+            model_sha256=model.sha256,
         )
         place = folder if len(wanted.seeds) == 1 else folder / str(number)
         files = write(

@@ -5,6 +5,7 @@ No object stands for a line: what is equal in all of them is copied, and each co
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -28,6 +29,11 @@ class Column(NamedTuple):
 
     text: Bytes
     lengths: Places | None = None
+
+    def counts(self) -> Places:
+        """How much of each text counts, int64 (m,)."""
+        whole = np.full(len(self.text), self.text.shape[1], np.int64)
+        return whole if self.lengths is None else self.lengths
 
 
 def column_of(texts: Sequence[bytes], places: Places) -> Column:
@@ -69,7 +75,7 @@ class Lines:
         total = np.full(self._number, sum(len(run.literal) for run in self._runs), np.int64)
         for run in self._runs:
             if run.then is not None:
-                total += run.then.lengths
+                total += run.then.counts()
         return total
 
     def write(self, content: Bytes, starts: Places) -> None:
@@ -81,7 +87,7 @@ class Lines:
             if run.then is not None:
                 # Padding and all: the next run is longer than the padding, and written later.
                 windows(content, run.then.text.shape[1])[at] = run.then.text
-                at = at + run.then.lengths
+                at = at + run.then.counts()
         for run, at in zip(self._runs, places, strict=True):
             text = np.empty((self._number, len(run.literal)), np.uint8)
             text[:] = np.frombuffer(run.literal, np.uint8)
@@ -103,7 +109,7 @@ def _runs(template: bytes, columns: Mapping[str, Column]) -> list[_Run]:
             runs.append(_Run(literal, inside, column))
             literal, inside = b"", []
     runs.append(_Run(literal + template[at:], inside, None))
-    for before, after in zip(runs, runs[1:], strict=False):
+    for before, after in itertools.pairwise(runs):
         if before.then is not None and len(after.literal) < before.then.text.shape[1]:
             raise ValueError("What follows a slot of varying length must be longer than the slot.")
     return runs

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from gemel.synthetic.export.byte_columns import Bytes, Column, Lines, Places, column_of, windows
 from gemel.synthetic.export.codes import Kind
@@ -214,7 +213,7 @@ class _Spelling:
                 "id": Column(self._patients[places]),
                 "row": column_of(rows, places),
                 "short": Column(self._patients[places, :8]),
-                "gender": column_of(_GENDERS, records.male[places]),
+                "gender": column_of(_GENDERS, records.male[places].astype(np.int64)),
                 "born": Column(_dates(-records.born_days[places])),
                 "died": Column(_dates(records.end_days[places])),
             }

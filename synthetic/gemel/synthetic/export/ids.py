@@ -45,7 +45,9 @@ def numbers_within(patients: Bytes, names: Sequence[str], counts: Sequence[int])
     """The ids of what is told of patients under names, as numbers, uint8 (m, 16).
 
     Args:
-        patients: uint8 (m, 16), the patients' own. names: The first is of counts[0] of them, and so on.
+        patients: uint8 (m, 16), the patients' own.
+        names: What is told of them.
+        counts: The first name is of so many of the patients, the second of as many after them, and so on.
     """
     messages = [padded(bytes(16) + name.encode()) for name in names]
     lengths = np.array([len(message) for message in messages])

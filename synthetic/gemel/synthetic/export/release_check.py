@@ -8,6 +8,7 @@ plainly right is checked in full too, so that this check finds nothing right tha
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gemel.core.concepts import Concept
 from gemel.core.errors import GemelError
 from gemel.synthetic.export.byte_columns import Bytes, Places, windows
 from gemel.synthetic.export.fhir import BASE_URL, BUNDLE_END, Resources
@@ -39,11 +41,17 @@ _FIELDS = re.compile(
     rb'|"value":"[0-9a-f]+-(?P<row>\d+)"'
     rb'|"family":"Synthetic-(?P<short>[0-9a-f]{8})"'
 )
-_TYPE = re.compile(rb'"resourceType":"(\w+)"')
-_BLANK = ord("#")
-_ID_CHARACTERS = np.zeros(256, bool)
-_ID_CHARACTERS[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.")] = True
 _PATIENT, _ENCOUNTER, _OTHER = 0, 1, 2
+_TYPE = re.compile(rb'"resourceType"\s*:\s*"(\w+)"')
+_KINDS = {b"Patient": _PATIENT, b"Encounter": _ENCOUNTER}
+_BLANK = ord("#")
+# Of each character: 1 for a digit of an id, 2 for a hyphen, 0 for any other.
+_CLASSES = np.zeros(256, np.uint8)
+_CLASSES[list(b"0123456789abcdef")], _CLASSES[ord("-")] = 1, 2
+_UUID_CLASSES = _CLASSES[list(b"00000000-0000-5000-8000-000000000000")]
+_IS_VARIANT = np.isin(np.arange(256), list(b"89ab"))
+# An id and zeros up to whole words of eight bytes.
+_PADDED = 40
 # Years of which the calendar knows the days; nobody was born before.
 _FIRST_YEAR, _LAST_YEAR = 1800, 2299
 _NEVER = -(2**31)
@@ -80,19 +88,30 @@ class _Fields:
     kind: NDArray[np.int8]
     wrong: Mask
 
+    @classmethod
+    def of(cls, lines: int) -> _Fields:
+        """Of so many lines, without anything yet."""
+        ids = [np.zeros((lines, _PADDED), np.uint8) for _ in range(3)]
+        days = [np.zeros((lines, 10), np.uint8) for _ in range(2)]
+        return cls(ids[0], ids[1], ids[2], days[0], days[1], np.zeros(lines, np.int8), np.zeros(lines, bool))
+
 
 class ReleaseChecker:
-    """Checks the resources of a release, some patients at a time; `units` are further UCUM units that may stand there."""
+    """Checks the resources of a release, some patients at a time; the units and codes of `concepts` may stand there too."""
 
-    def __init__(self, units: Iterable[str] = ()) -> None:
-        self._full = Checker(units)
+    def __init__(self, concepts: Iterable[Concept] = ()) -> None:
+        self._full = Checker(concepts)
         self._sound: dict[bytes, _Wording] = {}
 
     def check(self, resources: Resources) -> None:
         """Check every resource and every byte between them. Raises GEM703."""
-        _check_whole(resources)
+        heads = _check_whole(resources)
         fields, new = self._fields_of(resources)
-        suspects = np.unique(resources.places[_suspicious(fields, resources)])
+        suspects, ids = resources.places[_suspicious(fields, resources)], fields.id
+        if heads is not None:
+            odd, own = self._heads(resources, heads, new)
+            suspects, ids = np.concatenate([suspects, odd]), np.concatenate([ids, own])
+        _check_apart(ids.view(np.uint64))
         for place in sorted({*suspects.tolist(), *(place for _, place in new.values())}):
             if resources.bundles is None:
                 self._full.check_lines(resources.of_patient(place))
@@ -102,12 +121,7 @@ class ReleaseChecker:
 
     def _fields_of(self, resources: Resources) -> tuple[_Fields, dict[bytes, tuple[_Wording, int]]]:
         """The fields of all lines, and the wordings that were not known, each with a patient who has it."""
-        m = len(resources.places)
-        fields = _Fields(
-            *(np.zeros((m, width), np.uint8) for width in (40, 40, 40, 10, 10)),
-            kind=np.zeros(m, np.int8),
-            wrong=np.zeros(m, bool),
-        )
+        fields = _Fields.of(len(resources.places))
         new: dict[bytes, tuple[_Wording, int]] = {}
         lengths = resources.ends - resources.starts
         order = np.lexsort((lengths, resources.alike))
@@ -117,6 +131,21 @@ class ReleaseChecker:
                 some = self._take(resources, some, fields, new)
         return fields, new
 
+    def _heads(
+        self, resources: Resources, heads: Places, new: dict[bytes, tuple[_Wording, int]]
+    ) -> tuple[Places, Bytes]:
+        """Look at what stands in each bundle before its first entry, from and to `heads` (n, 2).
+
+        Gives the patients whose bundle has to be checked in full, and the ids (n, 40) of all bundles.
+        """
+        everybody, alike = np.arange(len(heads)), np.zeros(len(heads), np.int64)
+        part = dataclasses.replace(
+            resources, starts=heads[:, 0], ends=heads[:, 1], places=everybody, alike=alike
+        )
+        fields, found = self._fields_of(part)
+        new |= found
+        return everybody[fields.wrong | ~_are_ids(fields.id)], fields.id
+
     def _take(
         self, resources: Resources, some: Places, fields: _Fields, new: dict[bytes, tuple[_Wording, int]]
     ) -> Places:
@@ -124,6 +153,11 @@ class ReleaseChecker:
         length = int(resources.ends[some[0]] - resources.starts[some[0]])
         lines = windows(resources.content, length)[resources.starts[some]]
         wording = _wording_of(lines[0].tobytes())
+        if "id" not in wording.fields:
+            # Not as we spell it: each is checked in full.
+            fields.wrong[some] = True
+            fields.kind[some] = [_kind_of(line.tobytes()) for line in lines]
+            return some[:0]
         text = wording.text.tobytes()
         if text in self._sound:
             wording = self._sound[text]
@@ -152,7 +186,7 @@ class ReleaseChecker:
             if name in found:
                 wrong |= ~_are_numbers(found[name])
         if "short" in found:
-            wrong |= ~_ID_CHARACTERS[found["short"]].all(axis=1)
+            wrong |= (_CLASSES[found["short"]] != 1).any(axis=1)
         fields.wrong[some] = wrong
         return others
 
@@ -165,25 +199,32 @@ def _wording_of(line: bytes) -> _Wording:
         if name is not None and name not in fields:
             fields[name] = slice(*match.span(name))
             text[fields[name]] = _BLANK
+    return _Wording(text, fields, _kind_of(line))
+
+
+def _kind_of(line: bytes) -> int:
     found = _TYPE.search(line)
-    kind = {b"Patient": _PATIENT, b"Encounter": _ENCOUNTER}.get(found[1] if found else b"", _OTHER)
-    return _Wording(text, fields, kind)
+    return _KINDS.get(found[1] if found else b"", _OTHER)
 
 
 def _are_numbers(text: Bytes) -> Mask:
     """Which of these (m, w) are unsigned numbers as JSON has them: digits, and one point at most, within them."""
     point, digit = text == ord("."), (text >= ord("0")) & (text <= ord("9"))
-    sound = (point | digit).all(axis=1) & (point.sum(axis=1) <= 1) & digit[:, 0] & digit[:, -1]
+    sound: Mask = (point | digit).all(axis=1) & (point.sum(axis=1) <= 1) & digit[:, 0] & digit[:, -1]
     if text.shape[1] > 1:
         sound &= (text[:, 0] != ord("0")) | point[:, 1]
     return sound
 
 
-def _check_whole(resources: Resources) -> None:
-    """Between resources stands what separates them and nothing else; each bundle holds resources of one patient."""
+def _check_whole(resources: Resources) -> Places | None:
+    """Between resources stands what separates them and nothing else; each bundle holds resources of one patient.
+
+    Gives where each bundle starts and its first entry does, (n, 2); None where there are no bundles.
+    """
     content, bundles = resources.content, resources.bundles
     order = np.argsort(resources.starts)
     starts, ends = resources.starts[order], resources.ends[order]
+    heads = None
     if bundles is None:
         whole = (
             np.array_equal(starts, np.append(0, ends[:-1] + 1))
@@ -193,7 +234,7 @@ def _check_whole(resources: Resources) -> None:
     else:
         first = np.searchsorted(starts, bundles[:, 0])
         last = np.append(first[1:], len(starts)) - 1
-        inner = np.ones(len(starts), bool)
+        heads, inner = np.stack([bundles[:, 0], starts[first]], axis=1), np.ones(len(starts), bool)
         inner[last] = False
         end = windows(content, len(BUNDLE_END))[ends[last]]
         whole = (
@@ -207,6 +248,7 @@ def _check_whole(resources: Resources) -> None:
         )
     if not whole:
         raise GemelError("GEM703", "Between the resources stands something else than what separates them.")
+    return heads
 
 
 def _suspicious(fields: _Fields, resources: Resources) -> Mask:
@@ -217,26 +259,31 @@ def _suspicious(fields: _Fields, resources: Resources) -> Mask:
         raise GemelError("GEM703", "The resources of a patient do not start with the Patient.")
     of_place = np.empty(n, np.int64)
     of_place[places[patient]] = np.flatnonzero(patient)
-    wrong = fields.wrong | ~_ID_CHARACTERS[fields.id[:, :ID_LENGTH]].all(axis=1)
+    wrong: Mask = fields.wrong | ~_are_ids(fields.id)
     words = fields.id.view(np.uint64)
-    _check_apart(words)
     subject, owner = fields.subject.view(np.uint64), words[of_place[places]]
     wrong |= ~patient & (subject != owner).any(axis=1)
     visited = np.flatnonzero(fields.encounter[:, 0])
-    wrong[visited] |= ~_leads_to(fields.encounter.view(np.uint64)[visited], places[visited], words, places, encounter)
-    return wrong | _out_of_time(fields, patient, of_place[places])
+    wrong[visited] |= ~_leads_to(
+        fields.encounter.view(np.uint64)[visited], places[visited], words, places, encounter
+    )
+    wrong |= _out_of_time(fields, patient, of_place[places])
+    return wrong
 
 
 def _out_of_time(fields: _Fields, patient: Mask, own: Places) -> Mask:
     """Which lines are told of a day that is none, or not between birth and death; `own` is the line of their Patient."""
     day, later = _days(fields.day), _days(fields.later)
     has_later = fields.later[:, 0] > 0
-    born, died = np.maximum(day[own], (EARLIEST - INDEX_DATE).days), np.where(has_later, later, 2**31 - 1)[own]
+    born, died = (
+        np.maximum(day[own], (EARLIEST - INDEX_DATE).days),
+        np.where(has_later, later, 2**31 - 1)[own],
+    )
     last = np.where(has_later, later, day)
     outside = (day == _NEVER) | (last == _NEVER) | (last < day) | (day < born) | (last > died)
     # A Patient's own days are those of birth and death.
     outside_life = (day == _NEVER) | (day >= 0) | (has_later & (later < 0))
-    return np.where(patient, outside_life, outside)
+    return np.asarray(np.where(patient, outside_life, outside), bool)
 
 
 def _key(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -245,8 +292,15 @@ def _key(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed
 
 
+def _are_ids(text: Bytes) -> Mask:
+    """Which of these (m, 40) are UUIDs of version 5."""
+    sound: Mask = (_CLASSES[text[:, :ID_LENGTH]] == _UUID_CLASSES).all(axis=1)
+    return sound & (text[:, 14] == ord("5")) & _IS_VARIANT[text[:, 19]]
+
+
 def _check_apart(words: NDArray[np.uint64]) -> None:
-    """No id is used twice."""
+    """No id is used twice; lines without one are others' to check."""
+    words = words[words[:, 0] > 0]
     keys = _key(words)
     ordered = np.sort(keys)
     if doubted := set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()):
@@ -282,7 +336,9 @@ def _days(text: Bytes) -> NDArray[np.int64]:
         sound &= (digits[place] >= 0) & (digits[place] <= 9)
     year = ((digits[0] * 10 + digits[1]) * 10 + digits[2]) * 10 + digits[3]
     month, day = digits[5] * 10 + digits[6], digits[8] * 10 + digits[9]
-    sound &= (year >= _FIRST_YEAR) & (year <= _LAST_YEAR) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    sound &= (
+        (year >= _FIRST_YEAR) & (year <= _LAST_YEAR) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    )
     at = np.where(sound, ((year - _FIRST_YEAR) * 12 + month - 1) * 31 + day - 1, 0)
     return np.where(sound, _calendar()[at], _NEVER)
 
@@ -293,5 +349,5 @@ def _calendar() -> NDArray[np.int64]:
     months = np.arange(f"{_FIRST_YEAR}-01", f"{_LAST_YEAR + 1}-01", dtype="datetime64[M]")
     days = months.astype("datetime64[D]")[:, None] + np.arange(31)
     exists = days.astype("datetime64[M]") == months[:, None]
-    since = (days - np.datetime64(INDEX_DATE, "D")).astype(np.int64)
+    since = days.astype(np.int64) - np.datetime64(INDEX_DATE, "D").astype(np.int64)
     return np.where(exists, since, _NEVER).ravel()
