@@ -1,6 +1,6 @@
 """Attacks on virtual cohorts of SUPPORT2 (epsilon 3) and on the mechanism that measures them, beside their controls.
 
-Usage: python benchmarks/synthetic_attacks.py [--quick] [--json FILE] [--data DIR] [--seeds N] [--hold-out FILE]
+Usage: python benchmarks/synthetic_attacks.py [--quick] [--json FILE] [--data DIR] [--seeds N] [--hold-out FILE ...]
 Needs clinical/support2 under the data folder; `--hold-out` names a file of people who were kept out, else some of the first are.
 Real people are open data here: a hospital's own numbers of this kind stay inside.
 """
@@ -22,77 +22,71 @@ from _support2 import domain as support2
 
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.anchored_tree import fit_private
-from gemel.synthetic.columns import Levels
 from gemel.synthetic.domain import Codes, Domain
-from gemel.synthetic.report.attacks import FULL, QUICK, Finding, Sides, examine, mechanism, planted_faults
-from gemel.synthetic.report.attacks.membership import size_of
+from gemel.synthetic.report import Evidence, Finding
+from gemel.synthetic.report.attacks import FULL, QUICK, attack_findings, mechanism_findings
 
 NAME = "synthetic_attacks"
 HERE = Path(__file__).resolve().parent
 EPSILON, DELTA = 3.0, 1e-5
-SECRETS = ("hospdead", "ca", "dzgroup")
+DRAWS = 5
+SECRETS = ("hospdead", "survival, event", "ca", "dzgroup")
 
 
-def sides_of(training: Raw, holdout: Raw, *, epsilon: float, seed: int) -> Sides:
-    """A cohort as large as the training set, made under epsilon, beside the people it was and was not made from."""
-    domain = support2()
-    codes = [domain.encode_columns(raw) for raw in (training, holdout)]
-    virtual = cohort_of(domain, codes[0], epsilon=epsilon, seed=seed)
-    return Sides(
-        domain, virtual, *codes, values=(domain.decode_columns(virtual, seed=seed), training, holdout)
-    )
-
-
-def cohort_of(domain: Domain, codes: Codes, *, epsilon: float, seed: int) -> dict[str, Levels]:
-    """Fit under epsilon with secure noise and draw as many as there were; the seed draws, it noises nothing."""
+def draws_of(domain: Domain, training: Raw, *, epsilon: float) -> list[Raw]:
+    """Cohorts as large as the training set, drawn from one model that was fitted under epsilon with secure noise."""
+    codes = domain.encode_columns(training)
     fitted = fit_private(domain, codes, epsilon=epsilon, delta=DELTA, noise=NoiseSource.secure())
-    return fitted.model.sample(size_of(codes), seed=seed)
+    return [
+        domain.decode_columns(fitted.model.sample(people(training), seed=seed), seed=seed)
+        for seed in range(DRAWS)
+    ]
 
 
 def on_cohorts(arguments: argparse.Namespace) -> Iterator[tuple[int, Finding]]:
-    """Every attack on a cohort for each seed; shadow cohorts and positive controls with the first."""
-    given = [] if arguments.hold_out is None else [arguments.hold_out]
-    training, holdout, everybody, _ = training_and_holdout(arguments.data, given)
+    """Every attack on a model for each split; shadow cohorts with the first."""
+    training, holdout, everybody, _ = training_and_holdout(arguments.data, arguments.hold_out)
+    domain, size = support2(), people(training)
+
+    def again(codes: Codes, number: int) -> Codes:
+        noise = NoiseSource.secure()
+        fitted = fit_private(domain, codes, epsilon=arguments.epsilon, delta=DELTA, noise=noise)
+        return fitted.model.sample(size, seed=number)
+
     for seed in range(arguments.seeds):
         if seed > 0 and training is not everybody:
             # Another split of the same people for each seed; a hold-out file stays what it is.
             order = np.random.default_rng(seed).permutation(people(everybody))
             training, holdout = (take(everybody, part) for part in np.split(order, [len(order) * 7 // 10]))
-        sides = sides_of(training, holdout, epsilon=arguments.epsilon, seed=seed)
-
-        def again(codes: Codes, number: int, domain: Domain = sides.domain) -> Codes:
-            return cohort_of(domain, codes, epsilon=arguments.epsilon, seed=number)
-
-        effort = QUICK if arguments.quick else FULL
-        for finding in examine(
-            sides, secrets=SECRETS, effort=effort, seed=seed, generator=again if seed == 0 else None
+        for finding in attack_findings(
+            Evidence(domain, training, holdout),
+            draws_of(domain, training, epsilon=arguments.epsilon),
+            secrets=SECRETS,
+            effort=QUICK if arguments.quick else FULL,
+            seed=seed,
+            generator=again if seed == 0 else None,
         ):
             yield seed, finding
 
 
-def on_mechanism(*, quick: bool) -> list[Finding]:
-    """Canaries, their control, and the four planted faults, over the same columns."""
-    subject = mechanism.subject_for(support2(), epsilon=EPSILON, delta=DELTA)
-    refits = 250 if quick else 500
-    return [
-        *mechanism.findings(mechanism.attack(subject, refits=refits)),
-        *mechanism.findings(mechanism.control(subject, refits=refits)),
-        *planted_faults.findings(subject, refits=refits),
-    ]
+def on_mechanism(*, quick: bool) -> Iterator[Finding]:
+    """Canaries, their control, and planted faults, over the same columns."""
+    effort = QUICK if quick else FULL
+    return mechanism_findings(support2(), epsilon=EPSILON, delta=DELTA, effort=effort)
 
 
 def bars_of(cohorts: list[Finding], mechanics: list[Finding]) -> list[dict[str, Any]]:
-    planted = [f for f in mechanics if f.measure.startswith("planted")]
+    planted = [f for f in mechanics if "planted fault" in f.measure]
     sound = [f for f in mechanics if not f.control]
     quiet = [f for f in mechanics if f.control and f not in planted]
-    bound = max(f.value or 0.0 for f in sound if f.low is not None)
+    bounds = [f.value or 0.0 for f in sound if f.low is not None]
     controls = [f for f in cohorts if f.control]
     attacks = [f for f in cohorts if not f.control]
     return [
-        bar("canaries: lower bound of epsilon, at most the claim", bound, EPSILON, "max"),
+        bar("canaries: lower bound of epsilon, at most the claim", max(bounds), EPSILON, "max"),
         bar("canaries, a third of the noise: share of the checks that see it", _passed(quiet), 1.0, "min"),
         bar("the real mechanism: share of its checks that hold", _passed(sound), 1.0, "min"),
-        bar("planted faults caught, of four", sum(f.passed for f in planted), 4, "min"),
+        bar("planted faults caught, of 16", sum(f.passed for f in planted), len(planted), "min"),
         bar("positive controls caught, share", _passed(controls), 1.0, "min"),
         bar("attacks on the cohorts that fail a threshold", _failed(attacks), 0, "max"),
     ]
@@ -118,7 +112,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="300 attacks, one seed")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
-    parser.add_argument("--hold-out", type=Path, help="a second table of people who were kept out")
+    parser.add_argument(
+        "--hold-out", type=Path, nargs="*", default=[], help="tables of people who were kept out"
+    )
     parser.add_argument("--seeds", type=int, help="splits and cohorts (5; 1 with --quick)")
     parser.add_argument(
         "--epsilon", type=float, default=EPSILON, help="of the cohorts; huge for a look without privacy"
@@ -126,9 +122,10 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.seeds = arguments.seeds or (1 if arguments.quick else 5)
     started = time.monotonic()
-    mechanics = on_mechanism(quick=arguments.quick)
-    for finding in mechanics:
-        print(line(finding), flush=True)
+    mechanics: list[Finding] = []
+    for finding in on_mechanism(quick=arguments.quick):
+        mechanics.append(finding)
+        print(f"{time.monotonic() - started:5.0f} s: {line(finding)}", flush=True)
     cohorts: list[tuple[int, Finding]] = []
     for seed, finding in on_cohorts(arguments):
         cohorts.append((seed, finding))

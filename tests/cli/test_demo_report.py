@@ -192,8 +192,17 @@ def example_summary() -> dict[str, Any]:
                 "virtual": [1 - 0.0097 * y for y in YEARS],
             },
             "marginal_distance": {"age_years": 0.031, "body_mass_index_kg_m2": 0.044},
-            "nearest_neighbour": {"median": 0.41, "smallest": 0.02},
+            "model": "cohorts.safetensors",
             "report": "virtual/report.html",
+            "internal_report": "virtual/internal/report.html",
+            "gate": {
+                "outcome": "released by a named person",
+                "passed": 78,
+                "failed": ["survival: death <curve>", "pairs: two columns"],
+                "untested": ["mechanism: canaries"],
+                "by": "gemel demo",
+                "reason": "to be looked at",
+            },
         },
         "ledgers": [
             {
@@ -314,7 +323,7 @@ def _known_keys(value: Any) -> set[str]:
     return {key for inner in value for key in _known_keys(inner)} if isinstance(value, list) else set()
 
 
-_KEPT = _known_keys(example_summary()) - {*SITES, "median", "body_mass_index_kg_m2"}
+_KEPT = _known_keys(example_summary()) - {*SITES, "body_mass_index_kg_m2"}
 
 
 def test_links_stay_beside_the_report_and_show_no_machine_path(tmp_path: Path) -> None:
@@ -489,3 +498,16 @@ def test_a_hospital_that_missed_a_round_is_a_cross_with_its_code_not_a_disc() ->
     assert drawn.count("<circle") == 8 * 3 - 1
     assert drawn.count("<path") == 1
     assert "GEM502" in drawn
+
+
+def test_a_cohort_that_the_gate_refused_says_so_and_names_who_released_it(tmp_path: Path) -> None:
+    html, page = _render(example_summary(), tmp_path)
+    assert "The release gate refused this cohort" in html
+    assert "gemel demo released it all the same: to be looked at" in page.text
+    assert "78 passed, 2 failed and 1 were not tested" in page.text
+    assert "death &lt;curve&gt;" in html
+    summary = example_summary()
+    summary["synthetic"]["gate"] |= {"failed": [], "untested": [], "by": "", "reason": ""}
+    html, page = _render(summary, tmp_path)
+    assert "refused" not in html
+    assert "all 78 rows that decide passed" in page.text

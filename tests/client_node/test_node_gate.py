@@ -253,9 +253,10 @@ def test_every_released_table_carries_the_noise_that_was_paid_for(
     _approve(federation, study)
     _ask(federation, study, "count")
     domain = domain_of(PROGRAMME)
-    choice = a_choice(domain) if task == ROUNDS[2] else {}
-    inputs = {"evaluate": TWIN, ROUNDS[2]: pack_arrays(choice)}
-    _, got = _ask(federation, study, task, inputs.get(task, b""))
+    choice = a_choice(domain, task) if task in ROUNDS else {}
+    _, got = _ask(
+        federation, study, task, pack_arrays(choice) if choice else TWIN if task == "evaluate" else b""
+    )
     released = unpack_arrays(got.payload, declared_release(task, PROGRAMME))
     dataset = patients.load(federation.nodes[SITE], PROGRAMME)
     training, held_out = dataset.split()

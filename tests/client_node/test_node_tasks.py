@@ -70,8 +70,8 @@ def _inputs(
     study: Study, task: str, *, offset: float = 0.0, correction: float = 0.0
 ) -> dict[str, np.ndarray]:
     """The start values, moved; a correction of this size where one is declared; for synthesis what a coordinator may choose."""
-    if task == ROUNDS[2]:
-        return dict(a_choice(domain_of(PROGRAMME)))
+    if task in ROUNDS:
+        return a_choice(domain_of(PROGRAMME), task)
     start = make_twin(PROGRAMME).to_arrays()
     return {
         name: np.full(spec.shape, correction, np.float32)

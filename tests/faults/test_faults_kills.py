@@ -16,6 +16,8 @@ from consortium import Consortium, running
 from kills import Killer, report
 from verdict import judge, missing
 
+from gemel.core.synthesis_plan import ROUNDS
+
 SEED = int(os.environ.get("GEMEL_SEED", "5"))
 KILLS = int(os.environ.get("GEMEL_KILLS", "200"))
 LONGEST_S = 1100.0
@@ -57,4 +59,33 @@ def test_two_hundred_kills_cost_neither_a_certificate_nor_a_ledger(
     figures.append(f"{studies} studies in {seconds:.0f} s, {missed} updates missed, {report(killer.kills)}")
     assert len(killer.kills) >= KILLS, f"{len(killer.kills)} kills in {seconds:.0f} s"
     hit = {kill.phase for kill in killer.kills}
-    assert {"hello", "count", "train", "evaluate", "synthesise/1"} <= hit or KILLS < 100
+    assert {"hello", "count", "train", "evaluate", *ROUNDS} <= hit or KILLS < 100
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(LONGEST_S)
+def test_kills_in_the_rounds_whose_tables_were_chosen_cost_neither_a_certificate_nor_a_ledger(
+    live: Consortium, figures: list[str]
+) -> None:
+    """`judge` makes the tree again from the releases, and reads each ledger: every round charged once."""
+    killer = Killer(live, seed=SEED, every_s=0.5, phases=ROUNDS[1:])
+    started, studies, missed = time.monotonic(), 0, 0
+    while not _struck(killer) >= _WHO_COUNTS and time.monotonic() - started < LONGEST_S / 2:
+        missed += _kill_through_a_study(live, killer, f"choices {studies}", rounds=1, timeout_s=300)
+        studies += 1
+    figures.append(f"chosen rounds: {studies} studies, {missed} missed, {report(killer.kills)}")
+    assert _struck(killer) >= _WHO_COUNTS
+    assert {kill.phase for kill in killer.kills} == set(ROUNDS[1:])
+
+
+# Who computes, who speaks for a hospital, and who adds up.
+_WHO_COUNTS = {"node", "worker", "coordinator"}
+
+
+def _struck(killer: Killer) -> set[str]:
+    """Which of them were killed."""
+    kinds = {kill.kind for kill in killer.kills}
+    worker = bool(kinds & {"worker", "task", "study's worker"})
+    adds_up = bool(kinds & {"ServerApp", "service", "coordinator's supervisor"})
+    found = {"node": "node" in kinds, "worker": worker, "coordinator": adds_up}
+    return {who for who, yes in found.items() if yes}

@@ -340,6 +340,43 @@ def test_five_hospitals_add_noise_in_shares_and_one_may_drop(
 
 
 @pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(ROUNDS[0], marks=pytest.mark.heavy),
+        ROUNDS[1],
+        pytest.param(ROUNDS[2], marks=pytest.mark.heavy),
+    ],
+)
+def test_below_the_hospitals_that_share_the_noise_a_round_of_synthesis_is_charged_and_releases_nothing(
+    five: Federation, make_study: MakeStudy, computed: Any, task: str
+) -> None:
+    plan = AggregationPlan(masking=Masking.SECURE, distributed_noise=True, dropouts=1, colluders=1)
+    study = make_study(training=ONE_ROUND, aggregation=plan, sites=five.site_keys, round_timeout_s=5.0)
+    away = ("site2", "site4")
+    lost = Masked(five, lambda site, r: site in away and (r.task, r.phase) == (task, "mask"))
+    coordinator, run = _start(five, study, lost)
+    with pytest.raises(GemelError, match="GEM322"):
+        coordinator.run()
+    stopped = certificate(run)["stopped_in"]
+    assert (stopped["task"], missing(stopped)) == (task, dict.fromkeys(away, "GEM502"))
+    assert not list((run.folder / "releases" / task).rglob("unmask"))
+    assert not (run.folder / "releases" / f"{task}.sum.safetensors").exists()
+    assert not run.synthesis_path(task).exists()
+    spent = {site: _begun(five, site) for site in FIVE}
+    assert all(begun.count(task) == 1 for begun in spent.values()), "what was begun stays charged"
+    again, run = _start(five, study, Masked(five))
+    again.run()
+    assert certificate(run)["status"] == "complete"
+    assert all(len(computed[site, task]) == 1 for site in FIVE), "one charge pays for one draw of noise"
+    assert all(_begun(five, site) == list(study.tasks) for site in FIVE)
+
+
+def _begun(federation: Federation, site: str) -> list[str]:
+    with federation.nodes[site].open_ledger() as ledger:
+        return [entry.task for entry in ledger.entries() if entry.kind == "begun"]
+
+
+@pytest.mark.parametrize(
     ("changes", "code"),
     [({"metrics_noise_multiplier": 1.5}, "GEM305"), ({"synthesis_noise_multiplier": 2.0}, "GEM305")],
 )

@@ -16,8 +16,9 @@ ANY_SYNTHESIS = SynthesisPlan(
 )
 
 
-def a_choice(domain: Domain, *, levels: int = 1000) -> dict[str, NDArray[np.int64]]:
-    """Each column hangs on the one before, and every level has as many patients."""
+def a_choice(domain: Domain, task: str = ROUNDS[2], *, levels: int = 1000) -> dict[str, NDArray[np.int64]]:
+    """Each column hangs on the one before, and every level has as many patients: what of that the round takes."""
     specs = declared_choice(ROUNDS[2], domain)
     parents = np.arange(specs["parents"].shape[0], dtype=np.int64) - 1
-    return {"levels": np.full(specs["levels"].shape, levels, np.int64), "parents": parents}
+    whole = {"levels": np.full(specs["levels"].shape, levels, np.int64), "parents": parents}
+    return {name: whole[name] for name in declared_choice(task, domain)}

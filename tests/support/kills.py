@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 from consortium import COORDINATOR, Consortium
 
+from gemel.core.mechanism import kind_of as kind_of_task
+
 # What a process is, by words of its command line; the first that fits. "+" means: what it has forked.
 KINDS = (
     ("nginx master", ("nginx: master",)),
@@ -66,6 +68,7 @@ class Killer:
         every_s: Seconds between two kills, on average.
         most: Stop after so many.
         only: Hosts to kill on; all when empty.
+        phases: Kinds of tasks to kill in; all when empty.
     """
 
     consortium: Consortium
@@ -73,6 +76,7 @@ class Killer:
     every_s: float
     most: int = 10**9
     only: tuple[str, ...] = ()
+    phases: tuple[str, ...] = ()
     kills: list[Kill] = field(default_factory=list)
     phase: str = ""
     _open: list[Kill] = field(default_factory=list)
@@ -91,7 +95,7 @@ class Killer:
                 self.phase = "hello"
                 self._soon(1.0)
             elif kind == "task":
-                new = event["task"].split("/")[0]
+                new = kind_of_task(event["task"])
                 if new != self.phase:
                     self.phase = new
                     self._soon(0.6)
@@ -128,7 +132,7 @@ class Killer:
             with self._lock:
                 self._next = time.monotonic() + self.random.expovariate(1 / self.every_s)
                 phase = self.phase
-            if phase:
+            if phase and (not self.phases or phase in self.phases):
                 self._kill(phase)
 
     def _kill(self, phase: str) -> None:

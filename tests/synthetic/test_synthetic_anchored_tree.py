@@ -10,12 +10,12 @@ from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.anchored_tree import (
     Query,
     count,
-    count_scores,
     fit,
     fit_private,
     measure_plan,
     most_pair_cells,
     pair_queries,
+    scoring,
     tree_of,
 )
 from gemel.synthetic.anchored_tree.queries import total_of
@@ -152,7 +152,7 @@ def test_tables_without_much_noise_are_recovered():
     for query in model.queries:
         if len(query.columns) == 1:
             exact = query.count(DOMAIN, codes) / 20_000
-            assert np.allclose(model.marginal(*query.columns), exact, atol=0.003)
+            assert np.allclose(model.marginal(*query.columns), exact, atol=0.005)
 
 
 def test_what_it_costs_is_what_was_asked_for_and_follows_from_the_tables(fitted):
@@ -162,14 +162,16 @@ def test_what_it_costs_is_what_was_asked_for_and_follows_from_the_tables(fitted)
     )
 
 
-def test_one_patient_moves_every_table_by_one_cell_and_every_score_by_one():
+def test_one_patient_moves_every_table_by_one_cell_and_every_score_by_what_it_is_charged_for():
     codes = population(300)
     fewer = {name: column[1:] for name, column in codes.items()}
     plan = measure_plan(DOMAIN, rho=0.2)
-    scores = [count_scores(DOMAIN, c, plan.score_pairs) for c in (codes, fewer)]
-    assert np.abs(scores[0] - scores[1]).max() <= 1
     levels = count(plan.one_ways, DOMAIN, codes)
-    queries = (*plan.one_ways, *pair_queries(plan, levels, tree_of(plan, scores[0])))
+    scored = scoring(plan, levels)
+    scores = [scored.count(c) for c in (codes, fewer)]
+    for more, less, sensitivity in zip(*scores, scored.sigmas(1.0), strict=True):
+        assert np.linalg.norm(more - less) <= sensitivity + 1e-12
+    queries = (*plan.one_ways, *pair_queries(plan, levels, tree_of(plan, levels, scores[0])))
     with_, without = count(queries, DOMAIN, codes), count(queries, DOMAIN, fewer)
     assert all(np.abs(with_[name] - without[name]).sum() == 1 for name in with_)
 
@@ -182,7 +184,7 @@ def test_the_exact_number_of_patients_is_nowhere(fitted):
 def test_round_three_follows_from_noisy_answers_alone_and_fits_its_bound(fitted):
     plan = fitted.plan
     levels = {q.name: np.maximum(count([q], DOMAIN, population(500, 1))[q.name], 0) for q in plan.one_ways}
-    tree = tree_of(plan, np.arange(len(plan.score_pairs)))
+    tree = choose_tree(plan.score_pairs, np.arange(len(plan.score_pairs)))
     queries = pair_queries(plan, levels, tree)
     assert queries == pair_queries(plan, levels, tree)
     assert sum(q.sigma**-2 for q in queries) == pytest.approx(plan.pair_precision)

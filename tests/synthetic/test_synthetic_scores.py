@@ -1,4 +1,4 @@
-"""Scores of pairs: their sensitivity, what they add up to, and the trees that follow from noisy ones."""
+"""Scores of pairs: their sensitivity, how they add up over hospitals, and the trees that follow from noisy ones."""
 
 from __future__ import annotations
 
@@ -9,65 +9,166 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemel.synthetic.anchored_tree.scores import choose_tree, count_scores
-from gemel.synthetic.columns import Categories, Role
-from gemel.synthetic.domain import Domain, table_domain
+from gemel.synthetic.anchored_tree.scores import (
+    Scoring,
+    choose_tree,
+    marks_of,
+    scoring_of,
+    sums_shape,
+)
+from gemel.synthetic.columns import Categories, Column, Form, Numbers, Role, Times
+from gemel.synthetic.domain import Codes, Domain, table_domain
 
 COLUMNS = ("a", "b", "c", "d", "e")
 PAIRS = tuple(itertools.combinations(COLUMNS, 2))
 
+NUMBER = Numbers((0.0, 1.0, 2.0, 3.0, 4.0, 5.0), 0.1)
+EVERYBODYS = Numbers((0.0, 1.0, 2.0, 3.0, 4.0), 0.1, stand_in=1.0)
+MANY = Categories(tuple("abcdefghi"), stand_in="a")
+YES_NO = Categories((0.0, 1.0), stand_in=0.0)
+ONSET = Times((0.0, 30.0, 365.0), prevalent=True)
+DOMAIN = table_domain(
+    [
+        ("number", NUMBER, Role.FEATURE),
+        ("everybodys", EVERYBODYS, Role.FEATURE),
+        ("many", MANY, Role.FEATURE),
+        ("yes or no", YES_NO, Role.FEATURE),
+        ("onset", ONSET, Role.OUTCOME),
+    ]
+)
+ALL = tuple(itertools.combinations(DOMAIN.names, 2))
 
-def _domain(*sizes: int) -> Domain:
-    columns = zip("xyz", sizes, strict=False)
-    return table_domain((n, Categories(tuple(range(s)), stand_in=0), Role.FEATURE) for n, s in columns)
+
+def _column(form: Form) -> Column:
+    return Column("x", "x", Role.FEATURE, form)
 
 
-def _scores(domain: Domain, table: np.ndarray) -> np.ndarray:
-    codes = {name: table[:, j].astype(np.intp) for j, name in enumerate(domain.names)}
-    return count_scores(domain, codes, tuple(itertools.combinations(domain.names, 2)))
+def _codes(rows: np.ndarray, domain: Domain = DOMAIN) -> Codes:
+    return {name: rows[:, j].astype(np.intp) for j, name in enumerate(domain.names)}
 
 
-@settings(max_examples=150, deadline=None)
+def _levels(codes: Codes, domain: Domain = DOMAIN) -> dict[str, np.ndarray]:
+    return {name: np.bincount(codes[name], minlength=domain.sizes[name]) for name in domain.names}
+
+
+def _scoring(codes: Codes, domain: Domain = DOMAIN) -> Scoring:
+    return scoring_of(domain, tuple(itertools.combinations(domain.names, 2)), _levels(codes, domain))
+
+
+def _population(patients: int, seed: int = 0) -> Codes:
+    """`number` and `everybodys` go together, `many` goes by `number`'s middle; the rest by itself."""
+    random = np.random.default_rng(seed)
+    hidden = random.standard_normal(patients)
+    near = hidden + 0.7 * random.standard_normal(patients)
+    middle = np.abs(hidden) < 0.7
+    columns = [
+        np.digitize(hidden, [-0.8, -0.25, 0.25, 0.8]),
+        np.digitize(near, [-0.8, 0.0, 0.8]),
+        np.where(random.random(patients) < 0.8, middle, random.integers(0, 9, patients)),
+        random.random(patients) < 0.3,
+        random.integers(0, 4, patients),
+    ]
+    return _codes(np.stack([np.asarray(c, np.intp) for c in columns], axis=1))
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_one_patient_more_changes_no_score_by_more_than_one(data: st.DataObject) -> None:
-    sizes = tuple(data.draw(st.integers(2, 5)) for _ in range(3))
-    row = st.tuples(*(st.integers(0, size - 1) for size in sizes))
-    rows = np.array(data.draw(st.lists(row, min_size=1, max_size=40)))
-    scores = _scores(_domain(*sizes), rows)
-    assert np.abs(scores - _scores(_domain(*sizes), rows[:-1])).max() <= 1
+def test_one_patient_changes_scores_by_no_more_than_they_are_charged_for(data: st.DataObject) -> None:
+    """Whatever the levels are said to be: a coordinator that lies about them makes nobody pay more."""
+    levels = {
+        name: np.array(data.draw(st.lists(st.integers(-(10**9), 10**9), min_size=size, max_size=size)))
+        for name, size in DOMAIN.sizes.items()
+    }
+    row = st.tuples(*(st.integers(0, size - 1) for size in DOMAIN.sizes.values()))
+    rows = np.array(data.draw(st.lists(row, min_size=1, max_size=20)))
+    scoring = scoring_of(DOMAIN, ALL, levels)
+    both = (scoring.count(_codes(rows)), scoring.count(_codes(rows[:-1])))
+    for more, fewer, noise in zip(*both, scoring.sigmas(1.0), strict=True):
+        assert np.linalg.norm(more - fewer) <= noise + 1e-12
 
 
-def test_a_patient_can_change_a_score_by_one_so_no_smaller_sensitivity_is_claimed() -> None:
-    # Of two rare values that come together: 2 (1 - p) times 2 (1 - q), both near 2.
-    rare = [(0, 0)] * 1000 + [(1, 1)] * 2
-    changes = [
-        _scores(_domain(2, 2), np.array(rare + [(1, 1)] * more))[0]
-        - _scores(_domain(2, 2), np.array(rare + [(1, 1)] * (more - 1)))[0]
-        for more in range(1, 5)
+def test_a_patient_can_change_a_score_by_all_it_is_charged_for_so_no_smaller_noise_would_do() -> None:
+    codes = _population(200)
+    scoring = _scoring(codes)
+    none = scoring.count({name: levels[:0] for name, levels in codes.items()})
+    one = scoring.count({name: levels[:1] for name, levels in codes.items()})
+    changes = [np.linalg.norm(b - a) for a, b in zip(none, one, strict=True)]
+    assert changes[0] == pytest.approx(scoring.sigmas(1.0)[0]) == pytest.approx(2.0)
+
+
+def test_hospitals_scores_add_up_to_those_of_one_table_however_unlike_they_are() -> None:
+    codes = _population(3000)
+    scoring = _scoring(codes)
+    # Each kind of patient at a hospital of its own: there nothing goes together any more.
+    parts = [
+        scoring.count({n: levels[codes["number"] == kind] for n, levels in codes.items()})
+        for kind in range(DOMAIN.sizes["number"])
     ]
-    assert max(changes) == 1
+    for number, whole in enumerate(scoring.count(codes)):
+        assert np.array_equal(whole, sum(part[number] for part in parts))
 
 
-def test_scores_are_a_quarter_of_the_distance_from_independence() -> None:
-    generator = np.random.default_rng(3)
-    rows = np.stack([generator.integers(0, 3, 500), generator.integers(0, 4, 500)], axis=1)
-    table = np.zeros((3, 4))
-    np.add.at(table, tuple(rows.T), 1)
-    expected = np.abs(table - np.outer(table.sum(1), table.sum(0)) / 500).sum() / 4
-    assert _scores(_domain(3, 4), rows) == [int(expected)]
+def test_what_goes_together_is_strong_and_what_does_not_is_nothing() -> None:
+    codes = _population(20_000)
+    scoring = _scoring(codes)
+    strength = dict(zip(ALL, scoring.strengths(_levels(codes), scoring.count(codes), 200.0), strict=True))
+    together = {("number", "everybodys"), ("number", "many"), ("everybodys", "many")}
+    assert min(strength[pair] for pair in together) > 1000
+    # Chance alone moves a sum of 20,000 products by some 141.
+    assert max(strength[pair] for pair in set(ALL) - together) < 300
 
 
-def test_hospitals_that_differ_are_no_association() -> None:
-    # In each hospital the columns are independent; together they are not.
-    generator = np.random.default_rng(0)
-    scores = [
-        _scores(_domain(2, 2), (generator.random((4000, 2)) < share).astype(int))[0] for share in (0.1, 0.9)
-    ]
-    assert sum(scores) < 2000 * 0.05  # pooled it would be 2000 · 0.64
+def test_a_hospital_that_dropped_out_after_the_levels_makes_no_association() -> None:
+    codes = _population(20_000)
+    scoring = _scoring(codes)
+    stayed = scoring.count({name: levels[:12_000] for name, levels in codes.items()})
+    strength = dict(zip(ALL, scoring.strengths(_levels(codes), stayed, 200.0), strict=True))
+    assert strength["number", "many"] > 1000
+    assert max(strength["yes or no", "onset"], strength["number", "yes or no"]) < 300
 
 
 def test_nobody_scores_nothing() -> None:
-    assert _scores(_domain(2, 2), np.zeros((0, 2), int))[0] == 0
+    empty = _codes(np.zeros((0, len(DOMAIN.names)), int))
+    scoring = _scoring(empty)
+    assert not scoring.strengths(_levels(empty), scoring.count(empty), 1.0).any()
+
+
+def test_a_number_is_marked_by_its_halves_and_by_whether_it_is_there() -> None:
+    often, seldom = np.array([100, 100, 100, 100, 100, 60]), np.array([100, 100, 100, 100, 100, 20])
+    assert marks_of(_column(NUMBER), often).of_level.tolist() == [
+        [1, -1], [1, -1], [-1, -1], [-1, -1], [-1, -1], [0, 1],
+    ]  # fmt: skip
+    assert marks_of(_column(NUMBER), seldom).of_level.tolist() == [
+        [1, -1], [1, 1], [-1, 1], [-1, 1], [-1, -1], [0, 0],
+    ]  # fmt: skip
+
+
+def test_the_commonest_categories_have_a_mark_each_and_the_others_one() -> None:
+    marks = marks_of(_column(MANY), np.array([5, 90, 1, 80, 70, 60, 50, 2, 3])).of_level
+    assert [int(np.argmax(row)) for row in marks] == [5, 0, 5, 1, 2, 3, 4, 5, 5]
+    assert marks.sum(axis=1).tolist() == [1] * 9
+
+
+def test_of_two_levels_one_mark_is_enough() -> None:
+    assert marks_of(_column(YES_NO), np.array([10, 90])).of_level.tolist() == [[-1], [1]]
+
+
+def test_an_outcome_is_marked_by_whether_it_came_or_was_there_before() -> None:
+    assert marks_of(_column(ONSET), np.ones(4)).of_level.tolist() == [
+        [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1],
+    ]  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_how_many_sums_a_pair_has_is_a_public_fact(data: st.DataObject) -> None:
+    levels = {
+        name: np.array(data.draw(st.lists(st.integers(-50, 5000), min_size=size, max_size=size)))
+        for name, size in DOMAIN.sizes.items()
+    }
+    nobody = {name: np.zeros(0, np.intp) for name in DOMAIN.names}
+    counted = scoring_of(DOMAIN, ALL, levels).count(nobody)
+    assert [table.shape for table in counted] == [sums_shape(DOMAIN, pair) for pair in ALL]
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=len(PAIRS), max_size=len(PAIRS), unique=True))

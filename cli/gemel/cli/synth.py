@@ -97,6 +97,13 @@ def report(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer attacks: to look at, too few for a release to rest on.")
     ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Your signing key, which signs the public report: others may then draw by it.",
+        ),
+    ] = None,
     draws: Annotated[
         int, typer.Option(min=DRAWS, max=100, help="Cohorts that are drawn and looked at.")
     ] = DRAWS,
@@ -112,6 +119,7 @@ def report(
         from gemel.cli.synth_evidence import Files, read_evidence
         from gemel.cli.synth_render import render_report
         from gemel.cli.synth_steps import examine, report_record, write_reports
+        from gemel.core.signing import SigningKey
         from gemel.synthetic.model_file import read_model
         from gemel.synthetic.report.attacks import FULL, QUICK
 
@@ -122,7 +130,8 @@ def report(
             say("No patients were given: what needs them is not tested, and the report cannot pass.")
         say(f"{draws} draws, {'some' if quick else 'all'} attacks …")
         made = examine(opened, evidence, seeds=range(seed, seed + draws), effort=QUICK if quick else FULL)
-        written = write_reports(made, out, internal=evidence is not None)
+        signing = SigningKey.load(key) if key is not None else None
+        written = write_reports(made, out, internal=evidence is not None, key=signing)
         result = report_record(made, opened, model, written)
         emit(result, output, render=lambda console: render_report(console, result))
         if not result["passed"]:
@@ -138,7 +147,7 @@ def sample(
         Path,
         typer.Option(
             metavar="FILE",
-            help="The report on this model: internal/report.json of gemel synth report.",
+            help="The report on this model: internal/report.json of gemel synth report, or public/report.signed.json.",
             show_default=False,
         ),
     ],
@@ -166,6 +175,10 @@ def sample(
     key: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Your signing key: gemel verify then names the signer."),
+    ] = None,
+    officer: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Fingerprint or public key of who signed the public report."),
     ] = None,
     override: Annotated[
         str | None,
@@ -195,8 +208,9 @@ def sample(
         from gemel.synthetic.report import decide
 
         opened = read_model(model)
+        document, vouched = read_report(report, officer=officer)
         answered = _override(override, by)
-        decision = decide(read_report(report), model_sha256=opened.sha256, override=answered)
+        decision = decide(document, model_sha256=opened.sha256, override=answered, vouched=vouched)
         wanted = Wanted(
             patients,
             range(seed, seed + cohorts),

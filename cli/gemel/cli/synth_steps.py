@@ -10,7 +10,7 @@ from typing import Any
 
 from gemel.core.errors import GemelError
 from gemel.core.files import write_durably
-from gemel.core.signing import SigningKey
+from gemel.core.signing import SigningKey, fingerprint, read_signed, sign_document
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.anchored_tree import fit_private
 from gemel.synthetic.cohort import VirtualCohort, sample
@@ -28,11 +28,13 @@ from gemel.synthetic.report import (
     make,
 )
 from gemel.synthetic.report.attacks import FULL, Effort
-from gemel.synthetic.report.page_new import render
+from gemel.synthetic.report.page import render
 
 # A draw that is looked at has as many virtual patients as were counted, within these.
 FEWEST, MOST = 1_000, 20_000
 INTERNAL, PUBLIC = "internal", "public"
+# Of a signed public report.
+KIND, ROLE = "cohort_report", "officer"
 SEED_POLICY = "privacy noise is never seeded; a draw is, by the number that stands with it"
 
 
@@ -94,18 +96,24 @@ def _generator(model: CohortModel, size: int) -> Callable[[Codes, int], Codes]:
     return generate
 
 
-def write_reports(report: Report, folder: Path, *, internal: bool) -> dict[str, Path]:
-    """Write `public/report.{json,html}`, and `internal/` the same with exact numbers, for its owner's eyes only; the pages by name."""
+def write_reports(
+    report: Report, folder: Path, *, internal: bool, key: SigningKey | None = None
+) -> dict[str, Path]:
+    """Write `public/report.{json,html}`, and `internal/` the same with exact numbers, for its owner's eyes only; the pages by name.
+
+    With a `key` also `public/report.signed.json`: who believes that key may draw cohorts by it, without the internal report.
+    """
     audiences = {PUBLIC: Audience.PUBLIC, **({INTERNAL: Audience.INTERNAL} if internal else {})}
     pages = {}
     for name, audience in audiences.items():
-        document, mode = report.document(audience), 0o600 if audience is Audience.INTERNAL else 0o644
-        (folder / name).mkdir(
-            parents=True, exist_ok=True, mode=0o700 if audience is Audience.INTERNAL else 0o755
-        )
+        document, private = report.document(audience), audience is Audience.INTERNAL
+        (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
         told = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_durably(folder / name / "report.json", told.encode(), mode=mode)
-        write_durably(folder / name / "report.html", render(document).encode(), mode=mode)
+        files = {"report.json": told.encode(), "report.html": render(document).encode()}
+        if key is not None and not private:
+            files["report.signed.json"] = sign_document(KIND, document, key, role=ROLE).to_bytes()
+        for file, content in files.items():
+            write_durably(folder / name / file, content, mode=0o600 if private else 0o644)
         pages[name] = folder / name / "report.html"
     return pages
 
@@ -154,15 +162,28 @@ def _next(decision: Decision | None, pages: Mapping[str, Path], model_file: Path
     ]
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """A report's document. Raises GEM756 for what is none."""
+def read_report(path: Path, *, officer: str | None) -> tuple[dict[str, Any], bool]:
+    """A report's document, and whether the officer vouches for it: signed public ones count as the internal one that they follow.
+
+    Raises GEM756 for what is no report, GEM102 for a signed one that `officer` (fingerprint or public key) did not sign.
+    """
     try:
-        document = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        document = json.loads(content)
     except (OSError, ValueError) as error:
         raise GemelError("GEM756", f"{path} cannot be read: {type(error).__name__}.") from error
     if not isinstance(document, dict):
         raise GemelError("GEM756", f"{path} holds no report.")
-    return document
+    if document.get("kind") != KIND:
+        return document, False
+    signed = read_signed(content, kind=KIND)
+    keys = {name for s in signed.signatures for name in (s.public_key, fingerprint(s.public_key))}
+    if officer is None or officer.lower() not in keys:
+        who = ", ".join(sorted(fingerprint(s.public_key) for s in signed.signatures))
+        raise GemelError(
+            "GEM102", f"The report is signed by {who}; --officer must name that key, as its owner told it."
+        )
+    return signed.payload, True
 
 
 @dataclass(frozen=True)
@@ -196,7 +217,6 @@ def draw(
             place,
             provenance=model.provenance,
             formats=wanted.formats,
-            decision=decision,
             key=wanted.key,
             workers=wanted.workers,
         )

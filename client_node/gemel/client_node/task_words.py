@@ -11,8 +11,8 @@ _TASKS = {
     "describe": "Statistics of the cohort, with noise",
     "evaluate": "Tables of how well the model predicts, with noise",
     "personal": "Tables of how well the hospital's own model predicts, with noise; that model stays",
-    "synthesise/1": "How many patients have each value, and how strongly values go together, with noise",
-    "synthesise/2": "How strongly the values that seem to go together do, with noise",
+    "synthesise/1": "How many patients have each value, with noise",
+    "synthesise/2": "How strongly each two kinds of value go together, with noise",
     "synthesise/3": "Tables of pairs of values, from which virtual patients are drawn, with noise",
 }
 _SHARES = {

@@ -47,8 +47,8 @@ def compute(
         dataset: All patients, whom count and describe see; training and synthesis see the training share, evaluation
             the held-out share.
         inputs: The global twin's parameters, for training and evaluation, with a correction where the study's strategy
-            has one, and under `kept.NAME` what this hospital keeps for itself, where it has that already. For synthesis the
-            pairs to count.
+            has one, and under `kept.NAME` what this hospital keeps for itself, where it has that already. For synthesis what
+            earlier rounds led to.
         noisy_patients: The node's own released count (public), the denominator of its gradients.
         noise: Where the noise comes from.
 

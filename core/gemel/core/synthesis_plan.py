@@ -11,7 +11,7 @@ from gemel.core.mechanism import Mechanism, noisy_tables
 
 ROUNDS = ("synthesise/1", "synthesise/2", "synthesise/3")
 # Round -> the one whose outcome says what it counts.
-CHOSEN_BY: Mapping[str, str] = {"synthesise/3": "synthesise/2"}
+CHOSEN_BY: Mapping[str, str] = {"synthesise/2": "synthesise/1", "synthesise/3": "synthesise/2"}
 _MOST_TABLES, _MOST_SITES = 100_000, 100
 
 

@@ -2,7 +2,8 @@
 
 Round 1: how many patients have each level. Round 2: how strongly columns go together. Round 3: the tables of the tree and
 of the anchors. After round 2 the coordinator works out the tree from sums of releases: that costs no privacy, and anybody
-can do it again. A node is told the tree and the summed levels, by which it works out the tables itself.
+can do it again. A node is told the summed levels, by which it works out what round 2 counts, and with the tree what
+round 3 does.
 
 Every array is flat, of 32-bit integers, and as long as public bounds say, whatever was chosen: masks are agreed on before.
 """
@@ -10,8 +11,9 @@ Every array is flat, of 32-bit integers, and as long as public bounds say, whate
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,10 +30,11 @@ from gemel.synthetic.anchored_tree import (
     MeasurePlan,
     Query,
     TreeModel,
-    count_scores,
     fit,
     measure_plan,
     pair_queries,
+    scoring,
+    sums_shape,
     tree_of,
 )
 from gemel.synthetic.anchored_tree.plan import most_pair_cells
@@ -40,6 +43,7 @@ from gemel.synthetic.domain import Codes, Domain
 _FIRST, _SECOND, _THIRD = ROUNDS
 _NO_PARENT = -1
 _MOST = np.iinfo(np.int32).max
+_MOST_PEOPLE = 1e12
 
 Tables = dict[str, NDArray[np.int64]]
 
@@ -82,21 +86,27 @@ def declared_tables(task: str, domain: Domain) -> dict[str, ArraySpec]:
     if task == _FIRST:
         return {"levels": ArraySpec((sum(domain.sizes.values()),), "int32")}
     if task == _SECOND:
-        return {"scores": ArraySpec((len(plan.score_pairs),), "int32")}
+        sums = (math.prod(sums_shape(domain, pair)) for pair in plan.score_pairs)
+        return {"scores": ArraySpec((sum(sums),), "int32")}
     return {"tables": ArraySpec((most_pair_cells(plan),), "int32")}
 
 
 def declared_choice(task: str, domain: Domain) -> dict[str, ArraySpec]:
-    """What a round takes: the third the summed levels, and the parent of each scored column by its number, -1 for none."""
-    if task != _THIRD:
+    """What a round takes: after the first the summed levels; the third also the parent of each scored column by its number,
+    -1 for none.
+    """
+    if task == _FIRST:
         return {}
-    scored = _measured(domain, whole=1.0).scored
-    levels = ArraySpec((sum(domain.sizes.values()),), "int64")
-    return {"levels": levels, "parents": ArraySpec((len(scored),), "int64")}
+    levels = {"levels": ArraySpec((sum(domain.sizes.values()),), "int64")}
+    if task == _SECOND:
+        return levels
+    return {**levels, "parents": ArraySpec((len(_measured(domain, whole=1.0).scored),), "int64")}
 
 
 def check_choice(task: str, domain: Domain, choice: Arrays) -> None:
-    """Refuse (GEM720) a tree that is none: a parent that is no scored column, or a cycle."""
+    """Refuse (GEM720) what no round leads to: levels of more people than there are, a parent that is no scored column, a cycle."""
+    if task != _FIRST and (np.abs(choice["levels"].astype(np.float64)) > _MOST_PEOPLE).any():
+        raise GemelError("GEM720", "Levels of more people than there are.")
     if task == _THIRD:
         _tree(_measured(domain, whole=1.0), choice)
 
@@ -128,11 +138,13 @@ def count_round(
 ) -> list[tuple[NDArray[np.int64], float]]:
     """The exact tables of a round with the σ of the noise that each gets: private until that is added.
 
-    One patient more or fewer changes one cell of each table by one, and each score by at most one.
+    One patient more or fewer changes a table of round 1 or 3 by one in one cell; of round 2 each score, in units of its σ over
+    the round's, by a 2-norm of at most one.
     """
     plan = _measured(domain, whole=whole)
     if task == _SECOND:
-        return [(count_scores(domain, codes, plan.score_pairs), plan.score_sigma)]
+        scored = scoring(plan, _by_name(plan, choice["levels"]))
+        return list(zip(scored.count(codes), scored.sigmas(plan.score_sigma), strict=True))
     queries = plan.one_ways if task == _FIRST else _queries(plan, choice)
     return [(query.count(domain, codes), query.sigma) for query in queries]
 
@@ -143,8 +155,9 @@ def outcome(study: Study, domain: Domain, sums: Mapping[str, Summed]) -> Tables:
     if _SECOND not in sums:
         return {"levels": levels}
     if _THIRD not in sums:
-        plan = _measured(domain, whole=1.0)
-        tree = tree_of(plan, np.asarray(sums[_SECOND].arrays["scores"], np.int64))
+        plan = _measured(domain, whole=_whole(study, sums[_SECOND].hospitals))
+        scores = _cut(sums[_SECOND].arrays["scores"], [sums_shape(domain, p) for p in plan.score_pairs])
+        tree = tree_of(plan, _by_name(plan, levels), scores)
         position = {name: number for number, name in enumerate(plan.scored)}
         parents = [position[tree[name]] if name in tree else _NO_PARENT for name in plan.scored]
         return {"levels": levels, "parents": np.array(parents, np.int64)}
@@ -216,11 +229,16 @@ def _by_name(plan: MeasurePlan, levels: NDArray[np.generic]) -> Tables:
 
 def _split(domain: Domain, queries: Iterable[Query], flat: NDArray[np.generic]) -> Tables:
     """Tables by name, from the flat array in which they lie one after the other."""
-    tables: Tables = {}
-    start = 0
-    for query in queries:
-        shape = query.shape(domain)
-        end = start + math.prod(shape)
-        tables[query.name] = np.asarray(flat[start:end], np.int64).reshape(shape)
-        start = end
-    return tables
+    queries = tuple(queries)
+    tables = _cut(flat, [query.shape(domain) for query in queries])
+    return {query.name: table for query, table in zip(queries, tables, strict=True)}
+
+
+def _cut(flat: NDArray[np.generic], shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.int64]]:
+    """Tables of these shapes that lie one after the other."""
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+    starts = [0, *ends[:-1]]
+    return [
+        np.asarray(flat[start:end], np.int64).reshape(shape)
+        for start, end, shape in zip(starts, ends, shapes, strict=True)
+    ]

@@ -26,6 +26,8 @@ FILES = (
     ("twin report", "twin_report.md"),
     ("certificate", "certificate.json"),
     ("ledgers", "ledgers"),
+    ("cohort model", "cohorts.safetensors"),
+    ("its report", "virtual_cohort_report/public/report.html"),
     ("virtual cohort", "virtual_cohort"),
 )
 
@@ -49,7 +51,7 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
     if summary["what_if"]:
         console.print(_what_if(summary["what_if"]))
     console.print(_hospitals(summary))
-    console.print()
+    console.print(f"\n{_gate(summary['synthetic'])}\n", markup=False)
     for what, name in FILES:
         console.print(f"{what + ':':<16}{out / name}")
     console.print(f"\n{summary['rounds']} rounds, {summary['seconds']:.0f} s. Check what was signed:")
@@ -131,6 +133,17 @@ def _hospitals(summary: Mapping[str, Any]) -> Table:
         row = (site["title"], f"{site['patients']:,}", spent, f"{site['epsilon_cap']:g}", f"{left:,} bytes")
         table.add_row(*row)
     return table
+
+
+def _gate(cohort: Mapping[str, Any]) -> str:
+    """What the release gate said of the virtual cohort."""
+    gate = cohort["gate"]
+    if not gate["by"]:
+        return f"Virtual cohort: the release gate let it pass, {gate['passed']} rows that decide passed."
+    return (
+        f"Virtual cohort: THE RELEASE GATE REFUSED IT ({gate['passed']} rows that decide passed, {len(gate['failed'])} failed, "
+        f"{len(gate['untested'])} not tested far enough). Released all the same by {gate['by']}, on record: {gate['reason']}."
+    )
 
 
 def _figure(value: float | None) -> str:

@@ -16,9 +16,7 @@ from gemel.core.study import Study
 from gemel.privacy.accounting import price
 from gemel.privacy.ledger import spending
 from gemel.server.home import RunFolder
-from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.releases import declared_release
-from gemel.synthetic.report.comparison import Comparison
 from gemel.twins.installed import make_twin
 from gemel.twins.twin import Twin
 
@@ -111,26 +109,3 @@ def round_lines(run: RunFolder) -> list[dict[str, Any]]:
         for task in tasks
         if task["task"].startswith("train/")
     ]
-
-
-def synthetic_lines(
-    cohort: VirtualCohort, comparison: Comparison, files: list[Path], report: list[Path], out: Path
-) -> dict[str, Any]:
-    """The virtual cohort in the summary: size, files, survival beside the real one, distances."""
-    death = next(curve for curve in comparison.curves if curve.outcome == "death")
-    near = comparison.neighbours
-    return {
-        "patients": len(cohort),
-        "files": [str(path.relative_to(out)) for path in files],
-        "survival": {
-            "years": list(death.years),
-            "real": list(death.real),
-            "virtual": list(death.virtual),
-        },
-        "marginal_distance": {f.feature: f.virtual for f in comparison.features},
-        "nearest_neighbour": {
-            "virtual to real (median)": near.median_virtual_to_real,
-            "real hold-out to real (median)": near.median_holdout_to_real,
-        },
-        "report": str(next(path for path in report if path.suffix == ".html").relative_to(out)),
-    }

@@ -18,8 +18,8 @@ A metric that cannot be computed (no event in time) is null, never 0.
                      time_unit, titles: {outcome: title}, with_plan, with_other: {outcome: [..]}, low, high: {"plan" | "other": {outcome: [..]}},
                      range_note, courses[]: {name, unit, with_plan[], with_other[]}, targets[]: {title, with_plan, with_other}}
     assimilation     {title, parameters[], steps[]: {observations, taken, parameters[], expected, later[]}, later[], at}
-    synthetic        {patients, files[], survival: {years[], real[], virtual[]}, marginal_distance: {feature: distance},
-                     nearest_neighbour: {label: number}, report}
+    synthetic        {patients, files[], survival: {years[], real[], virtual[]}, marginal_distance: {column: distance}, model,
+                     report, internal_report, gate: {outcome, passed, failed[], untested[], by, reason}}
     ledgers[]        {site, file, entries[]: {task, epsilon_after}}
     certificate      {file, sha256}, or the file's name alone
 """
@@ -227,15 +227,28 @@ class Survival(msgspec.Struct, frozen=True):
     virtual: list[float]
 
 
+class GateLine(msgspec.Struct, frozen=True):
+    """What the release gate said: rows that decide and passed, the names of the others, and who answers for these."""
+
+    outcome: str
+    passed: int
+    failed: list[str] = []
+    untested: list[str] = []
+    by: str = ""
+    reason: str = ""
+
+
 class Synthetic(msgspec.Struct, frozen=True):
     """The virtual cohort."""
 
     patients: int
     files: list[str]
     survival: Survival | None = None
-    marginal_distance: dict[str, float] | float | None = None
-    nearest_neighbour: dict[str, float | None] | float | None = None
+    marginal_distance: dict[str, float] = {}
+    model: str | None = None
     report: str | None = None
+    internal_report: str | None = None
+    gate: GateLine | None = None
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):

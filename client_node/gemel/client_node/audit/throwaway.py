@@ -71,7 +71,7 @@ class Throwaway:
         if not declared_inputs(task, self.programme):
             return b""
         if task in ROUNDS:
-            return pack_arrays(a_choice(self.programme))
+            return pack_arrays(a_choice(self.programme, task))
         return pack_arrays(make_twin(self.programme).to_arrays())
 
     def envelope(self, study: SignedDocument, task: str, inputs: bytes = b"", **forged: Any) -> Envelope:
@@ -161,7 +161,7 @@ def throwaway_node(
         yield Throwaway(home, programme, coordinator, steward)
 
 
-def a_choice(programme: Programme) -> dict[str, NDArray[np.int64]]:
-    """A choice of tables that a coordinator may send: all levels alike, and no pair beside the anchors'."""
-    specs = declared_inputs(ROUNDS[2], programme)
-    return {"levels": np.full(specs["levels"].shape, 100), "parents": np.full(specs["parents"].shape, -1)}
+def a_choice(programme: Programme, task: str) -> dict[str, NDArray[np.int64]]:
+    """What a coordinator may send with a round of synthesis: all levels alike, and no pair beside the anchors'."""
+    value = {"levels": 100, "parents": -1}
+    return {name: np.full(spec.shape, value[name]) for name, spec in declared_inputs(task, programme).items()}

@@ -10,12 +10,13 @@ from gemel.synthetic.anchored_tree.mechanism import (
     fit,
     fit_private,
     plan_for,
+    scoring,
     tree_of,
 )
 from gemel.synthetic.anchored_tree.model import TreeModel
 from gemel.synthetic.anchored_tree.plan import MeasurePlan, measure_plan, most_pair_cells, pair_queries
 from gemel.synthetic.anchored_tree.queries import Query
-from gemel.synthetic.anchored_tree.scores import choose_tree, count_scores
+from gemel.synthetic.anchored_tree.scores import choose_tree, sums_shape
 
 __all__ = [
     "MeasurePlan",
@@ -26,12 +27,13 @@ __all__ = [
     "charged",
     "choose_tree",
     "count",
-    "count_scores",
     "fit",
     "fit_private",
     "measure_plan",
     "most_pair_cells",
     "pair_queries",
     "plan_for",
+    "scoring",
+    "sums_shape",
     "tree_of",
 ]

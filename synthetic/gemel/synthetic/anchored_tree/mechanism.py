@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from gemel.synthetic.anchored_tree.plan import (
     structure_of,
 )
 from gemel.synthetic.anchored_tree.queries import Query, Table, check_table, total_of
-from gemel.synthetic.anchored_tree.scores import choose_tree, count_scores
+from gemel.synthetic.anchored_tree.scores import Scoring, choose_tree, scoring_of
 from gemel.synthetic.domain import Codes, Domain
 
 # The accountant rounds up, by less than this.
@@ -53,9 +53,24 @@ def add_noise(queries: tuple[Query, ...], exact: Mapping[str, Table], noise: Noi
     return {q.name: noisy_counts(exact[q.name], noise_multiplier=q.sigma, noise=noise) for q in queries}
 
 
-def tree_of(plan: MeasurePlan, scores: NDArray[np.integer]) -> dict[str, str]:
-    """The tree that noisy scores (pairs,) choose (`choose_tree`); everybody who has the scores finds the same."""
-    return choose_tree(plan.score_pairs, scores, hubs=hubs_of(plan))
+def scoring(plan: MeasurePlan, levels: Mapping[str, NDArray[Any]]) -> Scoring:
+    """How round 2 scores each two columns, from the noisy one-ways by query name."""
+    return scoring_of(plan.domain, plan.score_pairs, _by_column(plan, levels))
+
+
+def tree_of(
+    plan: MeasurePlan, levels: Mapping[str, NDArray[Any]], sums: Sequence[NDArray[np.int64]]
+) -> dict[str, str]:
+    """The tree that noisy scores choose (`choose_tree`); everybody who has them finds the same.
+
+    Args:
+        plan: What was fixed beforehand, with the noise that levels and sums have.
+        levels: Noisy one-ways by query name.
+        sums: What `scoring(plan, levels)` counts, with noise.
+    """
+    by_column = _by_column(plan, levels)
+    strengths = scoring(plan, levels).strengths(by_column, sums, plan.score_sigma)
+    return choose_tree(plan.score_pairs, strengths, hubs=hubs_of(plan))
 
 
 def fit(
@@ -99,11 +114,12 @@ def fit_private(
     levels = add_noise(plan.one_ways, count(plan.one_ways, domain, codes), noise)
     tree: dict[str, str] = {}
     if plan.score_pairs:
-        exact = count_scores(domain, codes, plan.score_pairs)
-        tree = tree_of(plan, exact + noise.discrete_gaussian(plan.score_sigma, exact.shape))
+        scored = scoring(plan, levels)
+        pairs = zip(scored.count(codes), scored.sigmas(plan.score_sigma), strict=True)
+        tree = tree_of(plan, levels, [noisy_counts(s, noise_multiplier=z, noise=noise) for s, z in pairs])
     queries = pair_queries(plan, levels, tree)
-    pairs = add_noise(queries, count(queries, domain, codes), noise)
-    model = fit(plan, tree, (*plan.one_ways, *queries), {**levels, **pairs})
+    tables = add_noise(queries, count(queries, domain, codes), noise)
+    model = fit(plan, tree, (*plan.one_ways, *queries), {**levels, **tables})
     mechanisms = (*plan.mechanisms((1, 2)), *charged(queries))
     return PrivateFit(model, plan, mechanisms, epsilon_of(mechanisms, delta=delta), delta)
 
@@ -141,3 +157,7 @@ def _delta_of(rho: float, epsilon: float) -> float:
         return 0.5 * math.erfc(-x / math.sqrt(2))
 
     return below(mu / 2 - epsilon / mu) - math.exp(epsilon) * below(-mu / 2 - epsilon / mu)
+
+
+def _by_column(plan: MeasurePlan, levels: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {query.columns[0]: levels[query.name] for query in plan.one_ways}

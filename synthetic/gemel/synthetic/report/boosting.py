@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 Floats = NDArray[np.float64]
 Levels = NDArray[np.intp]
@@ -56,27 +57,51 @@ def boost(levels: Levels, cases: NDArray[np.bool_]) -> Trees:
     y = cases.astype(np.float64)
     share = np.clip(y.mean(), 1e-9, 1 - 1e-9)
     start = float(np.log(share / (1 - share)))
-    width = int(levels.max()) + 1
-    # Column j's level l lies in cell j * width + l of every histogram.
-    cells = levels + np.arange(levels.shape[1]) * width
+    histogram = Histogram.of(levels)
     along, trees = np.full(len(y), start), []
     for _ in range(_TREES):
         chance = 1 / (1 + np.exp(-along))
-        tree = _grow(levels, cells, width, chance - y, chance * (1 - chance))
+        tree = _grow(histogram, levels, chance - y, chance * (1 - chance))
         trees.append(tree)
         along = along + tree.log_odds(levels)
     return Trees(start, tuple(trees))
 
 
-def _grow(levels: Levels, cells: Levels, width: int, gradient: Floats, hessian: Floats) -> Tree:
-    column, threshold = _best_split(cells, width, gradient, hessian)
+@dataclass(frozen=True)
+class Histogram:
+    """Sums by column and level: a sparse matrix (columns * width, n) of who has which level."""
+
+    has: sparse.csr_array
+    columns: int
+    width: int
+
+    @classmethod
+    def of(cls, levels: Levels) -> Histogram:
+        """Of levels (n, d)."""
+        people, columns = levels.shape
+        width = int(levels.max()) + 1
+        cells = (levels + np.arange(columns) * width).ravel()
+        starts = np.arange(0, people * columns + 1, columns)
+        rows = sparse.csr_array((np.ones(people * columns), cells, starts), shape=(people, columns * width))
+        return cls(rows.T.tocsr(), columns, width)
+
+    def sums(self, *weights: Floats) -> tuple[Floats, ...]:
+        """(columns, width) for each weight (n,)."""
+        found = self.has @ np.stack(weights, axis=1)
+        return tuple(part.reshape(self.columns, self.width) for part in found.T)
+
+
+def _grow(histogram: Histogram, levels: Levels, gradient: Floats, hessian: Floats) -> Tree:
+    whole_g, whole_h = histogram.sums(gradient, hessian)
+    column, threshold = _best_split(whole_g, whole_h)
     right = levels[:, column] > threshold
+    left_g, left_h = histogram.sums(gradient * ~right, hessian * ~right)
     columns, thresholds, leaves = [column], [threshold], []
-    for rows in (~right, right):
-        g, h = gradient[rows], hessian[rows]
-        inner, cut = _best_split(cells[rows], width, g, h)
-        above = levels[rows, inner] > cut
-        leaves += [-_RATE * float(g[s].sum() / (h[s].sum() + _RIDGE)) for s in (~above, above)]
+    for rows, g, h in ((~right, left_g, left_h), (right, whole_g - left_g, whole_h - left_h)):
+        inner, cut = _best_split(g, h)
+        above = levels[:, inner] > cut
+        for leaf in (rows & ~above, rows & above):
+            leaves.append(-_RATE * float(gradient[leaf].sum() / (hessian[leaf].sum() + _RIDGE)))
         columns, thresholds = [*columns, inner], [*thresholds, cut]
     return Tree(
         (columns[0], columns[1], columns[2]),
@@ -85,18 +110,14 @@ def _grow(levels: Levels, cells: Levels, width: int, gradient: Floats, hessian: 
     )
 
 
-def _best_split(cells: Levels, width: int, gradient: Floats, hessian: Floats) -> tuple[int, int]:
-    """(column, level): who is above that level goes right. Without a split worth it, everybody goes left."""
-    columns, flat = cells.shape[1], cells.ravel()
-    g, h = (
-        np.bincount(flat, np.repeat(each, columns), minlength=columns * width).reshape(columns, width)
-        for each in (gradient, hessian)
-    )
+def _best_split(g: Floats, h: Floats) -> tuple[int, int]:
+    """(column, level) by the sums of a node: who is above that level goes right. Without a split worth it, everybody goes left."""
     left_g, left_h = np.cumsum(g, axis=1), np.cumsum(h, axis=1)
-    right_g, right_h = gradient.sum() - left_g, hessian.sum() - left_h
-    gain = left_g**2 / (left_h + _RIDGE) + right_g**2 / (right_h + _RIDGE)
+    right_g, right_h = left_g[:, -1:] - left_g, left_h[:, -1:] - left_h
+    gain = left_g**2 / (left_h + _RIDGE) + right_g**2 / (np.maximum(right_h, 0) + _RIDGE)
     gain[(left_h < _LEAST_WEIGHT) | (right_h < _LEAST_WEIGHT)] = -np.inf
     best = int(gain.argmax())
+    width = g.shape[1]
     if not np.isfinite(gain.flat[best]):
         return 0, width
     return best // width, best % width

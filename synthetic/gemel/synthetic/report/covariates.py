@@ -75,7 +75,10 @@ def covariates(
 
 def matrix(people: PeopleTable, chosen: Sequence[Covariate]) -> Floats:
     """(n, p) of people."""
-    return np.column_stack([covariate.of(people) for covariate in chosen])
+    found = np.empty((len(people), len(chosen)))
+    for number, covariate in enumerate(chosen):
+        found[:, number] = covariate.of(people)
+    return found
 
 
 def predictors(people: PeopleTable) -> list[str]:

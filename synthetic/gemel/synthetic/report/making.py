@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from gemel.core.errors import GemelError
 from gemel.synthetic.anchored_tree.queries import Query, Table
 from gemel.synthetic.columns import Categories
 from gemel.synthetic.domain import Domain
-from gemel.synthetic.report.attacks import FULL, Effort, Sides, examine
+from gemel.synthetic.report.attacks import FULL, Effort, attack_findings, mechanism_findings
 from gemel.synthetic.report.attacks.membership import Generator
 from gemel.synthetic.report.constraints import constraint_rows
 from gemel.synthetic.report.document import Audience, Report
@@ -75,6 +75,7 @@ def make(
     seed: int = 0,
     more: Iterable[Finding] = (),
     figures: Sequence[Mapping[str, Any]] = (),
+    heard: Callable[[Finding], None] | None = None,
 ) -> Report:
     """Measure at least five draws of one model, each from another seed, and give the report.
 
@@ -87,6 +88,7 @@ def make(
         seed: Of what the report itself chooses (whom to attack). Nothing here is privacy noise.
         more: Rows that others measured, as of trajectories.
         figures: Public ones that others made.
+        heard: Is told each row as soon as it is measured.
 
     Raises GEM757 for fewer draws, or people who do not fit the domain.
     """
@@ -95,20 +97,15 @@ def make(
     for number, people in enumerate(draws, start=1):
         check_columns(domain, people, f"draw {number}'s")
     virtual = [PeopleTable(domain, columns) for columns in draws]
-    findings = (
-        *statement_rows(source.statement, source_patients=source.source_patients),
-        *_mechanism(source),
-        *_attacks(domain, virtual[0], source, evidence, effort, seed),
-        *usefulness_rows(virtual, evidence),
-        *constraint_rows(virtual),
-        *released_rows(domain, source.queries, source.tables, [people.codes for people in virtual]),
-        *more,
-        _traced(source),
-    )
+    findings: list[Finding] = []
+    for finding in _rows(virtual, source, evidence, effort, seed, more):
+        findings.append(finding)
+        if heard is not None:
+            heard(finding)
     return Report(
         source.title,
         source.model_sha256,
-        findings,
+        tuple(findings),
         {} if source.statement is None else source.statement.as_dict(),
         source.provenance,
         question=source.question,
@@ -119,22 +116,47 @@ def make(
     )
 
 
-def _mechanism(source: Source) -> Iterator[Finding]:
-    yield untested("mechanism", "canaries", "as written", internal=False)
+def _rows(
+    virtual: Sequence[PeopleTable],
+    source: Source,
+    evidence: Evidence | None,
+    effort: Effort,
+    seed: int,
+    more: Iterable[Finding],
+) -> Iterator[Finding]:
+    """In the order in which they stand in the report."""
+    domain = virtual[0].domain
+    yield from statement_rows(source.statement, source_patients=source.source_patients)
+    yield from _mechanism(domain, source, effort, seed)
+    yield from _attacks(virtual, source, evidence, effort, seed)
+    yield from usefulness_rows(virtual, evidence)
+    yield from constraint_rows(virtual)
+    yield from released_rows(domain, source.queries, source.tables, [people.codes for people in virtual])
+    yield from more
+    yield _traced(source)
+
+
+def _mechanism(domain: Domain, source: Source, effort: Effort, seed: int) -> Iterator[Finding]:
+    if source.statement is None:
+        yield untested("mechanism", "canaries", "as written", internal=False)
+        return
+    tables, sites = source.statement.tables, source.statement.sites_of_a_person
+    yield from mechanism_findings(
+        domain, epsilon=tables.epsilon, delta=tables.delta, sites=sites, effort=effort, seed=seed
+    )
 
 
 def _attacks(
-    domain: Domain, virtual: PeopleTable, source: Source, evidence: Evidence | None, effort: Effort, seed: int
+    virtual: Sequence[PeopleTable], source: Source, evidence: Evidence | None, effort: Effort, seed: int
 ) -> Iterator[Finding]:
     if evidence is None:
         for block in ATTACKS:
             yield untested(block, "attacks", "as written", internal=True)
         return
-    people = (virtual.columns, evidence.training, evidence.holdout)
-    mine, training, holdout = (domain.encode_columns(raw) for raw in people)
-    sides = Sides(domain, mine, training, holdout, values=people)
-    secrets = secrets_of(virtual)
-    yield from examine(sides, secrets=secrets, effort=effort, seed=seed, generator=source.generator)
+    draws, secrets = [people.columns for people in virtual], secrets_of(virtual[0])
+    yield from attack_findings(
+        evidence, draws, secrets=secrets, effort=effort, seed=seed, generator=source.generator
+    )
 
 
 def secrets_of(people: PeopleTable) -> tuple[str, ...]:

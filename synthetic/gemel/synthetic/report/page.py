@@ -1,167 +1,167 @@
-"""The one-page report of a virtual cohort: self-contained HTML for people, JSON for machines."""
+"""A report's document as one HTML page for people: self-contained, no script, no request, fit for screen, dark screen and paper."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-import msgspec
 
-from gemel.core.mechanism import Mechanism
-from gemel.core.programme import DAYS_PER_YEAR
-from gemel.synthetic.cohort import VirtualCohort
-from gemel.synthetic.provenance import PrivacyStatement, posterior_from_even_odds
-from gemel.synthetic.report.comparison import Comparison, SurvivalCurve
-from gemel.synthetic.report.verdicts import verdicts
+from gemel.synthetic.provenance import posterior_from_even_odds
+from gemel.synthetic.report.charts import chart, summary
+from gemel.synthetic.report.findings import Verdict
 
-NOT_FOR = (
-    "training a twin",
-    "a decision about any one person",
-    "rare subgroups: noise and coarse bins hide or invent them",
-    "testing a hypothesis as if these were observed patients",
-)
-
-_MECHANISMS = {
-    "gaussian": "Gaussian noise",
-    "poisson_gaussian": "Gaussian noise on a random sample",
-    "discrete_gaussian": "discrete Gaussian noise",
-    "laplace": "Laplace noise",
+# Block -> what it is called, and what it asks. Blocks stand in this order; others follow under their own names.
+BLOCKS: Mapping[str, tuple[str, str]] = {
+    "statement": ("The promise", "Is it stated in full, and within the limit?"),
+    "mechanism": (
+        "The mechanism under attack",
+        "Does the noise that is added keep the promise? Planted faults must be found.",
+    ),
+    "membership": ("Membership", "Can somebody tell from a cohort whether a certain patient was counted?"),
+    "singling out": ("Singling out", "Does a cohort point at one person whom nothing else would point at?"),
+    "linkability": ("Linkability", "Does a cohort join what is known of a person in two places?"),
+    "inference": ("Inference", "Does a cohort tell of a counted person what it would not tell of any other?"),
+    "pairs": (
+        "Columns, alone and in pairs",
+        "Are shares as in patients, as far as chance lets any two groups agree?",
+    ),
+    "survival": ("Survival", "Do events come as often and as early?"),
+    "regression": ("Hazard ratios", "Would an analysis of hazards say the same?"),
+    "prediction": ("Prediction", "Does a model trained on virtual patients foresee real ones' fate?"),
+    "treatment effect": (
+        "Effects of treatments",
+        "Is the adjusted difference between the treated and the others the same?",
+    ),
+    "correlations": ("Correlations", "Do columns rise and fall together as in patients?"),
+    "constraints": ("What cannot be", "Is there any virtual patient who contradicts themselves?"),
+    "fairness": ("Fairness", "Is a cohort as good for women, the old, each hospital?"),
+    "trajectories": ("Courses over time", "Do patients change from visit to visit as real ones do?"),
+    "analysis": ("Analyses of several cohorts", "Are intervals as wide as they must be?"),
+    "smoke test": ("Smoke test", "Notices a copy; proves nothing when it notices none."),
+    "provenance": ("Where it comes from", "Is everything on record?"),
 }
-_PANEL = {"width": 300, "height": 170, "left": 36, "right": 8, "top": 8, "bottom": 24}
+_MARKS = {
+    Verdict.PASS: ("✓", "pass"),
+    Verdict.FAIL: ("✗", "FAIL"),
+    Verdict.NOT_TESTED: ("○", "not tested"),
+    Verdict.INFORMATION: ("·", "for information"),
+}
+_VERDICTS = {
+    "pass": "Every row that decides has passed.",
+    "fail": "At least one row that decides has failed: cohorts of this model are released by nobody but a named person, on record.",
+    "not tested": "No row that decides has failed, but some were not tested: cohorts of this model are released by nobody but a "
+    "named person, on record.",
+}
 
 
-def write_report(cohort: VirtualCohort, folder: Path, *, comparison: Comparison | None = None) -> list[Path]:
-    """Write `report.html` and `report.json` under `folder`; both hold the same.
-
-    Without a comparison the likeness to real patients is "not tested". The exact `comparison` belongs to
-    open data only, and the report says so.
-    """
-    document = report_document(cohort, comparison)
-    folder.mkdir(parents=True, exist_ok=True)
-    page, data = folder / "report.html", folder / "report.json"
-    page.write_text(render(document), encoding="utf-8")
-    data.write_text(
-        json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    return [page, data]
-
-
-def report_document(cohort: VirtualCohort, comparison: Comparison | None) -> dict[str, Any]:
-    """Everything that the report says, as JSON values."""
-    provenance = cohort.provenance
-    rows = verdicts(cohort, comparison)
-    return {
-        "title": cohort.programme.title,
-        "question": cohort.programme.question,
-        "release": cohort.release,
-        "seed": cohort.seed,
-        "virtual_patients": len(cohort),
-        # Two figures: an estimate from noisy tables, and no more exact than it looks.
-        "source_patients_about": float(f"{cohort.source_patients_estimate:.2g}"),
-        "provenance": provenance.as_dict(),
-        "privacy": {
-            "unit": provenance.whole.unit,
-            "neighbouring": provenance.whole.neighbouring,
-            "whole": _statement("The whole study", provenance.whole),
-            "sources": [
-                _statement("Tables of the baseline", provenance.synthesis),
-                _statement("The twin", provenance.twin),
-            ],
-            "noise_secure": all(
-                s.noise == "secure" for s in (provenance.synthesis, provenance.twin, provenance.whole)
-            ),
-        },
-        "rows": [msgspec.to_builtins(row) for row in rows],
-        "counts": dict(Counter(row.verdict for row in rows)),
-        "comparison": None if comparison is None else comparison.as_dict(),
-        "curves": [] if comparison is None else [_panel(curve) for curve in comparison.curves],
-        "not_for": list(NOT_FOR),
-    }
-
-
-def render(document: dict[str, Any]) -> str:
-    """The HTML page of a report document; it refers to nothing outside itself."""
+def render(document: Mapping[str, Any]) -> str:
+    """The HTML page of `Report.document`; it refers to nothing outside itself."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.PackageLoader("gemel.synthetic.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = _figure
-    environment.filters["short"] = lambda value: f"{value:.0e}".replace("e-0", "e-")
-    return environment.get_template("page.html.j2").render(document)
+    environment.filters.update(
+        figure=_figure, short=lambda value: f"{value:.0e}".replace("e-0", "e-"), chart=chart, summary=summary
+    )
+    rows, gate, statement = document["findings"], document.get("gate"), document["statement"]
+    verdict, blocks = document["verdict"] if gate is None else _stated(gate), _blocks(rows)
+    return environment.get_template("page.html.j2").render(
+        {
+            **document,
+            "verdict": verdict,
+            "verdict_in_words": _VERDICTS[verdict],
+            "gate": gate,
+            "score": _score(blocks, gate),
+            "blocks": blocks,
+            "marks": {verdict.value: mark for verdict, mark in _MARKS.items()},
+            "sources": [_source(name, statement[name]) for name in ("tables", "whole")] if statement else [],
+            "by_kind": {
+                kind: [figure for figure in document["figures"] if figure["kind"] == kind]
+                for kind in ("survival", "fan", "marginal", "correlations")
+            },
+        }
+    )
 
 
-def _statement(source: str, statement: PrivacyStatement) -> dict[str, Any]:
+def _stated(gate: Mapping[str, Any]) -> Verdict:
+    """What a public report says of the internal one that it follows."""
+    if gate["passed"]:
+        return Verdict.PASS
+    return Verdict.FAIL if gate["failed"] else Verdict.NOT_TESTED
+
+
+def _score(blocks: Sequence[Mapping[str, Any]], gate: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """How many rows that decide passed, failed, were not tested, by block; of rows that are not shown, what the gate says."""
+    score = [
+        {"title": block["title"], "id": block["id"], **block["counts"]}
+        for block in blocks
+        if any(block["counts"].values())
+    ]
+    shown = {f"{row['block']}: {row['measure']}" for block in blocks for row in block["rows"]}
+    unseen: dict[str, Counter[str]] = {}
+    for word in ("failed", "untested"):
+        for name in (gate or {}).get(word, ()):
+            if name not in shown:
+                unseen.setdefault(name.split(": ")[0], Counter())[word] += 1
+    for name, counts in unseen.items():
+        title, _ = BLOCKS.get(name, (name.capitalize(), ""))
+        told = {word: counts[word] for word in ("failed", "untested")}
+        score.append({"title": f"{title}: by the internal report", "id": "", "passed": 0, **told})
+    return score
+
+
+def _blocks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows by block, with how many of those that decide passed, failed, were not tested."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["block"], []).append(row)
+    order = [*(name for name in BLOCKS if name in found), *(name for name in found if name not in BLOCKS)]
+    blocks = []
+    for name in order:
+        title, asks = BLOCKS.get(name, (name.capitalize(), ""))
+        verdicts = Counter(row["verdict"] for row in found[name] if row["gates"])
+        told = (("passed", Verdict.PASS), ("failed", Verdict.FAIL), ("untested", Verdict.NOT_TESTED))
+        counts = {word: verdicts[verdict] for word, verdict in told}
+        id_ = name.replace(" ", "-")
+        blocks.append({"id": id_, "title": title, "asks": asks, "rows": found[name], "counts": counts})
+    return blocks
+
+
+def _source(name: str, statement: Mapping[str, Any]) -> dict[str, Any]:
+    words = {
+        "tables": "The tables that cohorts are drawn from",
+        "whole": "Everything that the study released",
+    }
     return {
-        "source": source,
-        "epsilon": statement.epsilon,
-        "delta": statement.delta,
-        "delta_one_in": round(1 / statement.delta),
-        "posterior_from_even_odds": posterior_from_even_odds(statement.epsilon),
-        "mechanisms": [_mechanism(m) for m in statement.mechanisms],
-        "noise": statement.noise,
+        "source": words[name],
+        "epsilon": statement["epsilon"],
+        "delta": statement["delta"],
+        "posterior": posterior_from_even_odds(statement["epsilon"]),
+        "mechanisms": [_mechanism(mechanism) for mechanism in statement["mechanisms"]],
     }
 
 
-def _mechanism(mechanism: Mechanism) -> str:
-    times = "once" if mechanism.count == 1 else f"{mechanism.count} times"
-    sampled = "" if mechanism.sample_rate == 1 else f", sampling {mechanism.sample_rate:.3g}"
-    return f"{_MECHANISMS[mechanism.kind.value]}, {mechanism.noise_multiplier:.3g} × sensitivity{sampled}, {times}"
+def _mechanism(told: Mapping[str, Any]) -> str:
+    times = "once" if told["count"] == 1 else f"{told['count']} times"
+    rate = told.get("sample_rate", 1.0)
+    sampled = "" if rate == 1 else f", sampling {rate:.3g}"
+    kind = str(told["kind"]).replace("_", " ")
+    return f"{kind} noise, {told['noise_multiplier']:.3g} × sensitivity{sampled}, {times}"
 
 
 def _figure(value: float | None) -> str:
-    """Two or three digits: more would claim more than a thousand virtual patients can show."""
-    return "–" if value is None else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
-
-
-def _panel(curve: SurvivalCurve) -> dict[str, Any]:
-    """One survival plot: paths in the coordinates of an inline SVG, and its axis."""
-    left, top = _PANEL["left"], _PANEL["top"]
-    width = _PANEL["width"] - left - _PANEL["right"]
-    height = _PANEL["height"] - top - _PANEL["bottom"]
-    horizon = curve.years[-1] or 1.0
-    # The axis starts at the tens below the lowest point, so that three outcomes of unlike frequency stay legible.
-    lowest = min(0.9, int(10 * min(*curve.real, *curve.virtual)) / 10)
-
-    def x(year: float) -> float:
-        return round(left + width * year / horizon, 1)
-
-    def y(share: float) -> float:
-        return round(top + height * (1 - (share - lowest) / (1 - lowest)), 1)
-
-    def path(shares: Sequence[float]) -> str:
-        # Steps: the curve stays until the next time of the grid.
-        steps = [f"M{x(0)} {y(1.0)}"]
-        for year, share in zip(curve.years, shares, strict=True):
-            steps.append(f"H{x(year)}V{y(share)}")
-        return "".join(steps)
-
-    shares = [lowest + (1 - lowest) * part / 4 for part in range(5)]
-    return {
-        "title": curve.title,
-        "summary": f"At {_when(curve.years[-1])} {curve.real[-1]:.1%} of the real and "
-        f"{curve.virtual[-1]:.1%} of the virtual patients are free of it.",
-        "real": path(curve.real),
-        "virtual": path(curve.virtual),
-        "horizontal": [{"y": y(share), "label": f"{share:.0%}"} for share in shares],
-        "vertical": [{"x": x(year), "label": label} for year, label in _ticks(horizon)],
-        **_PANEL,
-    }
-
-
-def _ticks(horizon: float) -> list[tuple[float, str]]:
-    """Times of an axis with their labels: whole years, or days where there are fewer than two years."""
-    if horizon >= 2:
-        return [(float(year), str(year)) for year in range(0, int(horizon) + 1, 5 if horizon >= 10 else 1)]
-    days = int(horizon * DAYS_PER_YEAR + 1e-6)
-    return [(day / DAYS_PER_YEAR, f"{day} d") for day in range(0, days + 1, 30 if days < 300 else 90)]
-
-
-def _when(years: float) -> str:
-    return f"{years:g} years" if years >= 2 else f"{years * DAYS_PER_YEAR:.0f} days"
+    """Three digits at most: more would claim more than some draws can show."""
+    if value is None:
+        return "–"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.3g}"
+        if abs(value) >= 1
+        else f"{value:.3f}".rstrip("0").rstrip(".")
+    )

@@ -6,6 +6,7 @@ nothing is decided by it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -41,4 +42,4 @@ def error_ratio(real: PeopleTable, other: PeopleTable) -> float:
     share = float(is_other.mean())
     chance = logistic(columns, is_other).chance(columns)
     expected = len(chosen) * (1 - share) ** 2 * share / len(columns)
-    return float(np.square(chance - share).mean() / expected)
+    return float(np.square(chance - share).mean() / expected) if chosen else math.nan

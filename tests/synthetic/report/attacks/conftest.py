@@ -7,7 +7,9 @@ import pytest
 
 from gemel.synthetic.columns import Categories, Numbers, Role, Times
 from gemel.synthetic.domain import Domain, table_domain
-from gemel.synthetic.report.attacks import Sides, mechanism
+from gemel.synthetic.report.attacks.federation import Hospital, Subject, subject_for
+from gemel.synthetic.report.attacks.suite import Sides
+from gemel.synthetic.report.evidence import Evidence
 
 GRID = (0.0, 30.0, 90.0, 180.0, 365.0)
 
@@ -50,9 +52,7 @@ def made_up(people: int, seed: int) -> dict:
 
 
 def sides_with(virtual: dict, training: dict, holdout: dict) -> Sides:
-    domain = small_domain()
-    codes = [domain.encode_columns(raw) for raw in (virtual, training, holdout)]
-    return Sides(domain, *codes, values=(virtual, training, holdout))
+    return Sides.of(Evidence(small_domain(), training, holdout), [virtual])
 
 
 @pytest.fixture(scope="session")
@@ -66,9 +66,10 @@ def independent() -> Sides:
     return sides_with(made_up(1000, 1), made_up(1000, 2), made_up(1000, 3))
 
 
-@pytest.fixture(scope="session")
-def subject(domain) -> mechanism.Subject:
-    return mechanism.subject_for(domain, epsilon=3.0, delta=1e-5, patients=60)
+@pytest.fixture(scope="session", params=["each release", "masked sums"])
+def subject(request, domain) -> Subject[Hospital]:
+    shared = request.param == "masked sums"
+    return subject_for(domain, epsilon=3.0, delta=1e-5, patients=60, shared=shared)
 
 
 @pytest.fixture(scope="session")

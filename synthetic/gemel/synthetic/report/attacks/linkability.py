@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gemel.synthetic.report.attacks.excess import Attacked, excess_finding
-from gemel.synthetic.report.attacks.people import People
+from gemel.synthetic.report.attacks.people import Flags, People
 from gemel.synthetic.report.findings import Finding
 
 BLOCK = "linkability"
@@ -19,25 +19,22 @@ NEIGHBOURS = 5
 
 
 def attack(
-    virtual: People,
+    draws: Sequence[People],
     training: People,
     control: People,
     *,
     splits: Sequence[tuple[Sequence[int], Sequence[int]]],
-    attacks: int,
-    seed: int,
     positive: bool = False,
 ) -> Iterator[Finding]:
     """A row for each of the `splits` of the columns into those of the one source and those of the other."""
-    generator = np.random.default_rng(seed)
-    targets, others = (
-        people.rows(generator.permutation(len(people))[:attacks]) for people in (training, control)
-    )
     for number, (first, second) in enumerate(splits, start=1):
-        hits, control_hits = (_links(people, virtual, first, second) for people in (targets, others))
+        links, control_links = (
+            np.mean([_links(people, draw, first, second) for draw in draws], axis=0)
+            for people in (training, control)
+        )
         # Two random groups of virtual people meet so often.
-        chance = 1 - (1 - NEIGHBOURS / len(virtual)) ** NEIGHBOURS
-        attacked = Attacked(hits, len(targets), control_hits, len(others), chance)
+        chance = 1 - (1 - NEIGHBOURS / len(draws[0])) ** NEIGHBOURS
+        attacked = Attacked(links, control_links, chance)
         yield excess_finding(
             BLOCK,
             f"linked, {len(first)} and {len(second)} columns (attacker {number}): excess over control",
@@ -46,6 +43,7 @@ def attack(
         )
 
 
-def _links(people: People, virtual: People, first: Sequence[int], second: Sequence[int]) -> int:
+def _links(people: People, virtual: People, first: Sequence[int], second: Sequence[int]) -> Flags:
     one, other = (people.nearest(virtual, columns, NEIGHBOURS)[1] for columns in (first, second))
-    return int(np.count_nonzero((one[:, :, None] == other[:, None, :]).any(axis=(1, 2))))
+    found: Flags = (one[:, :, None] == other[:, None, :]).any(axis=(1, 2))
+    return found

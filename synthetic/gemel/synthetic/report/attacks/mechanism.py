@@ -1,202 +1,81 @@
-"""The measuring of the anchored tree under attack: what leaves in its three rounds, again and again, with and without a canary.
+"""The rounds of measuring under attack: what leaves, again and again, with and without a canary.
 
 The attacker knows every patient but one, the canary, who has a level in each column that nobody else has, and sees everything
-that is released; the model is not fitted, for what is made of the releases gives away no more. Patients are made up, so nothing
-here is internal. Style and limits are those of `gemel.privacy.audit`.
+that is seen of the rounds; the model is not fitted, for what is made of the releases gives away no more. Patients are made up, so
+nothing here is internal. Style and limits are those of `gemel.privacy.audit`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from gemel.core.arrays import Arrays
+from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.audit.canaries import distance_at_least
 from gemel.privacy.audit.charges import gaussian_epsilon
-from gemel.privacy.audit.intervals import at_least, at_most, normal_limit
+from gemel.privacy.audit.intervals import at_least, at_most, normal_limit, variance_ratio_limits
 from gemel.privacy.audit.report import Check
 from gemel.privacy.noise import NoiseSource
-from gemel.synthetic.anchored_tree import (
-    MeasurePlan,
-    Query,
-    add_noise,
-    count,
-    count_scores,
-    pair_queries,
-    plan_for,
-    tree_of,
-)
-from gemel.synthetic.anchored_tree.queries import total_of
-from gemel.synthetic.domain import Codes, Domain
-from gemel.synthetic.report.attacks.membership import together
+from gemel.synthetic import protocol
+from gemel.synthetic.report.attacks.federation import Flat, P, Released, Subject, carry_out_rounds
+from gemel.synthetic.report.attacks.masked import sum_through_masks
 from gemel.synthetic.report.findings import Finding, Verdict
 
 BLOCK = "mechanism"
 _CONFIDENCE_OF_EACH = 0.975
 # How often a fact of a release is looked at before it counts as one that does not change.
-_LOOKS = 12
+_LOOKS = 6
+_MASKED_LOOKS = 1
 _LOUD = 3.0
-
-Floats = NDArray[np.float64]
-Hospitals = Sequence[Codes]
-Tables = dict[str, NDArray[np.int64]]
+# A score is whole, and sums of squares of whole numbers over σ² are exact but for this.
+_ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class Released:
-    """Everything that leaves: the noisy arrays by name, what they answer, and the number of patients that sampling starts from."""
-
-    domain: Domain
-    queries: tuple[Query, ...]
-    arrays: Mapping[str, NDArray[Any]]
-    total: float
-
-
-Draw = Callable[[NoiseSource], Released]
-# Counts once; what it gives then adds noise, as often as it is asked.
-Release = Callable[[Hospitals], Draw]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A mechanism on trial.
-
-    Attributes:
-        plan: What was fixed beforehand, for a sensitivity of one.
-        hospitals: Made-up patients of each.
-        canary: One patient more, who is at the first `sites` hospitals.
-        epsilon, delta: What is claimed for that patient.
-        release: The mechanism.
-    """
-
-    plan: MeasurePlan
-    hospitals: tuple[Codes, ...]
-    canary: Codes
-    sites: int
-    epsilon: float
-    delta: float
-    release: Release
-
-    @property
-    def with_canary(self) -> tuple[Codes, ...]:
-        """The hospitals when the canary is there."""
-        return tuple(
-            together(codes, self.canary) if number < self.sites else codes
-            for number, codes in enumerate(self.hospitals)
-        )
-
-
-def subject_for(
-    domain: Domain,
-    *,
-    epsilon: float,
-    delta: float,
-    sites: int = 2,
-    hospitals: int = 3,
-    patients: int = 100,
-    seed: int = 0,
-) -> Subject:
-    """The real mechanism over a domain, on made-up patients: nobody has the last level of a column, only the canary does."""
-    random = np.random.default_rng(seed)
-    made_up = tuple(
-        {c.name: random.integers(0, max(1, c.size - 1), patients) for c in domain.columns}
-        for _ in range(hospitals)
-    )
-    canary = {column.name: np.array([column.size - 1]) for column in domain.columns}
-    plan = plan_for(domain, epsilon=epsilon, delta=delta)
-    return Subject(plan, made_up, canary, sites, epsilon, delta, releasing(plan, sites=sites))
-
-
-def releasing(plan: MeasurePlan, *, sites: int, noise_scale: float = 1.0) -> Release:
-    """The three rounds over several hospitals, the noise for patients who are at `sites` of them.
-
-    `noise_scale` is for controls: what is said of the noise stays, the noise is so much of it.
-    """
-    domain, one_ways = plan.domain, scaled(plan.one_ways, sites)
-    sigma = plan.score_sigma * sites * noise_scale
-
-    def noisy(queries: tuple[Query, ...], exact: Tables, noise: NoiseSource) -> Tables:
-        quieter = tuple(replace(query, sigma=query.sigma * noise_scale) for query in queries)
-        return add_noise(quieter, exact, noise)
-
-    def release(hospitals: Hospitals) -> Draw:
-        exact_levels, exact_scores = sum_tables(one_ways, domain, hospitals), sum_scores(plan, hospitals)
-
-        def draw(noise: NoiseSource) -> Released:
-            levels = noisy(one_ways, exact_levels, noise)
-            scores = exact_scores
-            if len(scores):
-                scores = scores + noise.discrete_gaussian(sigma, scores.shape)
-            tree = tree_of(plan, scores) if len(scores) else {}
-            queries = scaled(pair_queries(plan, levels, tree), sites)
-            pairs = noisy(queries, sum_tables(queries, domain, hospitals), noise)
-            everything = (*one_ways, *queries)
-            total = total_of({**levels, **pairs}, everything)
-            return Released(domain, everything, {**levels, "scores": scores, **pairs}, total)
-
-        return draw
-
-    return release
-
-
-def scaled(queries: tuple[Query, ...], sites: int) -> tuple[Query, ...]:
-    """The queries with noise for a patient who is counted at so many hospitals."""
-    return tuple(replace(query, sigma=query.sigma * sites) for query in queries)
-
-
-def sum_tables(queries: tuple[Query, ...], domain: Domain, hospitals: Hospitals) -> Tables:
-    """The exact tables of all hospitals together: those of all their patients as one."""
-    return count(queries, domain, together(*hospitals))
-
-
-def sum_scores(plan: MeasurePlan, hospitals: Hospitals) -> NDArray[np.int64]:
-    """The exact scores of all hospitals together."""
-    each = [count_scores(plan.domain, codes, plan.score_pairs) for codes in hospitals]
-    total: NDArray[np.int64] = np.sum(each, axis=0)
-    return total
-
-
-def attack(subject: Subject, *, refits: int, noise: NoiseSource | None = None) -> Iterator[Check]:
-    """Every check of a mechanism, so many releases with and without the canary.
+def attack(subject: Subject[P], *, releases: int, noise: NoiseSource | None = None) -> Iterator[Check]:
+    """Every check of the rounds; the canaries' so many times with and so many times without them, or not at all.
 
     The noise is the operating system's, unless a test gives its own.
     """
     noise = noise or NoiseSource.secure()
-    draws = [subject.release(hospitals) for hospitals in (subject.hospitals, subject.with_canary)]
-    looks = [[draw(noise) for _ in range(_LOOKS)] for draw in draws]
-    told = _told_exactly(*looks)
-    yield Check(
-        BLOCK,
-        "Nothing that is released, neither a number nor a shape, tells without noise that one patient more is there.",
-        "0 facts",
-        f"{len(told)} facts" + (f": {', '.join(told[:3])}" if told else ""),
-        not told,
-        numbers={"claimed": 0.0, "measured": float(len(told))},
+    without, with_one = (
+        [carry_out_rounds(subject, hospitals, noise) for _ in range(_LOOKS)]
+        for hospitals in (subject.hospitals, subject.with_canary)
     )
-    floats = [name for name, array in looks[0][0].arrays.items() if array.dtype.kind not in "iu"]
-    yield Check(
-        BLOCK,
+    told = _told_exactly(without, with_one)
+    yield _nothing(
+        "Nothing that is seen, neither a number nor a shape, tells without noise that one patient more is there.",
+        told,
+        "facts",
+    )
+    floats = [
+        task for task, arrays in without[0].sent.items() if any(a.dtype.kind not in "iu" for a in arrays)
+    ]
+    yield _nothing(
         "What is released are whole numbers: floats tell by their last bits what noise was added to (Mironov 2012).",
-        "0 arrays of floats",
-        f"{len(floats)}",
-        not floats,
-        numbers={"claimed": 0.0, "measured": float(len(floats))},
+        floats,
+        "arrays of floats",
     )
-    if looks[0][0].domain != subject.plan.domain:
-        # Tables over another domain than the public one answer other questions: there is nothing to compare.
-        return
-    yield from canaries(subject, refits=refits, noise=noise)
+    yield from _changes(subject)
+    yield _distance(subject)
+    if floats:
+        return  # neither masks nor the likelihood ratio below take them
+    if subject.is_summed:
+        yield _masks(subject, without[:_MASKED_LOOKS])
+    yield from _spread(subject, without)
+    if releases:
+        yield from canaries(subject, releases=releases, noise=noise)
 
 
-def control(subject: Subject, *, refits: int, noise: NoiseSource | None = None) -> Iterator[Check]:
+def control(subject: Subject[P], *, releases: int, noise: NoiseSource | None = None) -> Iterator[Check]:
     """The canaries where the noise is a third of what is said: they have to find it out."""
-    quiet = replace(subject, release=releasing(subject.plan, sites=subject.sites, noise_scale=1 / _LOUD))
-    for check in canaries(quiet, refits=refits, noise=noise or NoiseSource.secure()):
+    quiet = replace(subject, task=lambda whole: subject.task(whole / _LOUD))
+    for check in canaries(quiet, releases=releases, noise=noise or NoiseSource.secure()):
         promise = "With a third of the noise the canary is seen above the claim" + (
             " (rates)." if "rates" in check.promise else " (scores taken for normal)."
         )
@@ -205,29 +84,31 @@ def control(subject: Subject, *, refits: int, noise: NoiseSource | None = None) 
         )
 
 
-def canaries(subject: Subject, *, refits: int, noise: NoiseSource) -> Iterator[Check]:
+def canaries(subject: Subject[P], *, releases: int, noise: NoiseSource) -> Iterator[Check]:
     """Lower bounds on ε from so many releases with and without the canary.
 
-    The score is the likelihood ratio of everything released, cut half-way between the two. Rates with Clopper and Pearson's
+    The score is the likelihood ratio of everything seen, cut half-way between the two. Rates with Clopper and Pearson's
     limits, 95 % together, bound the distance μ of the two normals, and μ bounds ε (Nasr et al., USENIX Security 2023).
     """
     score = scoring(subject)
-    draws = [subject.release(hospitals) for hospitals in (subject.hospitals, subject.with_canary)]
-    scores = [np.array([score(draw(noise)) for _ in range(refits)]) for draw in draws]
+    scores = [
+        np.array([score(carry_out_rounds(subject, hospitals, noise)) for _ in range(releases)])
+        for hospitals in (subject.hospitals, subject.with_canary)
+    ]
     alarms, hits = (int(np.count_nonzero(s > 0.5)) for s in scores)
-    apart = _normal_of(at_least(hits, refits, confidence=_CONFIDENCE_OF_EACH))
-    apart -= _normal_of(at_most(alarms, refits, confidence=_CONFIDENCE_OF_EACH))
+    apart = _normal_of(at_least(hits, releases, confidence=_CONFIDENCE_OF_EACH))
+    apart -= _normal_of(at_most(alarms, releases, confidence=_CONFIDENCE_OF_EACH))
     bound = gaussian_epsilon(apart, delta=subject.delta) if apart > 0 else 0.0
+    numbers = {"claimed": subject.epsilon, "releases": float(2 * releases)}
     yield Check(
         BLOCK,
-        f"Who sees everything tells no better than ε allows whether the canary is there (rates; {subject.sites} sites).",
+        "Who sees everything tells no better than ε allows whether the canary is there (rates).",
         f"ε = {subject.epsilon:.3f}",
-        f"ε >= {bound:.3f} (95 %): {hits} of {refits} found, {alarms} of {refits} false alarms",
+        f"ε >= {bound:.3f} (95 %): {hits} of {releases} found, {alarms} of {releases} false alarms",
         bound <= subject.epsilon,
-        numbers={"claimed": subject.epsilon, "measured": bound, "refits": float(refits)},
+        numbers={**numbers, "measured": bound},
     )
-    present = np.repeat([False, True], refits)
-    distance = distance_at_least(np.concatenate(scores), present)
+    distance = distance_at_least(np.concatenate(scores), np.repeat([False, True], releases))
     least = gaussian_epsilon(distance, delta=subject.delta) if distance > 0 else 0.0
     yield Check(
         BLOCK,
@@ -235,70 +116,233 @@ def canaries(subject: Subject, *, refits: int, noise: NoiseSource) -> Iterator[C
         f"ε = {subject.epsilon:.3f}",
         f"ε >= {least:.3f}: {distance:.3f} standard deviations at least (limit of {normal_limit():.1f} errors)",
         least <= subject.epsilon,
-        numbers={"claimed": subject.epsilon, "measured": least, "refits": float(refits)},
+        numbers={**numbers, "measured": least},
     )
 
 
-def scoring(subject: Subject) -> Callable[[Released], float]:
+def scoring(subject: Subject[P]) -> Callable[[Released], float]:
     """How a release is scored: its likelihood ratio, scaled; 0 is expected without the canary, 1 with it."""
-    plan, domain = subject.plan, subject.plan.domain
-    sides = (subject.hospitals, subject.with_canary)
-    scores = [sum_scores(plan, hospitals) for hospitals in sides]
+    expected = Expected(subject)
 
     def score(released: Released) -> float:
-        without, with_one = (
-            {**sum_tables(released.queries, domain, hospitals), "scores": exact}
-            for hospitals, exact in zip(sides, scores, strict=True)
-        )
-        sigmas = {query.name: query.sigma for query in released.queries}
         along = length = 0.0
-        for name, sigma in {**sigmas, "scores": plan.score_sigma * subject.sites}.items():
-            step = (with_one[name] - without[name]).astype(np.float64) / sigma
-            length += float(np.sum(step**2))
-            along += float(np.sum(step * (released.arrays[name].astype(np.float64) - without[name]) / sigma))
+        for task in ROUNDS:
+            without, with_one, sigmas = expected.of(task, released.choices[task])
+            for array, before, after, sigma in zip(
+                released.seen[task], without, with_one, sigmas, strict=True
+            ):
+                step = (after - before) / sigma
+                found = array[: len(before)].astype(np.float64) - before
+                length += float(step @ step)
+                along += float(step @ (found / sigma))
         return along / length
 
     return score
 
 
-def findings(checks: Iterator[Check]) -> Iterator[Finding]:
-    """Checks of a mechanism as rows of a report. Made-up patients were attacked, so they are public."""
+class Expected:
+    """What the attacker works out: the exact cells of everything that is seen, and their noise."""
+
+    def __init__(self, subject: Subject[P]) -> None:
+        self._subject = subject
+        self._without = [subject.counted(hospital) for hospital in subject.hospitals]
+        self._changed = {
+            number: subject.counted(after)
+            for number, (before, after) in enumerate(zip(subject.hospitals, subject.with_canary, strict=True))
+            if before is not after
+        }
+        self._fixed: dict[str, tuple[list[Flat], list[Flat], list[Flat]]] = {}
+
+    def of(self, task: str, choice: Arrays) -> tuple[list[Flat], list[Flat], list[Flat]]:
+        """For each array that is seen: its cells without and with the canary, and the σ of each."""
+        if choice:
+            return self._count(task, choice)
+        if task not in self._fixed:
+            self._fixed[task] = self._count(task, choice)
+        return self._fixed[task]
+
+    def _count(self, task: str, choice: Arrays) -> tuple[list[Flat], list[Flat], list[Flat]]:
+        subject = self._subject
+        each = [subject.count(task, codes, choice) for codes in self._without]
+        without, sigmas = [cells for cells, _ in each], [sigma for _, sigma in each]
+        with_one = [
+            subject.count(task, self._changed[number], choice)[0] if number in self._changed else cells
+            for number, cells in enumerate(without)
+        ]
+        if subject.is_summed:
+            shares = math.sqrt(len(sigmas))
+            return [np.sum(without, axis=0)], [np.sum(with_one, axis=0)], [sigmas[0] * shares]
+        return without, with_one, sigmas
+
+
+def _changes(subject: Subject[P]) -> Iterator[Check]:
+    """What one patient more changes in a hospital's releases, exactly: the noise is drawn twice from one seed."""
+    plan, worst, kept_out = subject.study.synthesis, 0.0, 0
+    choices = carry_out_rounds(subject, subject.hospitals, NoiseSource.for_tests(0)).choices
+    for neighbours in subject.neighbours:
+        for task in ROUNDS:
+            (name,) = protocol.declared_tables(task, subject.domain)
+            before, after = (
+                subject.carry_out(task, 0, hospital, choices[task], NoiseSource.for_tests(1))[name]
+                for hospital in (neighbours.without, neighbours.with_one)
+            )
+            change = np.abs(after.astype(np.float64) - before.astype(np.float64))
+            if not neighbours.counted:
+                kept_out += int(np.count_nonzero(change))
+                continue
+            _, sigmas = subject.count(task, subject.counted(neighbours.without), choices[task])
+            charged = plan.mechanism(task, subject.whole)
+            moved = float(np.sum((change[: len(sigmas)] / sigmas) ** 2))
+            worst = max(worst, math.sqrt(moved * charged.noise_multiplier**2 / charged.count))
+    yield Check(
+        BLOCK,
+        "One patient more moves a hospital's release by no more than is charged for.",
+        "1 sensitivity",
+        f"{worst:.4f}, of {len(subject.neighbours) - 1} patients in {len(ROUNDS)} rounds",
+        worst <= 1 + _ROUNDING,
+        numbers={"claimed": 1.0, "measured": worst},
+    )
+    yield Check(
+        BLOCK,
+        "A patient who is held out moves nothing.",
+        "0 cells",
+        f"{kept_out} cells",
+        kept_out == 0,
+        numbers={"claimed": 0.0, "measured": float(kept_out)},
+    )
+
+
+def _distance(subject: Subject[P]) -> Check:
+    """How far apart what is seen lies with and without the canary, worked out: the noise is drawn twice from one seed."""
+    choices = carry_out_rounds(subject, subject.hospitals, NoiseSource.for_tests(0)).choices
+    expected, squared = Expected(subject), 0.0
+    for task in ROUNDS:
+        (name,) = protocol.declared_tables(task, subject.domain)
+        moved = [
+            subject.carry_out(task, number, after, choices[task], NoiseSource.for_tests(1))[name].astype(
+                float
+            )
+            - subject.carry_out(task, number, before, choices[task], NoiseSource.for_tests(1))[name]
+            for number, (before, after) in enumerate(zip(subject.hospitals, subject.with_canary, strict=True))
+        ]
+        seen = [np.sum(moved, axis=0)] if subject.is_summed else moved
+        sigmas = expected.of(task, choices[task])[2]
+        squared += sum(float(np.sum((m[: len(s)] / s) ** 2)) for m, s in zip(seen, sigmas, strict=True))
+    epsilon = gaussian_epsilon(math.sqrt(squared), delta=subject.delta)
+    return Check(
+        BLOCK,
+        "Worked out from what the canary moves, everything that is seen together tells no better than ε allows.",
+        f"ε = {subject.epsilon:.3f}",
+        f"ε = {epsilon:.3f}: {math.sqrt(squared):.3f} standard deviations",
+        epsilon <= subject.epsilon,
+        numbers={"claimed": subject.epsilon, "measured": epsilon},
+    )
+
+
+def _masks(subject: Subject[P], looks: Sequence[Released]) -> Check:
+    """Whether what the coordinator gets through masks is what was sent, added up."""
+    wrong = sum(
+        not np.array_equal(
+            sum_through_masks(subject.study, subject.domain, task, released.sent[task]),
+            released.seen[task][0],
+        )
+        for released in looks
+        for task in ROUNDS
+    )
+    return Check(
+        BLOCK,
+        "Through masks the coordinator gets the sum of what was sent, to the last bit.",
+        "0 sums differ",
+        f"{wrong} of {len(looks) * len(ROUNDS)} differ",
+        wrong == 0,
+        numbers={"claimed": 0.0, "measured": float(wrong)},
+    )
+
+
+def _spread(subject: Subject[P], looks: Sequence[Released]) -> Iterator[Check]:
+    """Whether what is seen has the noise that it should have; once in ten million audits a sound one does not."""
+    expected = Expected(subject)
+    for task in ROUNDS:
+        squares: list[NDArray[np.float64]] = []
+        for released in looks:
+            without, _, sigmas = expected.of(task, released.choices[task])
+            squares += [
+                ((array[: len(exact)].astype(np.float64) - exact) / sigma) ** 2
+                for array, exact, sigma in zip(released.seen[task], without, sigmas, strict=True)
+            ]
+        found = np.concatenate(squares)
+        ratio = math.sqrt(float(found.mean()))
+        low, high = (math.sqrt(limit) for limit in variance_ratio_limits(found.size))
+        yield Check(
+            BLOCK,
+            f"What is seen of {task} carries the noise that is charged for.",
+            f"1; {low:.3f} to {high:.3f} allowed",
+            f"{ratio:.3f} of it, {found.size} cells",
+            low <= ratio <= high,
+            numbers={"claimed": 1.0, "measured": ratio},
+        )
+
+
+def findings(checks: Iterator[Check], *, about: str = "") -> Iterator[Finding]:
+    """Checks of the rounds as rows of a report. Made-up patients were attacked, so they are public."""
     for check in checks:
         measured, claimed = check.numbers.get("measured"), check.numbers.get("claimed")
-        verdict = Verdict.PASS if check.passed else Verdict.FAIL
         is_bound = check.claimed.removeprefix("> ").startswith("ε")
         yield Finding(
             BLOCK,
-            check.promise,
+            f"{about}{check.promise}",
             measured,
             measured if is_bound else None,
             None,
             claimed,
             f"{'≤ ' if is_bound and not check.control else ''}{check.claimed}",
-            verdict,
+            Verdict.PASS if check.passed else Verdict.FAIL,
             internal=False,
             control=check.control,
-            attacks=2 * int(check.numbers.get("refits", _LOOKS)),
+            attacks=int(check.numbers.get("releases", 2 * _LOOKS)),
             detail=check.measured,
         )
 
 
-def _told_exactly(without: list[Released], with_one: list[Released]) -> list[str]:
+def _nothing(promise: str, found: Sequence[str], what: str) -> Check:
+    return Check(
+        BLOCK,
+        promise,
+        f"0 {what}",
+        f"{len(found)} {what}" + (f": {', '.join(found[:3])}" if found else ""),
+        not found,
+        numbers={"claimed": 0.0, "measured": float(len(found))},
+    )
+
+
+def _told_exactly(without: Sequence[Released], with_one: Sequence[Released]) -> list[str]:
     """Names of facts that are the same in every release of one kind, the same in every one of the other, and differ."""
     sides = [[_facts(released) for released in side] for side in (without, with_one)]
     names = set.intersection(*(set(facts) for side in sides for facts in side))
     first, second = ({n: {facts[n] for facts in side} for n in names} for side in sides)
-    return sorted(n for n in names if len(first[n]) == len(second[n]) == 1 and first[n] != second[n])
+    told = [n for n in names if len(first[n]) == len(second[n]) == 1 and first[n] != second[n]]
+    return sorted([*told, *_cells_told(without, with_one)])
 
 
 def _facts(released: Released) -> dict[str, object]:
-    facts: dict[str, object] = {"number of patients": released.total}
-    facts |= {f"levels of {column.name}": column.levels for column in released.domain.columns}
-    for name, array in released.arrays.items():
-        facts[f"shape of {name}"] = array.shape
-        facts[f"sum of {name}"] = array.sum().item()
-        facts |= {f"{name}, cell {i}": value for i, value in enumerate(array.ravel().tolist())}
+    facts: dict[str, object] = dict(released.beside)
+    for task, arrays in released.seen.items():
+        for number, array in enumerate(arrays):
+            facts[f"shape of {task}, array {number}"] = array.shape
+            facts[f"sum of {task}, array {number}"] = array.sum().item()
     return facts
+
+
+def _cells_told(without: Sequence[Released], with_one: Sequence[Released]) -> Iterator[str]:
+    for task, arrays in without[0].seen.items():
+        for number in range(len(arrays)):
+            first, second = (
+                [released.seen[task][number] for released in side] for side in (without, with_one)
+            )
+            if len({array.shape for array in (*first, *second)}) == 1:
+                one, other = np.stack(first), np.stack(second)
+                told = (one == one[0]).all(axis=0) & (other == other[0]).all(axis=0) & (one[0] != other[0])
+                yield from (f"{task}, array {number}, cell {cell}" for cell in np.flatnonzero(told))
 
 
 def _normal_of(rate: float) -> float:

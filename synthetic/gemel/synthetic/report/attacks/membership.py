@@ -8,8 +8,10 @@ these scores fall for each patient in and out (Carlini et al., IEEE S&P 2022; fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from gemel.privacy.audit.intervals import at_least, at_most
 from gemel.privacy.audit.membership import Attacked
 from gemel.synthetic.domain import Codes, Domain
-from gemel.synthetic.report.attacks.people import Floats, Rows, people_of_codes
+from gemel.synthetic.report.attacks.people import Flags, Floats, People, Rows, people_of_codes
 from gemel.synthetic.report.findings import Finding, Verdict
 from gemel.twins.evaluation.estimate import Estimate
 
@@ -26,7 +28,7 @@ BLOCK = "membership"
 MOST_AUC, MOST_AUC_ISOLATED, MOST_TRUE_POSITIVES = 0.55, 0.60, 0.02
 LEAST_AUC_OF_COPY = 0.95
 ISOLATED, FALSE_POSITIVES = 0.05, 0.01
-_TWO_SIDED = 0.975
+_TWO_SIDED, _NORMAL = 0.975, 1.959964
 _FEWEST = 10
 # Distances smaller than this are the same person, of which a ratio says enough.
 _SAME = 0.01
@@ -42,37 +44,52 @@ class Candidates:
     Attributes:
         codes: Levels (n,) by column of members and control patients.
         present: Who is a member (n,).
-        reference: Patients who are neither.
+        half: 0 or 1 (n,): by which of the references the attacker knows what is usual beside this candidate.
+        references: The two halves of those kept out. A control patient is in the other one than is held against them.
     """
 
     domain: Domain
     codes: Codes
-    present: NDArray[np.bool_]
-    reference: Codes
+    present: Flags
+    half: Rows
+    references: tuple[Codes, Codes]
 
     @classmethod
     def of(cls, domain: Domain, training: Codes, holdout: Codes, *, most: int, seed: int) -> Candidates:
-        """At most so many members, and as control patients half of the hold-out; the other half is the reference."""
+        """At most so many members, and as many control patients of the hold-out; members get a half by lot."""
         generator = np.random.default_rng(seed)
         members = generator.permutation(size_of(training))[:most]
         others = generator.permutation(size_of(holdout))
-        control, reference = others[: len(others) // 2][:most], others[len(others) // 2 :]
+        halves = others[: len(others) // 2], others[len(others) // 2 :]
+        control = generator.permutation(others)[:most]
+        in_second = np.isin(control, halves[1])
         codes = together(rows_of(training, members), rows_of(holdout, control))
-        present = np.arange(len(members) + len(control)) < len(members)
-        return cls(domain, codes, present, rows_of(holdout, reference))
+        half = np.concatenate([generator.integers(0, 2, len(members)), np.where(in_second, 0, 1)])
+        present = np.arange(len(half)) < len(members)
+        return cls(domain, codes, present, half, (rows_of(holdout, halves[0]), rows_of(holdout, halves[1])))
 
-    def isolated(self) -> NDArray[np.bool_]:
+    def isolated(self) -> Flags:
         """The 5 % who are farthest from the reference: the same rule for members and others."""
-        away = self._away(self.reference)
+        away = self._usual
         return np.argsort(np.argsort(-away, kind="stable")) < max(1, round(ISOLATED * len(away)))
 
     def scores(self, cohort: Codes) -> Floats:
         """Log density ratios (n, 2) of a cohort: by the nearest person, and by all two columns; higher says "was in"."""
-        near = np.log(self._away(self.reference) + _SAME) - np.log(self._away(cohort) + _SAME)
+        near = np.log(self._usual + _SAME) - np.log(self._away(cohort) + _SAME)
         return np.column_stack([near, self._by_pairs(cohort)])
 
+    @cached_property
+    def _usual(self) -> Floats:
+        each = np.stack([self._away(reference) for reference in self.references])
+        found: Floats = each[self.half, np.arange(len(self.half))]
+        return found
+
+    @cached_property
+    def _people(self) -> People:
+        return people_of_codes(self.domain, self.codes)
+
     def _away(self, cohort: Codes) -> Floats:
-        mine, theirs = people_of_codes(self.domain, self.codes), people_of_codes(self.domain, cohort)
+        mine, theirs = self._people, people_of_codes(self.domain, cohort)
         return mine.nearest(theirs, range(len(mine.names)))[0][:, 0]
 
     def _by_pairs(self, cohort: Codes) -> Floats:
@@ -80,18 +97,24 @@ class Candidates:
         for first, second in combinations(self.domain.names, 2):
             columns = self.domain.sizes[second]
             cells = self.domain.sizes[first] * columns
-            mine, virtual, usual = (
-                c[first] * columns + c[second] for c in (self.codes, cohort, self.reference)
+            mine, virtual, *usual = (
+                c[first] * columns + c[second] for c in (self.codes, cohort, *self.references)
             )
-            ratio = (np.bincount(virtual, minlength=cells) + 0.5) / (len(virtual) + 0.5 * cells)
-            ratio /= (np.bincount(usual, minlength=cells) + 0.5) / (len(usual) + 0.5 * cells)
-            total += np.log(ratio)[mine]
+            told, *known = (
+                np.log((np.bincount(c, minlength=cells) + 0.5) / (len(c) + 0.5 * cells))
+                for c in (virtual, *usual)
+            )
+            total += told[mine] - np.stack(known)[self.half, mine]
         return total
 
 
-def attack(candidates: Candidates, cohort: Codes, *, positive: bool = False) -> Iterator[Finding]:
-    """What can be told from one cohort. As a `positive` control the cohort is the training data, and must be caught."""
-    scores, isolated = candidates.scores(cohort), candidates.isolated()
+def attack(candidates: Candidates, draws: Sequence[Codes], *, positive: bool = False) -> Iterator[Finding]:
+    """What can be told from several draws of one model: scores are their means, of which each draw knows a part.
+
+    As a `positive` control the one draw is the training data, and must be caught.
+    """
+    scores = np.mean([candidates.scores(cohort) for cohort in draws], axis=0)
+    isolated = candidates.isolated()
     names = ("nearest person", "two columns at a time")
     for number, name in enumerate(names[:1] if positive else names):
         yield from rows(
@@ -101,7 +124,7 @@ def attack(candidates: Candidates, cohort: Codes, *, positive: bool = False) -> 
 
 def attack_with_shadows(
     candidates: Candidates,
-    cohort: Codes,
+    draws: Sequence[Codes],
     generator: Generator,
     training: Codes,
     holdout: Codes,
@@ -122,7 +145,10 @@ def attack_with_shadows(
         drawn = random.permutation(size_of(pool))[: size_of(training)]
         found.append(candidates.scores(generator(rows_of(pool, drawn), seed + number)))
         was_in.append(np.isin(mine, theirs[drawn]))
-    ratio = _likelihood_ratio(candidates.scores(cohort), np.stack(found), np.stack(was_in))
+    shadow, inside = np.stack(found), np.stack(was_in)
+    ratio = np.mean(
+        [_likelihood_ratio(candidates.scores(cohort), shadow, inside) for cohort in draws], axis=0
+    )
     isolated = candidates.isolated()
     yield from rows(f"{shadows} shadow cohorts", ratio, candidates.present, isolated, positive=positive)
 
@@ -130,8 +156,8 @@ def attack_with_shadows(
 def rows(
     name: str,
     scores: Floats,
-    present: NDArray[np.bool_],
-    isolated: NDArray[np.bool_],
+    present: Flags,
+    isolated: Flags,
     *,
     positive: bool = False,
 ) -> Iterator[Finding]:
@@ -147,16 +173,27 @@ def rows(
     few = auc(scores[isolated], present[isolated])
     measure = f"AUC of the most isolated {ISOLATED:.0%} ({name})"
     yield _at_most(measure, few, 0.5, MOST_AUC_ISOLATED, int(isolated.sum()))
-    hits, members, _, strangers = Attacked(scores, present).true_positives_at(FALSE_POSITIVES)
-    rate = None
-    if strangers * FALSE_POSITIVES >= 1:
-        low, high = (limit(hits, members, confidence=_TWO_SIDED) for limit in (at_least, at_most))
-        rate = Estimate(hits / members, low, high)
+    rate = _true_positives(Attacked(scores, present))
+    members = int(present.sum())
     measure = f"true positives at {FALSE_POSITIVES:.0%} false ones ({name})"
     yield _at_most(measure, rate, FALSE_POSITIVES, MOST_TRUE_POSITIVES, members)
 
 
-def auc(scores: Floats, present: NDArray[np.bool_]) -> Estimate | None:
+def _true_positives(attacked: Attacked) -> Estimate | None:
+    """The rate at `FALSE_POSITIVES`, with an interval for which the cut that few false positives set is uncertain as well."""
+    hits, members, _, strangers = attacked.true_positives_at(FALSE_POSITIVES)
+    if strangers * FALSE_POSITIVES < 1:
+        return None
+    off = _NORMAL * math.sqrt(FALSE_POSITIVES / strangers)
+    few, many = (
+        attacked.true_positives_at(rate)[0]
+        for rate in (max(FALSE_POSITIVES - off, 0.0), FALSE_POSITIVES + off)
+    )
+    low, high = at_least(few, members, confidence=_TWO_SIDED), at_most(many, members, confidence=_TWO_SIDED)
+    return Estimate(hits / members, low, high)
+
+
+def auc(scores: Floats, present: Flags) -> Estimate | None:
     """P(a member's score is above another's), ties half, with DeLong's 95 % interval; None with too few of either."""
     members, others = scores[present], scores[~present]
     if min(len(members), len(others)) < _FEWEST:
@@ -193,7 +230,7 @@ def _share_below(scores: Floats, others: Floats) -> Floats:
     return share
 
 
-def _likelihood_ratio(scores: Floats, shadows: Floats, was_in: NDArray[np.bool_]) -> Floats:
+def _likelihood_ratio(scores: Floats, shadows: Floats, was_in: Flags) -> Floats:
     """Log ratios (n,) of normals of one spread, whose means are those of the shadows with and without each patient.
 
     Of the cohort under attack `scores` are (n, s); those of `shadows` are (k, n, s), and `was_in` is (k, n).

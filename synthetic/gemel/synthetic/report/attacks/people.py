@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,12 @@ from gemel.synthetic.domain import Codes, Domain
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
+Flags = NDArray[np.bool_]
 
-_CELLS_AT_ONCE = 4_000_000
+# A block of distances stays in the cache.
+_CELLS_AT_ONCE = 1 << 16
+# Farther than any number over its span.
+_MISSING = -1e3
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,13 @@ class People:
         """Some of the people."""
         return People(self.names, self.values[index], self.spans)
 
+    @cached_property
+    def _columns(self) -> NDArray[np.float32]:
+        """(d, n): numbers over their spans and missing far from all, so that what two people add is min(|a - b|, 1)."""
+        spans = np.array([span or 1.0 for span in self.spans])
+        scaled = np.where(np.isnan(self.values), _MISSING, self.values / spans)
+        return np.ascontiguousarray(scaled.T, np.float32)
+
     def distances(
         self, others: People, columns: Sequence[int]
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
@@ -47,12 +59,16 @@ class People:
         Missing beside missing is 0, missing beside anything else 1.
         """
         step = max(1, _CELLS_AT_ONCE // max(len(others), 1))
-        mine, theirs = self.values.astype(np.float32), others.values.astype(np.float32)
+        mine, theirs = self._columns, others._columns
         for start in range(0, len(self), step):
             part = slice(start, min(start + step, len(self)))
             total = np.zeros((part.stop - start, len(others)), np.float32)
+            apart = np.empty_like(total)
             for j in columns:
-                total += _apart(mine[part, j, None], theirs[None, :, j], self.spans[j])
+                np.subtract(mine[j, part, None], theirs[j], out=apart)
+                np.abs(apart, out=apart)
+                np.minimum(apart, 1, out=apart)
+                total += apart
             yield part, total
 
     def nearest(self, others: People, columns: Sequence[int], count: int = 1) -> tuple[Floats, Rows]:
@@ -60,7 +76,10 @@ class People:
         count = min(count, len(others))
         away, which = np.empty((len(self), count)), np.empty((len(self), count), np.intp)
         for part, distance in self.distances(others, columns):
-            found = np.argpartition(distance, count - 1, axis=1)[:, :count]
+            if count == 1:
+                found = distance.argmin(axis=1)[:, None]
+            else:
+                found = np.argpartition(distance, count - 1, axis=1)[:, :count]
             there = np.take_along_axis(distance, found, axis=1)
             order = np.argsort(there, axis=1, kind="stable")
             away[part] = np.take_along_axis(there, order, axis=1)
@@ -105,20 +124,6 @@ def people_of_values(domain: Domain, raw: Mapping[str, Any]) -> People:
             names += [f"{column.name}, time", f"{column.name}, event"]
             values, spans = [*values, *map(np.asarray, found)], [*spans, float(form.span[1].max()), 0.0]
     return People(tuple(names), np.column_stack(values).astype(np.float64), tuple(spans))
-
-
-def _apart(mine: NDArray[Any], theirs: NDArray[Any], span: float) -> NDArray[np.float32]:
-    if span == 0:
-        unlike: NDArray[np.float32] = (mine != theirs).astype(np.float32)
-        return unlike
-    apart = np.minimum(np.abs(mine - theirs) * np.float32(1 / span), np.float32(1))
-    missing = np.isnan(mine), np.isnan(theirs)
-    if missing[0].any() or missing[1].any():
-        apart = np.where(
-            missing[0] & missing[1], np.float32(0), np.where(np.isnan(apart), np.float32(1), apart)
-        )
-    result: NDArray[np.float32] = apart
-    return result
 
 
 def _is_prevalent(form: Times, levels: Rows) -> NDArray[np.bool_]:

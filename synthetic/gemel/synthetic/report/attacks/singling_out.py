@@ -7,7 +7,7 @@ it is tried on as many training patients as there are control patients, on anoth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,22 +51,24 @@ class Condition:
 
 
 def attack(
-    virtual: People, training: People, control: People, *, attacks: int, seed: int, positive: bool = False
+    draws: Sequence[People],
+    training: People,
+    control: People,
+    *,
+    attacks: int,
+    seed: int,
+    positive: bool = False,
 ) -> Iterator[Finding]:
-    """Conditions on one column, then on several: a row each."""
+    """Conditions on one column, then on several, so many of each draw: a row each."""
     generator = np.random.default_rng(seed)
-    kinds = {
-        "by one column": _on_one_column(virtual, attacks, generator),
-        "by three to six columns": _on_columns(virtual, attacks, generator),
-    }
     # Conditions that know the public columns but not the cohort: bounds from people drawn column by column.
-    blind = _shuffled(virtual, generator)
-    baselines = (
-        _on_one_column(blind, attacks, generator),
-        _on_columns(blind, attacks, generator),
-    )
-    for (name, conditions), baseline in zip(kinds.items(), baselines, strict=True):
-        attacked = try_conditions(conditions, training, control, baseline=baseline)
+    blind = _shuffled(draws[0], generator)
+    kinds = {"by one column": _on_one_column, "by three to six columns": _on_columns}
+    for name, conditions_of in kinds.items():
+        # The same condition read off two draws is one attack.
+        conditions = {one: None for draw in draws for one in conditions_of(draw, attacks, generator)}
+        baseline = conditions_of(blind, attacks, generator)
+        attacked = try_conditions(list(conditions), training, control, baseline=baseline)
         yield excess_finding(BLOCK, f"singled out {name}: excess over control", attacked, control=positive)
 
 
@@ -77,11 +79,13 @@ def try_conditions(
     parts = max(1, len(training) // max(len(control), 1))
     size = min(len(control), len(training))
     hits, control_hits = (
-        sum(_singles(c, people.values[(i % n) * size : (i % n + 1) * size]) for i, c in enumerate(conditions))
+        np.array(
+            [_singles(c, people.values[i % n * size : (i % n + 1) * size]) for i, c in enumerate(conditions)]
+        )
         for people, n in ((training, parts), (control, 1))
     )
     chance = sum(_singles(c, control.values[:size]) for c in baseline) / max(len(baseline), 1)
-    return Attacked(hits, len(conditions), control_hits, len(conditions), chance)
+    return Attacked(hits.astype(float), control_hits.astype(float), chance)
 
 
 def _singles(condition: Condition, values: Floats) -> bool:
