@@ -216,6 +216,7 @@ def draw(
             cohort,
             place,
             provenance=model.provenance,
+            decision=decision,
             formats=wanted.formats,
             key=wanted.key,
             workers=wanted.workers,

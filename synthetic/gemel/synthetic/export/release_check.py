@@ -295,7 +295,8 @@ def _key(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _are_ids(text: Bytes) -> Mask:
     """Which of these (m, 40) are UUIDs of version 5."""
     sound: Mask = (_CLASSES[text[:, :ID_LENGTH]] == _UUID_CLASSES).all(axis=1)
-    return sound & (text[:, 14] == ord("5")) & _IS_VARIANT[text[:, 19]]
+    sound &= (text[:, 14] == ord("5")) & _IS_VARIANT[text[:, 19]]
+    return sound
 
 
 def _check_apart(words: NDArray[np.uint64]) -> None:
