@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -82,13 +83,18 @@ def check_plan(domain: Domain, plan: SynthesisPlan) -> None:
 
 def declared_tables(task: str, domain: Domain) -> dict[str, ArraySpec]:
     """The array that a round releases."""
-    plan = _measured(domain, whole=1.0)
+    name = {_FIRST: "levels", _SECOND: "scores", _THIRD: "tables"}[task]
+    return {name: ArraySpec((_cells(task, domain),), "int32")}
+
+
+@lru_cache(maxsize=64)  # a node asks a few times for each release
+def _cells(task: str, domain: Domain) -> int:
     if task == _FIRST:
-        return {"levels": ArraySpec((sum(domain.sizes.values()),), "int32")}
+        return sum(domain.sizes.values())
+    plan = _measured(domain, whole=1.0)
     if task == _SECOND:
-        sums = (math.prod(sums_shape(domain, pair)) for pair in plan.score_pairs)
-        return {"scores": ArraySpec((sum(sums),), "int32")}
-    return {"tables": ArraySpec((most_pair_cells(plan),), "int32")}
+        return sum(math.prod(sums_shape(domain, pair)) for pair in plan.score_pairs)
+    return most_pair_cells(plan)
 
 
 def declared_choice(task: str, domain: Domain) -> dict[str, ArraySpec]:
