@@ -39,6 +39,7 @@ from gemel.synthetic.anchored_tree import (
     tree_of,
 )
 from gemel.synthetic.anchored_tree.plan import most_pair_cells
+from gemel.synthetic.anchored_tree.scores import Scoring
 from gemel.synthetic.domain import Codes, Domain
 
 _FIRST, _SECOND, _THIRD = ROUNDS
@@ -162,14 +163,14 @@ def outcome(study: Study, domain: Domain, sums: Mapping[str, Summed]) -> Tables:
         return {"levels": levels}
     if _THIRD not in sums:
         plan = _measured(domain, whole=_whole(study, sums[_SECOND].hospitals))
-        scores = _cut(sums[_SECOND].arrays["scores"], [sums_shape(domain, p) for p in plan.score_pairs])
-        tree = tree_of(plan, _by_name(plan, levels), scores)
+        tree = tree_of(plan, _by_name(plan, levels), _scores(plan, sums[_SECOND].arrays["scores"]))
         position = {name: number for number, name in enumerate(plan.scored)}
         parents = [position[tree[name]] if name in tree else _NO_PARENT for name in plan.scored]
         return {"levels": levels, "parents": np.array(parents, np.int64)}
     chosen = outcome(study, domain, {task: sums[task] for task in (_FIRST, _SECOND)})
     return {
         **chosen,
+        "scores": np.asarray(sums[_SECOND].arrays["scores"], np.int64),
         "tables": np.asarray(sums[_THIRD].arrays["tables"], np.int64),
         "hospitals": np.array([sums[task].hospitals for task in ROUNDS], np.int64),
     }
@@ -193,6 +194,21 @@ def released_tables(study: Study, domain: Domain, measured: Arrays) -> tuple[tup
     queries = _queries(third, measured)
     tables = {**_by_name(first, measured["levels"]), **_split(domain, queries, measured["tables"])}
     return (*first.one_ways, *queries), tables
+
+
+def released_scores(
+    study: Study, domain: Domain, measured: Arrays
+) -> tuple[Scoring, list[NDArray[np.int64]], float]:
+    """The second round as the third led to it: what was scored, the noisy sums of each two columns, and their sigma.
+
+    The sigma is that of a sum of sensitivity one; `Scoring.sigmas` gives each pair's.
+    """
+    plan = _measured(domain, whole=_whole(study, int(measured["hospitals"][1])))
+    return (
+        scoring(plan, _by_name(plan, measured["levels"])),
+        _scores(plan, measured["scores"]),
+        plan.score_sigma,
+    )
 
 
 def _measured(domain: Domain, *, whole: float) -> MeasurePlan:
@@ -231,6 +247,11 @@ def _tree(plan: MeasurePlan, choice: Arrays) -> dict[str, str]:
 def _by_name(plan: MeasurePlan, levels: NDArray[np.generic]) -> Tables:
     """The tables of round 1 by the names of their queries."""
     return _split(plan.domain, plan.one_ways, levels)
+
+
+def _scores(plan: MeasurePlan, flat: NDArray[np.generic]) -> list[NDArray[np.int64]]:
+    """The sums of each two scored columns."""
+    return _cut(flat, [sums_shape(plan.domain, pair) for pair in plan.score_pairs])
 
 
 def _split(domain: Domain, queries: Iterable[Query], flat: NDArray[np.generic]) -> Tables:
