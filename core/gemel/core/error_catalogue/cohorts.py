@@ -60,8 +60,15 @@ ENTRIES: dict[str, CatalogueEntry] = {
     ),
     "GEM741": CatalogueEntry(
         "An exported cohort is not what was signed",
-        "A file that the signed manifest names is missing or was changed.",
-        "Take the cohort again from who generated it.",
+        "A file that the manifest names is missing or was changed, or one is there that it does not name.",
+        "Take the cohort again from who generated it; keep other files out of its folder.",
+        ExitCode.REFUSED,
+    ),
+    "GEM742": CatalogueEntry(
+        "A virtual cohort does not leave by this decision",
+        "The decision to release is about another model than the cohort is drawn from, or contradicts itself; or the report given is "
+        "not the one that the cohort was released by.",
+        "Examine the very model that you draw from (gemel synth report), and draw with that report.",
         ExitCode.REFUSED,
     ),
     "GEM763": CatalogueEntry(
