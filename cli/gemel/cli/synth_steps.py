@@ -122,7 +122,7 @@ def report_record(
     report: Report, model: CohortModel, model_file: Path, pages: Mapping[str, Path]
 ) -> dict[str, Any]:
     """The verdict, the rows that stand against it, and what to do next."""
-    document = report.document(Audience.INTERNAL if INTERNAL in pages else Audience.PUBLIC)
+    document = report.document(Audience.INTERNAL)
     decision = refusal = None
     try:
         decision = decide(document, model_sha256=model.sha256)
@@ -209,12 +209,14 @@ def draw(
             seed=seed,
             provenance=model.provenance,
             given=wanted.given or None,
+            model_sha256=model.sha256,
         )
         place = folder if len(wanted.seeds) == 1 else folder / str(number)
         files = write(
             cohort,
             place,
             provenance=model.provenance,
+            decision=decision,
             formats=wanted.formats,
             key=wanted.key,
             workers=wanted.workers,

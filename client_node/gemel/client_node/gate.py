@@ -18,6 +18,7 @@ from gemel.privacy.accounting import price
 from gemel.privacy.ledger import EntryKind, Ledger, LedgerEntry
 from gemel.synthetic.domain import domain_of
 from gemel.synthetic.protocol import check_plan
+from gemel.synthetic.trajectory.study_rounds import check_trajectories
 
 
 def admit_study(study: Study, config: NodeConfig, *, node_public_key: str) -> None:
@@ -53,8 +54,9 @@ def admit_statistics(study: Study, programme: Programme) -> None:
 
 
 def admit_synthesis(study: Study, programme: Programme) -> None:
-    """Refuse (GEM720) a study that is charged for other tables of virtual cohorts than its programme has."""
+    """Refuse (GEM720, GEM730) a study that is charged for other tables of virtual cohorts, or other visits, than its programme has."""
     check_plan(domain_of(programme), study.synthesis)
+    check_trajectories(study, programme)
 
 
 def admit_people(config: NodeConfig, *, patients: int) -> None:

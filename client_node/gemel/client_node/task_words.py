@@ -11,6 +11,7 @@ _TASKS = {
     "describe": "Statistics of the cohort, with noise",
     "evaluate": "Tables of how well the model predicts, with noise",
     "personal": "Tables of how well the hospital's own model predicts, with noise; that model stays",
+    "strata": "How many patients of each kind there are at the start, with noise",
     "synthesise/1": "How many patients have each value, with noise",
     "synthesise/2": "How strongly each two kinds of value go together, with noise",
     "synthesise/3": "Tables of pairs of values, from which virtual patients are drawn, with noise",
@@ -32,11 +33,13 @@ _MECHANISMS = {
 _NUMBERED = {
     "train": "An update of the model (round {}), with noise",
     "validate": "Tables of how well the model predicts after round {}, with noise",
+    "visits": "An update of the model of visits (round {}), from which virtual visits are drawn, with noise",
     "cross": "Tables of how well the model of {} predicts here, with noise",
 }
 _SEVERAL = {
     "train": "An update of the model in each of {} rounds, with noise",
     "validate": "Tables of how well the model predicts, {} times, with noise",
+    "visits": "An update of the model of visits in each of {} rounds, with noise",
     "cross": "Tables of how well the models of {} hospitals predict here, with noise",
 }
 

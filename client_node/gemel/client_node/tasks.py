@@ -14,12 +14,14 @@ from gemel.core.mechanism import HELD_OUT_PERCENT, is_evaluation
 from gemel.core.programme import Programme
 from gemel.core.study import Study
 from gemel.core.synthesis_plan import ROUNDS
+from gemel.core.trajectory_plan import is_trajectory
 from gemel.privacy.engine import DpTrainer, train_round
 from gemel.privacy.noise import NoiseSource
 from gemel.privacy.statistics import describe, noisy_counts
 from gemel.synthetic import protocol
 from gemel.synthetic.domain import domain_of
 from gemel.synthetic.releases import CORRECTION, KEPT, travelling, whole_twin, without_prefix
+from gemel.synthetic.trajectory import study_rounds
 from gemel.twins.installed import make_twin
 from gemel.twins.metrics import count_metric_tables
 from gemel.twins.twin import Twin
@@ -48,7 +50,7 @@ def compute(
             the held-out share.
         inputs: The global twin's parameters, for training and evaluation, with a correction where the study's strategy
             has one, and under `kept.NAME` what this hospital keeps for itself, where it has that already. For synthesis what
-            earlier rounds led to.
+            earlier rounds led to, for visits the network of the round before.
         noisy_patients: The node's own released count (public), the denominator of its gradients.
         noise: Where the noise comes from.
 
@@ -72,9 +74,13 @@ def compute(
         return protocol.release(
             task, domain, domain.encode(training), whole=whole, choice=inputs, noise=noise
         )
+    expected = noisy_patients * (100 - HELD_OUT_PERCENT) / 100
+    if is_trajectory(task):
+        return study_rounds.release(
+            task, study, programme, training, inputs=inputs, expected_patients=expected, noise=noise
+        )
     if task.startswith("train/"):
-        share = (100 - HELD_OUT_PERCENT) / 100
-        trainer = DpTrainer(study.training, noise=noise, expected_patients=noisy_patients * share)
+        trainer = DpTrainer(study.training, noise=noise, expected_patients=expected)
         return _train(study, programme, trainer, training, inputs)
     raise GemelError("GEM404", f"The study has no task {task!r}.")
 

@@ -17,7 +17,8 @@ from gemel.core.signing import SCHEMA as SIGNED
 from gemel.core.signing import Signature, SignedDocument, read_signed
 from gemel.core.strategy_plan import Algorithm
 from gemel.core.study import Masking, Study, parse_study
-from gemel.core.synthesis_plan import CHOSEN_BY, ROUNDS
+from gemel.core.synthesis_plan import ROUNDS
+from gemel.core.trajectory_plan import chosen_by, is_trajectory
 
 _NOTHING_SHA256 = sha256_hex(b"")
 
@@ -123,8 +124,8 @@ def _check_task(task: Task, certificate: Certificate, study: Study) -> None:
     for missing in task.missing:
         if missing.code not in CATALOGUE:
             _untrue(f"{task.task}: {missing.site} is missing without a reason")
-    if bool(task.synthesis_sha256) != (task.task in ROUNDS):
-        _untrue(f"{task.task}: what follows from a round of synthesis is not named")
+    if bool(task.synthesis_sha256) != (task.task in ROUNDS or is_trajectory(task.task)):
+        _untrue(f"{task.task}: what follows from a round of virtual cohorts is not named")
     for contribution in task.contributions:
         _check_contribution(task, contribution, certificate, study)
 
@@ -185,9 +186,9 @@ def inputs_sha256(task: Task, certificate: Certificate, study: Study) -> str | N
         earlier = certificate.tasks[: certificate.tasks.index(task)]
         moves = [move for entry in earlier for move in _moves_of(entry)]
         return moves[-1].model_sha256 if moves else certificate.start_model_sha256
-    if name in CHOSEN_BY:
-        # What is counted follows from the round before.
-        return next((t.synthesis_sha256 for t in certificate.tasks if t.task == CHOSEN_BY[name]), "")
+    if (earlier_round := chosen_by(name)) is not None:
+        # What is counted, or trained on, follows from the round before.
+        return next((t.synthesis_sha256 for t in certificate.tasks if t.task == earlier_round), "")
     return _NOTHING_SHA256
 
 

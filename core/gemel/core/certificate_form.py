@@ -80,7 +80,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     sum_sha256: str = ""
     statistics_sha256: str = ""
     matrix_sha256: str = ""
-    # Of a round of synthesis: what it led to, the pairs of the next round, or what a virtual cohort is drawn from.
+    # Of a round of virtual cohorts: what it led to, the inputs of the next one, or what cohorts or trajectories are drawn from.
     synthesis_sha256: str = ""
     # Of the last of the tasks that each hospital did at its own pace.
     versions: tuple[Version, ...] | None = None

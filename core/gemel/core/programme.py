@@ -307,6 +307,41 @@ class CohortDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     exclusions: tuple[Criterion, ...] = ()
 
 
+class VisitField(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Something measured at visits, in public bins.
+
+    Attributes:
+        series: A SERIES target, whose values are in it.
+        edges: In its unit, increasing: two more than inner edges. Values beyond the ends are in the outermost bins.
+    """
+
+    series: str
+    edges: tuple[float, ...]
+
+
+class Stratum(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A column by which patients are told apart at the start; `cuts`, increasing, are where one group ends and the next begins.
+
+    Whose value is missing is in the first group.
+    """
+
+    feature: str
+    cuts: tuple[float, ...]
+
+
+class VisitPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What virtual trajectories of a programme are made of; all of it is public.
+
+    Follow-up is cut into periods of `days_between` from the index date on, `visits` of them at most. In each one, the last value
+    of each field counts, or that there was none; a history ends with the patient's follow-up. `strata` are crossed.
+    """
+
+    fields: tuple[VisitField, ...]
+    strata: tuple[Stratum, ...]
+    visits: int
+    days_between: int
+
+
 class Programme(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An installed, reviewed twin for one clinical question.
 
@@ -330,6 +365,8 @@ class Programme(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     targets: tuple[Target, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     treatments: tuple[Treatment, ...] = ()
+    # None: virtual patients of this programme have no visits but those that its twin simulates.
+    visits: VisitPlan | None = None
 
     def __post_init__(self) -> None:
         from gemel.core.programme_check import check_programme

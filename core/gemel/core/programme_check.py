@@ -78,6 +78,7 @@ def check_programme(programme: Programme) -> tuple[str, ...]:
     for treatment in programme.treatments:
         problems += (f"treatment {treatment.name}: {problem}" for problem in _treatment(treatment, programme))
     problems += _repeated("treatment", (treatment.name for treatment in programme.treatments))
+    problems += (f"visits: {problem}" for problem in _visits(programme))
     return tuple(problems)
 
 
@@ -255,6 +256,26 @@ def _target(target: Target, concepts: dict[str, Concept]) -> Iterator[str]:
             yield "only a binary target has a threshold"
         yield from _measured(target.concepts, concepts, True)
         yield from _limit(target.threshold)
+
+
+def _visits(programme: Programme) -> Iterator[str]:
+    plan = programme.visits
+    if plan is None:
+        return
+    series = {target.name for target in programme.targets if target.kind is TargetKind.SERIES}
+    if not plan.fields or plan.visits < 2 or plan.days_between < 1:
+        yield "they need a field, two of them or more, and days between them"
+    yield from _repeated("field", (field.series for field in plan.fields))
+    for field in plan.fields:
+        if field.series not in series:
+            yield f"{field.series} is no series target"
+        if len(field.edges) < 3 or not _increasing(field.edges):
+            yield f"the edges of {field.series} do not make two bins or more"
+    for stratum in plan.strata:
+        if stratum.feature not in programme.feature_names:
+            yield f"there is no column {stratum.feature}"
+        if not stratum.cuts or not _increasing(stratum.cuts):
+            yield f"the cuts of {stratum.feature} do not increase"
 
 
 def _named(names: Sequence[str], concepts: dict[str, Concept]) -> Iterator[str]:

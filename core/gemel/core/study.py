@@ -32,6 +32,7 @@ from gemel.core.strategy_plan import (
     strategy_conditions,
 )
 from gemel.core.synthesis_plan import ROUNDS, SynthesisPlan, synthesis_conditions
+from gemel.core.trajectory_plan import TrajectoryPlan, is_trajectory, trajectory_conditions
 
 SCHEMA = "gemel/study/1"
 # A site's name becomes a file's name at the coordinator.
@@ -157,10 +158,15 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pace: Pace = msgspec.field(default_factory=Pace)
     # Each hospital's last release, evaluated at every hospital: one more charged evaluation for each site.
     cross_site_validation: bool = False
+    # Of a programme that declares visits: a network of them, for virtual trajectories.
+    trajectories: TrajectoryPlan | None = None
 
     def to_payload(self) -> dict[str, Any]:
         """The JSON form that is signed and hashed."""
         payload: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))  # lists, not tuples
+        if self.trajectories is None:
+            # A study without them keeps the hash that it was signed under before there were any.
+            del payload["trajectories"]
         return payload
 
     @cached_property  # a node asks a dozen times for each task, and a study may name a thousand hospitals
@@ -173,7 +179,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Every task in order.
 
         count, describe (where statistics are asked), train/1 … train/R with validate/r among them (where validations are
-        asked), evaluate, personal (the personal twins, where there are), cross/SITE (where asked), synthesise/1 … synthesise/3.
+        asked), evaluate, personal (the personal twins, where there are), cross/SITE (where asked), synthesise/1 … synthesise/3,
+        visits/1 … visits/R and strata (where trajectories are asked).
         """
         every, last = self.pace.validate_every, self.training.rounds
         rounds: list[str] = []
@@ -184,7 +191,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         describe = ("describe",) if self.statistics else ()
         personal = ("personal",) if self.strategy.personalisation is Personalisation.DITTO else ()
         cross = tuple(f"cross/{site}" for site in sorted(self.sites)) if self.cross_site_validation else ()
-        return ("count", *describe, *rounds, "evaluate", *personal, *cross, *ROUNDS)
+        trajectories = () if self.trajectories is None else self.trajectories.tasks
+        return ("count", *describe, *rounds, "evaluate", *personal, *cross, *ROUNDS, *trajectories)
 
     def charge(self, task: str) -> Charge:
         """What one task costs, and whom. The node reads it here, never from a message. Unknown task: GEM404."""
@@ -206,6 +214,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             return charge_for(task, noisy_tables(privacy.metrics_noise_multiplier, self.metrics_tables))
         if task in ROUNDS:
             return charge_for(task, self.synthesis.mechanism(task, privacy.synthesis_noise_multiplier))
+        if self.trajectories is not None and is_trajectory(task):
+            return charge_for(task, self.trajectories.mechanism(task))
         # A personal twin takes steps of its own, on the same patients.
         twins = 2 if self.strategy.personalisation is Personalisation.DITTO else 1
         step = noisy_steps(plan.step_noise_multiplier, twins * plan.local_steps, sample_rate=plan.sample_rate)
@@ -237,6 +247,8 @@ def _check(study: Study) -> None:
         *_privacy(study),
         *_aggregation(study),
         *synthesis_conditions(study.synthesis),
+        *trajectory_conditions(study.trajectories, robust=robust),
+        *_trajectory_noise(study.trajectories),
         *strategy_conditions(study.strategy, masked=masked, robust=robust),
         *pace,
         (
@@ -303,6 +315,16 @@ def _privacy(study: Study) -> _Conditions:
         (_noise(privacy.count_noise_multiplier), "privacy.count_noise_multiplier must be 0.1 to 1e4"),
         (_noise(privacy.metrics_noise_multiplier), "privacy.metrics_noise_multiplier must be 0.1 to 1e4"),
         (_noise(privacy.synthesis_noise_multiplier), "privacy.synthesis_noise_multiplier must be 0.1 to 1e4"),
+    )
+
+
+def _trajectory_noise(plan: TrajectoryPlan | None) -> _Conditions:
+    if plan is None:
+        return ()
+    steps, strata = plan.noise_multiplier, plan.strata_noise_multiplier
+    return (
+        (_noise(steps, _MOST_NOISE), "trajectories.noise_multiplier must be 0.1 to 1e6"),
+        (_noise(strata), "trajectories.strata_noise_multiplier must be 0.1 to 1e4"),
     )
 
 

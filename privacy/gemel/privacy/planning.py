@@ -21,20 +21,24 @@ from gemel.core.mechanism import (
 from gemel.core.strategy_plan import Personalisation
 from gemel.core.study import Clipping, PrivacyPlan, Study
 from gemel.core.synthesis_plan import ROUNDS, SynthesisPlan
+from gemel.core.trajectory_plan import TrajectoryPlan
 from gemel.privacy.accounting import epsilon as epsilon_of
 
 TOLERANCE = 1e-3
 _MOST_DELTA = 1e-3  # as in a study
 _GRAIN = 10.0**6  # multipliers have six decimals
 _MAX_EVALUATIONS = 60
+# Of what trajectories get, the table of strata's part.
+_STRATA_PART = 0.05
 
 
 class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the budget is divided, in units of 1/σ² (what Gaussian releases add up in).
 
-    A patient of the training half pays for the count, training and synthesis, which sum to 1. A held-out patient pays
+    A patient of the training half pays for the count, training, synthesis and trajectories, which sum to 1. A held-out patient pays
     for the count and the metrics: at most 1 too, and just that unless told.
     For training with a sample rate below 1 the share is nominal (the central limit cost of sampling).
+    Of the share of `trajectories`, which a study without them leaves at 0, a twentieth is the table of strata's.
     `quantile` is the part of training's share that adaptive clipping spends on its quantile; 0 parts for other clipping.
     """
 
@@ -43,17 +47,30 @@ class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     count: float = 0.05
     metrics: float | None = None
     quantile: float = 0.05
+    trajectories: float = 0.0
 
     @property
     def metrics_share(self) -> float:
         """What the metrics take: what was told, or all that the count leaves."""
         return 1 - self.count if self.metrics is None else self.metrics
 
+    def with_trajectories(self, share: float) -> Shares:
+        """The same division of all but a share, which trajectories get."""
+        rest = 1 - share
+        return msgspec.structs.replace(
+            self,
+            training=self.training * rest,
+            synthesis=self.synthesis * rest,
+            count=self.count * rest,
+            metrics=None if self.metrics is None else min(self.metrics, 1 - self.count * rest),
+            trajectories=share,
+        )
+
 
 class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Noise multipliers of one training step, one metrics table, all of synthesis as one, the count; their ε.
 
-    `quantile` is the multiplier of adaptive clipping's quantile, 0 for other clipping; `training` then the sum's alone.
+    `visits` and `strata`, of one step and the one table of trajectories, are 0 without them. `quantile` is the multiplier of adaptive clipping's quantile, 0 for other clipping; `training` then the sum's alone.
     """
 
     training: float
@@ -62,6 +79,8 @@ class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     count: float
     epsilon: float
     quantile: float = 0.0
+    visits: float = 0.0
+    strata: float = 0.0
 
     def privacy_plan(self, *, epsilon: float, delta: float) -> PrivacyPlan:
         """The part of a study that names this noise, with the ε that it states."""
@@ -88,6 +107,7 @@ def plan(
     fixed: Sequence[Charge] = (),
     evaluations: int = 1,
     twins: int = 1,
+    trajectories: TrajectoryPlan | None = None,
 ) -> NoisePlan:
     """Solve for the noise that makes the whole study cost at most `epsilon`, and at least `epsilon` - 1e-3.
 
@@ -104,15 +124,21 @@ def plan(
     counts = (rounds, local_steps, metrics_tables)
     if not (0 < epsilon <= 100 and 0 < delta <= _MOST_DELTA and 0 < sample_rate <= 1 and min(counts) >= 1):
         raise GemelError("GEM305", f"Out of range: {epsilon=}, {delta=}, {sample_rate=}, {counts=}.")
-    _check_shares(shares)
+    _check_shares(shares, trajectories)
     quantile = shares.quantile if clipping is Clipping.ADAPTIVE else 0.0
 
     def cost(noise: NoisePlan) -> dict[Share, float]:
-        paid = mechanisms_by_patient((*fixed, *_charges(noise, *counts, synthesis, sample_rate=sample_rate)))
+        charges = (
+            *_charges(noise, *counts, synthesis, sample_rate=sample_rate),
+            *_trajectories(noise, trajectories),
+        )
+        paid = mechanisms_by_patient((*fixed, *charges))
         return {share: epsilon_of(mechanisms, delta=delta) for share, mechanisms in paid.items()}
 
     def scaled(log_scale: float) -> NoisePlan:
         noise = _divide(shares, math.exp(log_scale), *counts, sample_rate=sample_rate, quantile=quantile)
+        if trajectories is not None:
+            noise = _divide_trajectories(noise, shares.trajectories * math.exp(log_scale), trajectories)
         costs = cost(noise)
         # Metrics that take what is left are solved for afterwards.
         paid = costs[Share.TRAINING] if shares.metrics is None else max(costs.values())
@@ -154,13 +180,20 @@ def planned_study(study: Study, *, shares: Shares) -> Study:
         fixed=tuple(study.charge(task) for task in study.tasks if task == "describe"),
         evaluations=sum(map(is_evaluation, study.tasks)),
         twins=2 if study.strategy.personalisation is Personalisation.DITTO else 1,
+        trajectories=study.trajectories,
     )
+    trajectories = study.trajectories
+    if trajectories is not None:
+        trajectories = msgspec.structs.replace(
+            trajectories, noise_multiplier=noise.visits, strata_noise_multiplier=noise.strata
+        )
     return msgspec.structs.replace(
         study,
         training=msgspec.structs.replace(
             training, noise_multiplier=noise.training, quantile_noise_multiplier=noise.quantile
         ),
         privacy=noise.privacy_plan(epsilon=privacy.epsilon, delta=privacy.delta),
+        trajectories=trajectories,
     )
 
 
@@ -183,6 +216,15 @@ def _divide(
         synthesis=_round_up(1 / math.sqrt(shares.synthesis * scale)),
         count=_round_up(math.sqrt(1 / (shares.count * scale))),
         epsilon=math.inf,
+    )
+
+
+def _divide_trajectories(noise: NoisePlan, precision: float, plan: TrajectoryPlan) -> NoisePlan:
+    steps = (1 - _STRATA_PART) * precision / (plan.rounds * plan.local_steps)
+    return msgspec.structs.replace(
+        noise,
+        visits=_round_up(1 / math.sqrt(steps)),
+        strata=_round_up(1 / math.sqrt(_STRATA_PART * precision)),
     )
 
 
@@ -264,11 +306,17 @@ def delta_for(cohort: int) -> float:
     return min(_MOST_DELTA, 1 / (10 * order_of(cohort)))
 
 
-def _check_shares(shares: Shares) -> None:
+def _check_shares(shares: Shares, trajectories: TrajectoryPlan | None) -> None:
     parts = (shares.training, shares.synthesis, shares.count)
-    if min(parts) <= 0 or not math.isclose(math.fsum(parts), 1, abs_tol=1e-9):
+    asked = shares.trajectories > 0 if trajectories is not None else shares.trajectories == 0
+    if (
+        min(parts) <= 0
+        or not asked
+        or not math.isclose(math.fsum(parts) + shares.trajectories, 1, abs_tol=1e-9)
+    ):
         raise GemelError(
-            "GEM305", f"Shares of training, synthesis and count must be positive, with sum 1: {shares}."
+            "GEM305",
+            f"Shares of training, synthesis, count, and trajectories where they are asked, must be positive, with sum 1: {shares}.",
         )
     if not 0 < shares.metrics_share <= 1 - shares.count + 1e-9:
         raise GemelError("GEM305", f"The metrics' share must be positive, at most 1 - count: {shares}.")
@@ -300,6 +348,15 @@ def _synthesis(multiplier: float, plan: SynthesisPlan | None) -> tuple[Charge, .
     if plan is None:
         return (charge_for("synthesise", noisy_tables(multiplier, 1)),)
     return tuple(charge_for(task, plan.mechanism(task, multiplier)) for task in ROUNDS)
+
+
+def _trajectories(noise: NoisePlan, plan: TrajectoryPlan | None) -> tuple[Charge, ...]:
+    if plan is None:
+        return ()
+    noised = msgspec.structs.replace(
+        plan, noise_multiplier=noise.visits, strata_noise_multiplier=noise.strata
+    )
+    return tuple(charge_for(task, noised.mechanism(task)) for task in noised.tasks)
 
 
 def _solve(at: Callable[[float], NoisePlan], target: float, *, start: float) -> NoisePlan:

@@ -10,7 +10,7 @@ from gemel.core.canonical import sha256_hex
 from gemel.core.errors import GemelError
 from gemel.core.messages import Envelope, LedgerHead, Reply, Status, signature_in
 from gemel.core.study import Study, parse_study
-from gemel.core.synthesis_plan import CHOSEN_BY
+from gemel.core.trajectory_plan import chosen_by
 from gemel.server.anchors import Anchors
 from gemel.server.approval import Hello
 from gemel.server.asynchronous import OwnPace
@@ -219,8 +219,8 @@ class Coordinator:
         """What each site is sent for a task; None when there is nothing to send."""
         if task.startswith("train/"):
             return {site: twin.packed_for(site) for site in self._study.sites}
-        if task in CHOSEN_BY:
-            return dict.fromkeys(self._study.sites, self._run.synthesis_path(CHOSEN_BY[task]).read_bytes())
+        if (earlier := chosen_by(task)) is not None:
+            return dict.fromkeys(self._study.sites, self._run.synthesis_path(earlier).read_bytes())
         if not declared_inputs(task, self._programme, study=self._study):
             return dict.fromkeys(self._study.sites, b"")
         if task.startswith("cross/"):

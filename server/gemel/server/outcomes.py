@@ -12,6 +12,7 @@ from gemel.core.canonical import sha256_hex
 from gemel.core.programme import Programme
 from gemel.core.study import Study
 from gemel.core.synthesis_plan import ROUNDS
+from gemel.core.trajectory_plan import is_trajectory
 from gemel.privacy.secure_aggregation import plan
 from gemel.privacy.statistics import estimates, sum_tables
 from gemel.server.collecting import Collected
@@ -23,6 +24,7 @@ from gemel.server.masked import mean_of
 from gemel.server.run_state import RunState
 from gemel.server.strategy import Update
 from gemel.server.synthesis import synthesised
+from gemel.server.visits import followed
 
 
 class Outcomes:
@@ -48,6 +50,11 @@ class Outcomes:
             facts["synthesis_sha256"] = sha256_hex(
                 self._run.save_synthesis(task, self._synthesised(collected))
             )
+        if is_trajectory(task):
+            found = followed(
+                self._run, self._study, self._programme, task, sorted(collected.replies), weight=self.weight
+            )
+            facts["synthesis_sha256"] = sha256_hex(self._run.save_synthesis(task, found))
         return facts
 
     def after(self, task: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gemel.core.arrays import Arrays, pack_arrays
@@ -15,12 +15,14 @@ from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, signed_by
 from gemel.core.study import Masking, Study
 from gemel.core.synthesis_plan import ROUNDS
+from gemel.core.trajectory_plan import is_trajectory
 from gemel.server.early_stopping import stops
 from gemel.server.home import RunFolder, model_name
 from gemel.server.mapped import map_arrays
 from gemel.server.masked import made_again, mean_of
 from gemel.server.strategy import Update
 from gemel.server.synthesis import synthesised
+from gemel.server.visits import followed
 from gemel.synthetic.releases import declared_release, starting_model
 from gemel.twins.installed import find
 
@@ -49,7 +51,7 @@ def check_run(document: SignedDocument, folder: Path) -> list[tuple[str, str]]:
             _same(f"late {late.task} of {late.site}", reply.payload_sha256, late.payload_sha256)
         _check_early_stop(certificate, study)
         twins = _check_twins(certificate, study, run)
-        synthesis = _check_synthesis(certificate, study, run)
+        synthesis = [*_check_synthesis(certificate, study, run), *_check_visits(certificate, study, run)]
     except (OSError, GemelError) as error:
         if isinstance(error, GemelError):
             raise error if error.code == "GEM513" else _differs(str(error)) from error
@@ -95,6 +97,20 @@ def _check_synthesis(certificate: Certificate, study: Study, run: RunFolder) -> 
         else "choices follow"
     )
     return [("synthesis", f"{len(counted)} rounds: {last} from the releases")]
+
+
+def _check_visits(certificate: Certificate, study: Study, run: RunFolder) -> list[tuple[str, str]]:
+    """Each network of visits, and what trajectories are drawn from, follows from the releases."""
+    programme = find(study.programme, study.programme_version)
+    weight = _weights(certificate, study, run)
+    tasks = [task for task in certificate.tasks if is_trajectory(task.task)]
+    for task in tasks:
+        sites = sorted(contribution.site for contribution in task.contributions)
+        found = followed(run, study, programme, task.task, sites, weight=weight)
+        _same(f"{task.task}: what it led to", sha256_hex(pack_arrays(found)), task.synthesis_sha256)
+        kept = sha256_hex(run.synthesis_path(task.task).read_bytes())
+        _same(f"{task.task}: the file", kept, task.synthesis_sha256)
+    return [("visits", f"{len(tasks)} tasks: what each led to follows from the releases")] if tasks else []
 
 
 def _check_early_stop(certificate: Certificate, study: Study) -> None:
@@ -210,15 +226,11 @@ def _masked_moves(
 
 
 def _moves(certificate: Certificate, study: Study, run: RunFolder) -> Iterator[_Move]:
-    floor = float(study.minimum_patients)
-    counted = {c.site for t in certificate.tasks if t.task == "count" for c in t.contributions}
+    weight = _weights(certificate, study, run)
 
     def update(label: str, site: str, task: str, started_from: int, staleness: int) -> Update:
-        weight = floor
-        if site in counted:
-            weight = max(floor, float(run.map_release("count", site)["patients"][0]))
         start = map_arrays(run.folder / f"{model_name(started_from)}.safetensors")
-        return Update(label, run.map_release(task, site), weight, start, staleness)
+        return Update(label, run.map_release(task, site), weight(site), start, staleness)
 
     for task in certificate.tasks:
         if task.version is not None:
@@ -232,6 +244,19 @@ def _moves(certificate: Certificate, study: Study, run: RunFolder) -> Iterator[_
                     for p in version.contributions
                 ],
             )
+
+
+def _weights(certificate: Certificate, study: Study, run: RunFolder) -> Callable[[str], float]:
+    """A site's weight, as `Outcomes.weight` has it."""
+    floor = float(study.minimum_patients)
+    counted = {c.site for t in certificate.tasks if t.task == "count" for c in t.contributions}
+
+    def weight(site: str) -> float:
+        if site not in counted:
+            return floor
+        return max(floor, float(run.map_release("count", site)["patients"][0]))
+
+    return weight
 
 
 def _same(where: str, found: object, told: object) -> None:

@@ -20,9 +20,11 @@ from gemel.core.statistic_request import StatisticRequest
 from gemel.core.strategy_plan import Algorithm, Personalisation, StrategyPlan
 from gemel.core.study import Study
 from gemel.core.synthesis_plan import ROUNDS
+from gemel.core.trajectory_plan import STRATA, chosen_by, is_visits
 from gemel.privacy.statistics import declared
 from gemel.synthetic.domain import domain_of
 from gemel.synthetic.protocol import check_choice, declared_choice, declared_tables
+from gemel.synthetic.trajectory.study_rounds import declared_network, declared_strata
 from gemel.twins.installed import make_twin
 from gemel.twins.metrics import metric_tables
 
@@ -42,7 +44,7 @@ def declared_release(
 
     count: the noisy number of patients; describe: a table for each of the study's statistics; train/r: the twin's
     parameters but those that stay at hospitals; evaluate, validate/r, personal, cross/SITE: risk tables; synthesise/r:
-    the tables of the round. Without a `study`: that of a plain one with these `statistics`.
+    the tables of the round; visits/r: the network of visits; strata: one table. Without a `study`: that of a plain one with these `statistics`.
     """
     statistics = statistics if study is None else study.statistics
     if task == "describe" and statistics:
@@ -55,16 +57,23 @@ def declared_release(
         return declared_tables(task, domain_of(programme))
     if task.startswith("train/"):
         return travelling(programme, _strategy(study))
+    if study is not None and is_visits(task):
+        return declared_network(study, programme)
+    if task == STRATA:
+        return declared_strata(programme)
     raise GemelError("GEM404", f"No release is declared for {task!r}.")
 
 
 def declared_inputs(task: str, programme: Programme, *, study: Study | None = None) -> dict[str, ArraySpec]:
-    """The arrays that a task takes from the coordinator: the twin to train or evaluate, a correction, pairs to count; else none.
+    """The arrays that a task takes from the coordinator: the twin to train or evaluate, a correction, pairs to count, the network of visits of the
+    round before; else none.
 
     A personal twin is at the hospital already.
     """
     if task in ROUNDS:
         return declared_choice(task, domain_of(programme))
+    if study is not None and is_visits(task):
+        return declared_network(study, programme) if chosen_by(task) is not None else {}
     training = task.startswith("train/")
     if not training and (task == "personal" or not is_evaluation(task)):
         return {}

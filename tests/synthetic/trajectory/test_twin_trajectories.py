@@ -144,3 +144,34 @@ def test_policies_choose_by_rule_and_by_lot() -> None:
         by_lot([ASPIRIN, NONE], [0.5, 0.6])
     with pytest.raises(GemelError, match="no plan"):
         Policy((ASPIRIN,), lambda rows, r: np.ones(len(rows), int)).assign(values, random)
+
+
+def test_the_interval_of_a_virtual_trial_holds_how_far_the_twin_may_be_off() -> None:
+    estimand = declare(PROGRAMME, ASPIRIN, NONE, endpoint="dead_or_dependent", population="virtual people")
+    learnt = model(trained=statement())
+    learnt.twin.load_arrays(moved(learnt.twin.to_arrays(), 0.1, 0))
+    draws = [moved(learnt.twin.to_arrays(), 0.1, seed) for seed in range(1, 9)]
+    without = two_arms(learnt, people(300), estimand, seed=2, baselines=statement())
+    assert without.interval is without.parameter_error is None
+    found = two_arms(learnt, people(300), estimand, seed=2, baselines=statement(), parameters=draws)
+    assert found.trial.difference == without.trial.difference
+    assert found.interval is not None
+    assert found.parameter_error is not None
+    low, high = found.interval
+    assert low < found.trial.difference < high
+    # Wider than either error alone would have it.
+    assert (high - low) / 2 > 1.96 * max(found.trial.paired_error, found.parameter_error)
+    same = two_arms(
+        learnt, people(300), estimand, seed=2, baselines=None, parameters=[learnt.twin.to_arrays()] * 2
+    )
+    assert same.parameter_error == pytest.approx(0, abs=1e-12)
+    assert same.interval is not None
+    assert same.interval[1] - same.interval[0] == pytest.approx(2 * 1.96 * same.trial.paired_error, rel=1e-3)
+
+
+def moved(arrays: dict[str, np.ndarray], by: float, seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        name: (array + by * random.standard_normal(array.shape)).astype(np.float32)
+        for name, array in arrays.items()
+    }

@@ -41,6 +41,17 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "The coordinator's software differs from the node's, or lies: compare their versions.",
         ExitCode.REFUSED,
     ),
+    "GEM730": CatalogueEntry(
+        "The programme has no visits to learn",
+        "A study asks for virtual trajectories of a programme that declares no visits, or for a larger network of them than is trained.",
+        "Leave trajectories out, or use a programme that declares visits.",
+        ExitCode.REFUSED,
+    ),
+    "GEM731": CatalogueEntry(
+        "A twin cannot be calibrated so",
+        "The twin has no scalars of that name, there are too many of them, or the summaries are too many, or too noisy to tell anything.",
+        "Name fewer of the twin's arrays, or ask for summaries with less noise.",
+    ),
     "GEM740": CatalogueEntry(
         "Visits do not fit the virtual cohort",
         "A visit names a patient that is not there, lies before the index date or after a death, or stands out of order. "
@@ -49,8 +60,15 @@ ENTRIES: dict[str, CatalogueEntry] = {
     ),
     "GEM741": CatalogueEntry(
         "An exported cohort is not what was signed",
-        "A file that the signed manifest names is missing or was changed.",
-        "Take the cohort again from who generated it.",
+        "A file that the manifest names is missing or was changed, or one is there that it does not name.",
+        "Take the cohort again from who generated it; keep other files out of its folder.",
+        ExitCode.REFUSED,
+    ),
+    "GEM742": CatalogueEntry(
+        "A virtual cohort does not leave by this decision",
+        "The decision to release is about another model than the cohort is drawn from, or contradicts itself; or the report given is "
+        "not the one that the cohort was released by.",
+        "Examine the very model that you draw from (gemel synth report), and draw with that report.",
         ExitCode.REFUSED,
     ),
     "GEM763": CatalogueEntry(

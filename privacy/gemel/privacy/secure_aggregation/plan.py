@@ -12,6 +12,7 @@ from gemel.core.errors import GemelError
 from gemel.core.mechanism import is_evaluation
 from gemel.core.study import Masking, Study
 from gemel.core.synthesis_plan import ROUNDS
+from gemel.core.trajectory_plan import STRATA, TrajectoryPlan
 from gemel.privacy.secure_aggregation import distributed_noise, encoding
 from gemel.privacy.secure_aggregation.context import Context, default_threshold
 from gemel.privacy.secure_aggregation.encoding import Entry, Layout, Ring
@@ -95,12 +96,30 @@ def as_added(study: Study) -> Study:
     else:
         synthesis *= math.sqrt(persons)
     added = {"synthesis_noise_multiplier": synthesis, "metrics_noise_multiplier": metrics}
-    return msgspec.structs.replace(study, privacy=msgspec.structs.replace(privacy, **added))
+    return msgspec.structs.replace(
+        study,
+        privacy=msgspec.structs.replace(privacy, **added),
+        trajectories=None if study.trajectories is None else _trajectories_added(study, study.trajectories),
+    )
+
+
+def _trajectories_added(study: Study, plan: TrajectoryPlan) -> TrajectoryPlan:
+    """Steps are each node's own, seen one by one or as good as that; the table of strata is as those of synthesis are."""
+    persons, strata = study.synthesis.sites_of_a_person, plan.strata_noise_multiplier
+    if study.aggregation.distributed_noise:
+        strata = distributed_noise.share_sigma(strata * persons, **_parties(study))
+    else:
+        strata *= math.sqrt(persons)
+    return msgspec.structs.replace(
+        plan,
+        noise_multiplier=plan.noise_multiplier * math.sqrt(persons),
+        strata_noise_multiplier=strata,
+    )
 
 
 def _shares_noise(study: Study, task: str) -> bool:
     """Tables of which a patient changes one cell by one, and which nothing else at the node is computed from."""
-    tables = task in ROUNDS or is_evaluation(task)
+    tables = task in ROUNDS or task == STRATA or is_evaluation(task)
     return is_masked(study) and study.aggregation.distributed_noise and tables
 
 

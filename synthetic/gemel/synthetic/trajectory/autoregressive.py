@@ -49,11 +49,12 @@ class VisitNetwork(nn.Module):
                 parameter.zero_()
             self.inner.weight.normal_(0.0, 0.3, generator=generator)
             self.shift.weight.normal_(0.0, 0.3, generator=generator)
-            for number, size in enumerate(self.panel.sizes):
+            for number, (size, field) in enumerate(zip(self.panel.sizes, self.panel.fields, strict=True)):
                 weight: Tensor = self.heads[number + 1].weight  # type: ignore[assignment]
                 before = self.hidden + self.panel.strata + sum(self.panel.sizes[:number])
                 weight[:, before : before + size] += _STAYS * torch.eye(size)
-                ends = torch.linspace(-1, 1, size)[:, None] * torch.linspace(-1, 1, self.classes)[None]
+                places = torch.tensor(field.places, dtype=torch.float32)
+                ends = places[:, None] * torch.linspace(-1, 1, self.classes)[None]
                 start = self.hidden + feature_count(self.panel)
                 weight[:, start : start + self.classes] += _SPREAD * ends
 
@@ -118,7 +119,7 @@ def features_of(panel: Panel, strata: Levels, before: Levels) -> Tensor:
     parts = [_one_hot(strata, panel.strata)]
     for j, size in enumerate(panel.sizes):
         parts.append(_one_hot(before[:, -1, j], size) if t else torch.zeros(n, size))
-    scaled = 2 * before / (np.array(panel.sizes) - 1) - 1
+    scaled = np.stack([field.places[before[:, :, j]] for j, field in enumerate(panel.fields)], axis=2)
     nothing = np.zeros((n, len(panel.fields)))
     parts.append(torch.tensor(scaled.mean(axis=1) if t else nothing, dtype=torch.float32))
     parts.append(torch.tensor(scaled[:, -2] if t > 1 else nothing, dtype=torch.float32))

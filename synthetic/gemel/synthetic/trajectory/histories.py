@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +12,30 @@ from gemel.core.errors import GemelError
 
 Levels = NDArray[np.int64]
 NO_VISIT = -1
+# As the first of a field's values: at some visits it is not measured.
+NOT_MEASURED = math.nan
 
 
 @dataclass(frozen=True)
 class Field:
-    """Something known at every visit: each level's value, in the field's unit, in increasing order (0 and 1 of a flag)."""
+    """Something told at every visit: each level's value, in the field's unit, in increasing order (0 and 1 of a flag).
+
+    The first may be `NOT_MEASURED`.
+    """
 
     name: str
     values: tuple[float, ...]
 
     def level_of(self, value: float) -> int:
         """The level whose value is nearest."""
-        return int(np.abs(np.asarray(self.values) - value).argmin())
+        return int(np.nanargmin(np.abs(np.asarray(self.values) - value)))
+
+    @property
+    def places(self) -> NDArray[np.float64]:
+        """(levels,): where each level lies between the lowest, -1, and the highest, 1; in the middle where it is not measured."""
+        measured = len(self.values) - math.isnan(self.values[0])
+        ends = np.linspace(-1, 1, measured) if measured > 1 else np.zeros(1)
+        return np.concatenate([np.zeros(len(self.values) - measured), ends])
 
 
 @dataclass(frozen=True)

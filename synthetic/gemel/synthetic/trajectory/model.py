@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ class Trajectories:
         patients: n. rows: int64 (v,), whose visit it is, in order; days: int64 (v,) from the index date, increasing within a row.
         values: By name, float64 (v,) in its unit; NaN where it was not measured.
         outcomes: The names of k events, death first. time_years, event: (n, k) as in `core.dataset.Dataset`.
+        targets: By name, (n,), of a model that has them; NaN where they are not known.
         assigned: int64 (n,), which of the policy's plans each patient got.
     """
 
@@ -37,6 +38,7 @@ class Trajectories:
     outcomes: tuple[str, ...] = ()
     time_years: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     event: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+    targets: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class TrajectoryModel(Protocol):
@@ -71,15 +73,11 @@ def possible(drawn: Trajectories) -> Trajectories:
     again[1:] = (rows[1:] == rows[:-1]) & (days[1:] == days[:-1])
     kept = ~again & (days >= 0) & (days <= last[rows])
     chosen = order[kept]
-    return Trajectories(
-        drawn.patients,
-        drawn.rows[chosen],
-        drawn.days[chosen],
-        {name: value[chosen] for name, value in drawn.values.items()},
-        drawn.assigned,
-        drawn.outcomes,
-        drawn.time_years,
-        drawn.event,
+    return replace(
+        drawn,
+        rows=drawn.rows[chosen],
+        days=drawn.days[chosen],
+        values={name: value[chosen] for name, value in drawn.values.items()},
     )
 
 

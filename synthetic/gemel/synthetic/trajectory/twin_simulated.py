@@ -64,8 +64,9 @@ class TwinSimulated:
             for name in courses[0].courses
         }
         found |= _targets_on_their_day(programme, assigned, courses, rows, days)
+        targets = {name: _chosen(assigned, [c.targets[name] for c in courses]) for name in courses[0].targets}
         drawn = Trajectories(
-            len(values), rows, days, found, assigned, programme.outcome_names, time_years, event
+            len(values), rows, days, found, assigned, programme.outcome_names, time_years, event, targets
         )
         return possible(drawn)
 

@@ -1,4 +1,4 @@
-"""A made-up programme of six weeks, for tests: a day grid, every kind of target and endpoint, a treatment, a series."""
+"""A made-up programme of six weeks, for tests: a day grid, every kind of target and endpoint, a treatment, series, visits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from gemel.core.programme import (
     Outcome,
     OutcomeKind,
     Programme,
+    Stratum,
     Target,
     TargetKind,
     Treatment,
     TreatmentKind,
+    VisitField,
+    VisitPlan,
 )
 
 LAST_DAY = 42
@@ -113,6 +116,20 @@ PROGRAMME = Programme(
             incident=True,
         ),
         Target(name="dead", title="Dead at six weeks", kind=TargetKind.DEATH, at_days=LAST_DAY),
+        Target(
+            name="pressures_after",
+            title="Systolic blood pressures after the stroke",
+            kind=TargetKind.SERIES,
+            unit="mm[Hg]",
+            concepts=("systolic_blood_pressure",),
+            to_days=LAST_DAY,
+        ),
+    ),
+    visits=VisitPlan(
+        fields=(VisitField(series="pressures_after", edges=(80.0, 120.0, 140.0, 160.0, 220.0)),),
+        strata=(Stratum(feature="male", cuts=(0.5,)), Stratum(feature="age_years", cuts=(65.0, 75.0))),
+        visits=5,
+        days_between=10,
     ),
     endpoints=(
         Endpoint(
