@@ -25,6 +25,7 @@ REQUIRED = (
     "singling out",
     "linkability",
     "inference",
+    "evidence",
     "survival",
     "pairs",
 )
