@@ -45,30 +45,29 @@ def groups_of_clock(domain: Domain, clock: str, levels: Noisy, *, noise: float) 
     return (*events, *(max(events) + 1,) * (column.size - form.events))
 
 
-def groups_with_clock(domain: Domain, name: str, levels: Noisy, around: int, *, noise: float) -> Groups:
-    """Groups of a column's levels for its table with the clock, which has `around` groups there."""
-    weights = _people(levels, name)
+def groups_with_clock(
+    domain: Domain, pair: tuple[str, str], levels: Noisy, around: Groups, *, noise: float
+) -> tuple[Groups, Groups]:
+    """Groups of the levels of a column and of the clock, whose groups are `around`, for their table."""
+    name, clock = pair
+    weights, many = _people(levels, name), _size(domain, clock, around)
     cells = _cells(float(weights.sum()), _NOISES_A_CLOCK_CELL * noise)
-    most, _ = _sizes((min(domain.sizes[name], _FEATURE_GROUPS), around), (_FEWEST, around), cells)
-    return few_groups(domain.column(name), weights, most)
+    most, _ = _sizes((min(domain.sizes[name], _FEATURE_GROUPS), many), (_FEWEST, many), cells)
+    return few_groups(domain.column(name), weights, most), around
 
 
 def groups_of_pair(
     domain: Domain, pair: tuple[str, str], levels: Noisy, kept: Mapping[str, Groups], *, noise: float
 ) -> tuple[Groups, Groups]:
     """Groups of the levels of two columns for their table of that noise; those of some columns are `kept`."""
-    first, second = pair
-    sizes = [_size(domain, name, kept.get(name)) for name in pair]
-    fewest = [size if name in kept else _FEWEST for name, size in zip(pair, sizes, strict=True)]
-    cells = _cells(float(_people(levels, first).sum()), _NOISES_A_CELL * noise)
-    most = dict(zip(pair, _sizes(tuple(sizes), tuple(fewest), cells), strict=True))
-
-    def groups(name: str) -> Groups:
-        return (
-            kept[name] if name in kept else few_groups(domain.column(name), _people(levels, name), most[name])
-        )
-
-    return groups(first), groups(second)
+    first, second = (_size(domain, name, kept.get(name)) for name in pair)
+    fewest = (first if pair[0] in kept else _FEWEST, second if pair[1] in kept else _FEWEST)
+    cells = _cells(float(_people(levels, pair[0]).sum()), _NOISES_A_CELL * noise)
+    few = [
+        kept[name] if name in kept else few_groups(domain.column(name), _people(levels, name), most)
+        for name, most in zip(pair, _sizes((first, second), fewest, cells), strict=True)
+    ]
+    return few[0], few[1]
 
 
 def few_groups(column: Column, noisy: NDArray[Any], most: int) -> Groups:

@@ -41,6 +41,10 @@ _SHARES = {
 _MOST_STATES, _MOST_JOINT_CELLS = 4096, 64
 # In the joint state the ends of follow-up are in so many runs.
 _ENDS_IN_STATE = 4
+# Stands for the groups of the clock, which follow from the noisy levels.
+_AROUND: tuple[int, ...] = (-1,)
+
+_Table = tuple[str, tuple[str, ...], tuple[Groups, ...]]
 
 
 @dataclass(frozen=True)
@@ -147,43 +151,29 @@ def pair_queries(
         tree: The parent of each scored column that has one.
         multiplier: The noise multiplier of all three rounds that `levels` have: it decides about groups, the noise is the plan's.
     """
-    domain, clock, others = plan.domain, plan.anchors[0], plan.anchors[1:]
-    hub, anchored = hub_of(plan, tree), {a.column for a in plan.anchors}
-    features = [name for name in domain.names if name not in anchored]
-    pairs = {
-        "clock": [(name, clock.column) for name in features if name != hub],
-        "others": [(name, other.column) for name in features for other in others],
-        "hub": [(hub, name) for name in tree] if hub is not None else [],
-        "tree": [(parent, name) for name, parent in tree.items() if parent != hub],
-    }
-    alone = _sets_of_anchors(plan)
-    outlined = [a for a in others if a.groups is not None]
-    count = {kind: len(some) for kind, some in pairs.items()}
-    count["anchors"] = len(alone) + len(outlined) + (hub is not None)
+    domain, clock = plan.domain, plan.anchors[0]
+    pairs, alone = _pairs(plan, tree), _tables_of_anchors(plan, tree)
+    count = {"anchors": len(alone), **{kind: len(some) for kind, some in pairs.items()}}
     whole = sum(_SHARES[kind] for kind in count if count[kind])
     share = {kind: _SHARES[kind] / whole / many for kind, many in count.items() if many}
-    sigma = {kind: 1 / math.sqrt(plan.pair_precision * part) for kind, part in share.items()}
     # By public shares, not by the plan's noise: a hospital adds its own part, and all must decide the same.
     noise = {kind: multiplier / math.sqrt(plan.pair_share * part) for kind, part in share.items()}
     around = groups_of_clock(domain, clock.column, levels, noise=noise.get("clock", 0.0))
-    tables: list[tuple[str, str, tuple[str, ...], tuple[Groups, ...]]] = [
-        ("anchors", "anchors/" + "*".join(a.column for a in some), *zip(*some, strict=True)) for some in alone
+    hub = hub_of(plan, tree)
+    kept = {anchor.column: anchor.groups for anchor in plan.anchors} | ({} if hub is None else {hub: None})
+    found = [
+        ("anchors", name, columns, tuple(around if group is _AROUND else group for group in groups))
+        for name, columns, groups in alone
     ]
-    tables += [("anchors", f"when/{a.column}", (a.column, clock.column), (None, around)) for a in outlined]
-    if hub is not None:
-        # All that goes by the hub rests on this one table: it is counted as the state has it.
-        tables.append(("anchors", f"pair/{hub}*{clock.column}", (hub, clock.column), (None, clock.groups)))
-    kept = {**{a.column: a.groups for a in others}, **({hub: None} if hub is not None else {})}
     for kind, some in pairs.items():
-        for first, second in some:
+        for pair in some:
             if kind == "clock":
-                many = domain.sizes[second] if around is None else max(around) + 1
-                few = groups_with_clock(domain, first, levels, many, noise=noise[kind])
-                groups = (few, around)
+                groups = groups_with_clock(domain, pair, levels, around, noise=noise[kind])
             else:
-                groups = groups_of_pair(domain, (first, second), levels, kept, noise=noise[kind])
-            tables.append((kind, f"pair/{first}*{second}", (first, second), groups))
-    return tuple(Query(name, columns, groups, sigma[kind]) for kind, name, columns, groups in tables)
+                groups = groups_of_pair(domain, pair, levels, kept, noise=noise[kind])
+            found.append((kind, f"pair/{pair[0]}*{pair[1]}", pair, groups))
+    sigma = {kind: 1 / math.sqrt(plan.pair_precision * part) for kind, part in share.items()}
+    return tuple(Query(name, columns, groups, sigma[kind]) for kind, name, columns, groups in found)
 
 
 def hubs_of(plan: MeasurePlan) -> tuple[str, ...]:
@@ -217,13 +207,42 @@ def most_pair_cells(plan: MeasurePlan) -> int:
     return beside + 2 * largest * sum(others) + largest * sizes[plan.anchors[0].column]
 
 
-def _sets_of_anchors(plan: MeasurePlan) -> list[tuple[Anchor, ...]]:
-    """Whose joint tables are counted: all anchors' where its cells are few, else each two anchors'."""
-    anchors = plan.anchors
+def _pairs(plan: MeasurePlan, tree: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
+    """The two columns of each table that is not the anchors' own, by the share that they have."""
+    clock, others = plan.anchors[0], plan.anchors[1:]
+    hub, anchored = hub_of(plan, tree), {a.column for a in plan.anchors}
+    members = [name for name in plan.domain.names if name not in anchored]
+    return {
+        "clock": [(name, clock.column) for name in members if name != hub],
+        "others": [(name, other.column) for name in members for other in others],
+        "hub": [(hub, name) for name in tree] if hub is not None else [],
+        "tree": [(parent, name) for name, parent in tree.items() if parent != hub],
+    }
+
+
+def _tables_of_anchors(plan: MeasurePlan, tree: Mapping[str, str]) -> list[_Table]:
+    """All anchors in one table where its cells are few, else each two; what anchors outline; and the hub with the clock."""
+    anchors, clock, hub = plan.anchors, plan.anchors[0], hub_of(plan, tree)
     cells = math.prod(Structure(plan.domain, anchors, {}).shape)
-    if cells <= _MOST_JOINT_CELLS and len(anchors) > 1:
-        return [anchors]
-    return list(itertools.combinations(anchors, 2))
+    sets = [anchors] if cells <= _MOST_JOINT_CELLS else list(itertools.combinations(anchors, 2))
+    tables: list[_Table] = [
+        (
+            "anchors/" + "*".join(a.column for a in some),
+            tuple(a.column for a in some),
+            tuple(a.groups for a in some),
+        )
+        for some in sets
+        if len(some) > 1
+    ]
+    tables += [
+        (f"when/{a.column}", (a.column, clock.column), (None, _AROUND))
+        for a in anchors[1:]
+        if a.groups is not None
+    ]
+    if hub is not None:
+        # All that goes by the hub rests on this one table: it is counted as the state has it.
+        tables.append((f"pair/{hub}*{clock.column}", (hub, clock.column), (None, clock.groups)))
+    return tables
 
 
 def _outline(column: Column) -> Groups:
