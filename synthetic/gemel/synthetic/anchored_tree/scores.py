@@ -20,7 +20,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,14 @@ class Scoring:
         flat = np.bincount(codes[first] * columns + codes[second], minlength=rows * columns)
         table = flat.astype(np.int64).reshape(rows, columns)
         return self.marks[first].of_level.T @ table @ self.marks[second].of_level
+
+
+class Scores(NamedTuple):
+    """What round 2 led to: what was scored, the noisy sums of each two columns, and the sigma of a sum of sensitivity one."""
+
+    scoring: Scoring
+    sums: Sequence[Whole]
+    sigma: float
 
 
 def scoring_of(domain: Domain, pairs: Sequence[Pair], levels: Mapping[str, NDArray[Any]]) -> Scoring:
