@@ -32,6 +32,7 @@ from gemel.synthetic.protocol import (
     declared_tables,
     outcome,
     release,
+    released_scores,
     synthesis_plan,
 )
 
@@ -79,7 +80,7 @@ def test_whatever_is_chosen_the_tables_together_cost_what_was_charged(
 ) -> None:
     # Any forest: a column's parent is one before it.
     forest = [min(parent, number - 1) for number, parent in enumerate(parents)]
-    choice = {"levels": np.array(levels), "parents": np.array(forest)}
+    choice = {"levels": np.array(levels), "parents": np.array(forest), "multiplier": np.array([1000])}
     codes = {name: np.zeros(3, np.intp) for name in DOMAIN.names}
     counted = count_round(ROUNDS[2], DOMAIN, codes, whole=4.0, choice=choice)
     charged = synthesis_plan(DOMAIN).mechanism(ROUNDS[2], 4.0)
@@ -127,6 +128,13 @@ def test_levels_of_more_people_than_there_are_are_refused() -> None:
         choice["levels"][3] = -(10**13)
         with pytest.raises(GemelError, match="GEM720"):
             check_choice(task, DOMAIN, choice)
+
+
+@pytest.mark.parametrize("multiplier", [-1, 10**13])
+def test_noise_that_no_levels_have_is_refused(multiplier: int) -> None:
+    choice = a_choice(DOMAIN) | {"multiplier": np.array([multiplier])}
+    with pytest.raises(GemelError, match="GEM720"):
+        check_choice(ROUNDS[2], DOMAIN, choice)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +198,18 @@ def test_over_hospitals_a_cohort_is_as_close_as_the_noise_lets_it_be(real: Datas
     for name in ("age_years", "male", "fatty_liver", "diabetes_history"):
         shares = np.bincount(truth[name], minlength=DOMAIN.sizes[name]) / len(real)
         assert np.abs(model.marginal(name) - shares).sum() / 2 < 0.03, name
+
+
+def test_the_scores_that_chose_the_tree_are_kept_with_their_noise(real: Dataset) -> None:
+    study = study_of(2, whole=1.0)
+    measured = federated(study, [real, real])
+    scored, sums, sigma = released_scores(study, DOMAIN, measured)
+    exact = scored.count(DOMAIN.encode(real))
+    apart = [
+        (noisy - 2 * once).ravel() / noise
+        for noisy, once, noise in zip(sums, exact, scored.sigmas(sigma), strict=True)
+    ]
+    assert np.std(np.concatenate(apart)) == pytest.approx(1.0, abs=0.15)
 
 
 def test_twenty_hospitals_some_without_patients_or_with_one_or_without_a_column_make_one_cohort(

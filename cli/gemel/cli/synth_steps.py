@@ -21,6 +21,7 @@ from gemel.synthetic.report import (
     Audience,
     Decision,
     Evidence,
+    Finding,
     Report,
     Source,
     Statement,
@@ -44,7 +45,7 @@ def examine(
     *,
     seeds: Sequence[int],
     effort: Effort = FULL,
-    attack_mechanism: bool = True,
+    heard: Callable[[Finding], None] | None = None,
 ) -> Report:
     """Draw from each seed, and measure what was drawn.
 
@@ -53,7 +54,7 @@ def examine(
         evidence: Patients to hold the draws against.
         seeds: At least five.
         effort: Of the attacks.
-        attack_mechanism: Let attackers run the whole mechanism themselves, which takes most of the time.
+        heard: Told each row as it is found.
     """
     size = int(min(max(model.patients_about, FEWEST), MOST))
     draws = [
@@ -72,9 +73,9 @@ def examine(
         source_patients=model.tree.total,
         seeds=tuple(seeds),
         provenance={**_traced(model), "seed_policy": SEED_POLICY},
-        generator=_generator(model, size) if attack_mechanism else None,
+        generator=_generator(model, size) if effort.shadows else None,
     )
-    return make(model.tree.domain, draws, source, evidence=evidence, effort=effort)
+    return make(model.tree.domain, draws, source, evidence=evidence, effort=effort, heard=heard)
 
 
 def _traced(model: CohortModel) -> dict[str, Any]:

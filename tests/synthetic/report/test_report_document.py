@@ -14,7 +14,7 @@ from gemel.synthetic.report import Audience, Evidence, Finding, Report, Source, 
 from gemel.synthetic.report.attacks import Effort
 from gemel.synthetic.report.document import rounded, worst
 
-LITTLE = Effort(attacks=40, shadows=2)
+LITTLE = Effort(attacks=40, people=40, shadows=2, releases=0)
 SECRET, OPEN = (
     st.integers(-(10**6), 10**6).map(lambda n, part=part: n + part) for part in (0.123456789, 0.5)
 )
@@ -137,6 +137,33 @@ def test_without_patients_a_report_says_of_each_block_that_it_is_not_tested(ward
     assert document["verdict"] == "fail"  # nobody can say where the model comes from
     assert document["not_for"]
     json.dumps(document, allow_nan=False)
+
+
+def test_rows_and_figures_of_others_stand_in_the_report_and_each_row_is_heard_once(ward_columns, make_ward):
+    rows = [
+        Finding("trajectories", name, 0.5, None, None, None, "≤ 1", Verdict.PASS, internal=internal)
+        for name, internal in (("transitions", True), ("order of events", False))
+    ]
+    heard = []
+    report = make(
+        ward_columns,
+        [make_ward(60, seed) for seed in range(5)],
+        Source("ab" * 32, "a ward"),
+        more=rows,
+        figures=[{"kind": "fan", "name": "hba1c"}],
+        heard=heard.append,
+    )
+    assert heard == list(report.findings)
+    documents = {audience: report.document(audience) for audience in Audience}
+    for document in documents.values():
+        assert {"kind": "fan", "name": "hba1c"} in document["figures"]
+    measures = {
+        a: [r["measure"] for r in d["findings"] if r["block"] == "trajectories"] for a, d in documents.items()
+    }
+    assert measures == {
+        Audience.INTERNAL: ["transitions", "order of events"],
+        Audience.PUBLIC: ["order of events"],
+    }
 
 
 @pytest.mark.parametrize("draws", [0, 4])

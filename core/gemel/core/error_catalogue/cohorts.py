@@ -71,19 +71,6 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "Examine the very model that you draw from (gemel synth report), and draw with that report.",
         ExitCode.REFUSED,
     ),
-    "GEM763": CatalogueEntry(
-        "A model file does not hold",
-        "It is damaged, is no model of virtual cohorts, or its parts do not follow from each other: the tables are not those that the "
-        "certificate names, the provenance is not that of the study, or the potentials are another model's.",
-        "Fit the model again from the run's folder: gemel synth fit.",
-        ExitCode.REFUSED,
-    ),
-    "GEM764": CatalogueEntry(
-        "A run brought no virtual cohorts",
-        "The folder holds no certificate, or the run ended before its last round of synthesis, or the tables of that round are not there.",
-        "Name the folder of a finished run: the coordinator's runs/HASH, what gemel study pull wrote, or gemel study simulate --out.",
-        ExitCode.REFUSED,
-    ),
     "GEM755": CatalogueEntry(
         "A virtual cohort may not be released by its report",
         "A row of the report that decides has failed, or one that is required was not tested. Nothing was written.",
@@ -100,6 +87,19 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "People do not fit the report's domain",
         "A column of the public domain is missing, or columns are not equally long.",
         "Give the columns that the domain names, one entry for each person.",
+    ),
+    "GEM763": CatalogueEntry(
+        "A model file does not hold",
+        "It is damaged, is no model of virtual cohorts, or its parts do not follow from each other: the tables are not those that the "
+        "certificate names, the provenance is not that of the study, or the potentials are another model's.",
+        "Fit the model again from the run's folder: gemel synth fit.",
+        ExitCode.REFUSED,
+    ),
+    "GEM764": CatalogueEntry(
+        "A run brought no virtual cohorts",
+        "The folder holds no certificate, or the run ended before its last round of synthesis, or the tables of that round are not there.",
+        "Name the folder of a finished run: the coordinator's runs/HASH, what gemel study pull wrote, or gemel study simulate --out.",
+        ExitCode.REFUSED,
     ),
     "GEM765": CatalogueEntry(
         "The patients that a report needs are not there",

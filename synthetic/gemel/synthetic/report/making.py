@@ -10,9 +10,11 @@ from gemel.core.errors import GemelError
 from gemel.synthetic.anchored_tree.queries import Query, Table
 from gemel.synthetic.columns import Categories
 from gemel.synthetic.domain import Domain
+from gemel.synthetic.report.analysis import analysis_rows
 from gemel.synthetic.report.attacks import FULL, Effort, attack_findings, mechanism_findings
 from gemel.synthetic.report.attacks.membership import Generator
 from gemel.synthetic.report.constraints import constraint_rows
+from gemel.synthetic.report.counted import counted_row
 from gemel.synthetic.report.document import Audience, Report
 from gemel.synthetic.report.evidence import Columns, Evidence, check_columns
 from gemel.synthetic.report.figures import figures_of
@@ -111,6 +113,7 @@ def make(
         question=source.question,
         seeds=source.seeds,
         virtual_patients=len(virtual[0]),
+        attacks=0 if evidence is None else effort.attacks,
         source_patients=source.source_patients,
         figures=_figures(virtual, source, evidence, figures),
     )
@@ -129,15 +132,18 @@ def _rows(
     yield from statement_rows(source.statement, source_patients=source.source_patients)
     yield from _mechanism(domain, source, effort, seed)
     yield from _attacks(virtual, source, evidence, effort, seed)
+    if evidence is not None:
+        yield counted_row(PeopleTable(domain, evidence.training), source.queries, source.tables)
     yield from usefulness_rows(virtual, evidence)
     yield from constraint_rows(virtual)
     yield from released_rows(domain, source.queries, source.tables, [people.codes for people in virtual])
     yield from more
+    yield from _analysis(virtual, source, evidence, effort, seed)
     yield _traced(source)
 
 
 def _mechanism(domain: Domain, source: Source, effort: Effort, seed: int) -> Iterator[Finding]:
-    if source.statement is None:
+    if source.statement is None or not effort.releases:
         yield untested("mechanism", "canaries", "as written", internal=False)
         return
     tables, sites = source.statement.tables, source.statement.sites_of_a_person
@@ -157,6 +163,16 @@ def _attacks(
     yield from attack_findings(
         evidence, draws, secrets=secrets, effort=effort, seed=seed, generator=source.generator
     )
+
+
+def _analysis(
+    virtual: Sequence[PeopleTable], source: Source, evidence: Evidence | None, effort: Effort, seed: int
+) -> Iterator[Finding]:
+    """Where attackers may run the mechanism in full, it is repeated as often as an analysis needs."""
+    if source.generator is not None and effort.shadows >= FULL.shadows:
+        training = None if evidence is None else PeopleTable(evidence.domain, evidence.training)
+        internal = evidence is None or not evidence.open_data
+        yield from analysis_rows(virtual, training, source.generator, seed=seed, internal=internal)
 
 
 def secrets_of(people: PeopleTable) -> tuple[str, ...]:
