@@ -135,7 +135,7 @@ def fit_network(
     """
     panel, rules = histories.panel, rules_for(patients=patients, epsilon=epsilon)
     steps = rules.rounds * rules.local_steps
-    table, training = _noise(epsilon, delta, steps)
+    table, training = noise_for(epsilon, delta, steps)
     exact = np.bincount(histories.strata, minlength=panel.strata).astype(np.int64)
     strata = noisy_counts(exact, noise_multiplier=table.noise_multiplier, noise=noise)
     network = VisitNetwork(panel, classes=rules.classes, hidden=rules.hidden)
@@ -180,8 +180,8 @@ def _train(network: VisitNetwork, trainer: DpTrainer, histories: Histories, roun
 
 
 @lru_cache(maxsize=64)
-def _noise(epsilon: float, delta: float, steps: int) -> tuple[Mechanism, Mechanism]:
-    """The mechanisms of the table of strata and of all steps that cost at most (epsilon, delta), by the accountant."""
+def noise_for(epsilon: float, delta: float, steps: int) -> tuple[Mechanism, Mechanism]:
+    """The mechanisms of the table of strata and of all steps that cost at most (epsilon, delta), by the accountant. Raises GEM305."""
     if not (0 < epsilon < math.inf and 0 < delta < 1):
         raise GemelError("GEM305", f"epsilon {epsilon:g} and delta {delta:g} are no budget.")
 
