@@ -1,8 +1,9 @@
-"""Virtual cohorts of SUPPORT2 over hospitals that are unlike each other, beside one table of all: distance, selection, bytes.
+"""Virtual cohorts over hospitals that are unlike each other, beside one table of all: distance, selection, bytes.
 
 Usage: python benchmarks/synthetic_federated.py [--quick] [--json FILE] [--data DIR] [--seeds N] [--hospitals N]
-Patients are dealt to hospitals by diagnosis and age with a Dirichlet distribution: 0.2 is a strong skew, 0.6 some, none none. Noise is
-seeded, for it is a benchmark. Every figure is the median over seeds of dealing and noise.
+Patients of SUPPORT2 are dealt to hospitals by diagnosis and age with a Dirichlet distribution: 0.2 is a strong skew, 0.6 some, none none.
+"Information kept" is asked of three more tables too, dealt by what their people differ in. Noise is seeded, for it is a
+benchmark. Every figure is the median over seeds of dealing and noise.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import argparse
 import itertools
 import json
 import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _federation import bar, machine, row
+from _selection_tables import TABLES, Table
 from _support2 import domain, training_and_holdout
 from _synthetic_scores import pair_distances
+from numpy.typing import NDArray
 
 from gemel.core.study import SCHEMA, AggregationPlan, Masking, PrivacyPlan, Study, TrainingPlan
 from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.noise import NoiseSource
 from gemel.privacy.secure_aggregation.plan import as_added
 from gemel.synthetic.anchored_tree import fit_private, plan_for
+from gemel.synthetic.domain import Domain
 from gemel.synthetic.protocol import (
     Summed,
     cohort_model,
@@ -35,17 +40,20 @@ from gemel.synthetic.protocol import (
 )
 
 DELTA = 1e-5
-DOMAIN = domain()
+SUPPORT2 = domain()
 SKEWS: dict[str, float | None] = {"Dirichlet 0.2": 0.2, "Dirichlet 0.6": 0.6, "alike": None}
 WAYS = {
     "shares of noise": AggregationPlan(masking=Masking.SECURE, distributed_noise=True),
     "shares, one may drop": AggregationPlan(masking=Masking.SECURE, distributed_noise=True, dropouts=1),
     "whole noise": AggregationPlan(),
 }
+SHARES = "shares of noise"
 Codes = dict[str, Any]
 
 
-def study_of(hospitals: int, *, epsilon: float, aggregation: AggregationPlan, persons: int = 1) -> Study:
+def study_of(
+    asked: Domain, hospitals: int, *, epsilon: float, aggregation: AggregationPlan, persons: int = 1
+) -> Study:
     """A study of synthesis alone at (epsilon, 1e-5)."""
     return Study(
         schema=SCHEMA,
@@ -68,10 +76,10 @@ def study_of(hospitals: int, *, epsilon: float, aggregation: AggregationPlan, pe
             delta=DELTA,
             count_noise_multiplier=1e4,
             metrics_noise_multiplier=1e4,
-            synthesis_noise_multiplier=plan_for(DOMAIN, epsilon=epsilon, delta=DELTA).whole_multiplier,
+            synthesis_noise_multiplier=plan_for(asked, epsilon=epsilon, delta=DELTA).whole_multiplier,
         ),
         metrics_tables=1,
-        synthesis=synthesis_plan(DOMAIN, sites_of_a_person=persons),
+        synthesis=synthesis_plan(asked, sites_of_a_person=persons),
         minimum_patients=1,
         quorum=1,
         round_timeout_s=60.0,
@@ -80,9 +88,10 @@ def study_of(hospitals: int, *, epsilon: float, aggregation: AggregationPlan, pe
     )
 
 
-def deal(codes: Codes, hospitals: int, skew: float | None, random: np.random.Generator) -> list[Codes]:
-    """The patients of each hospital, each kind of patient (diagnosis, third of the ages) dealt in other shares."""
-    kind = codes["dzgroup"] * 3 + np.digitize(codes["age"], [6, 9])
+def deal(
+    codes: Codes, kind: NDArray[np.intp], hospitals: int, skew: float | None, random: np.random.Generator
+) -> list[Codes]:
+    """The patients of each hospital, each kind of patient dealt in other shares."""
     place = random.integers(0, hospitals, len(kind))
     for value in np.unique(kind) if skew is not None else ():
         rows = np.flatnonzero(kind == value)
@@ -90,25 +99,27 @@ def deal(codes: Codes, hospitals: int, skew: float | None, random: np.random.Gen
     return [{name: levels[place == i] for name, levels in codes.items()} for i in range(hospitals)]
 
 
-def federated(study: Study, sites: list[Codes], *, seed: int) -> dict[str, Any]:
-    """Three rounds, each hospital's noise its own: what cohorts are drawn from."""
+def federated(
+    study: Study, asked: Domain, sites: list[Codes], *, seed: int, rounds: Sequence[str] = ROUNDS
+) -> dict[str, Any]:
+    """The rounds, each hospital's noise its own: what the last of them led to."""
     noise, whole = NoiseSource.for_tests(seed), as_added(study).privacy.synthesis_noise_multiplier
     sums: dict[str, Summed] = {}
     chosen: dict[str, Any] = {}
-    for task in ROUNDS:
-        inputs = chosen if declared_choice(task, DOMAIN) else {}
-        came = [release(task, DOMAIN, codes, whole=whole, choice=inputs, noise=noise) for codes in sites]
+    for task in rounds:
+        inputs = {name: chosen[name] for name in declared_choice(task, asked)}
+        came = [release(task, asked, codes, whole=whole, choice=inputs, noise=noise) for codes in sites]
         total = {name: np.sum([one[name] for one in came], axis=0, dtype=np.int64) for name in came[0]}
         sums[task] = Summed(total, len(sites))
-        chosen = dict(outcome(study, DOMAIN, sums))
+        chosen = dict(outcome(study, asked, sums))
     return chosen
 
 
-def information(codes: Codes, names: tuple[str, ...]) -> dict[tuple[str, str], float]:
-    """The mutual information of each two columns, in nats."""
+def information(asked: Domain, codes: Codes) -> dict[tuple[str, str], float]:
+    """The mutual information of each two scored columns, in nats."""
     found = {}
-    for a, b in itertools.combinations(names, 2):
-        table = np.zeros((DOMAIN.sizes[a], DOMAIN.sizes[b]))
+    for a, b in plan_for(asked, epsilon=1.0, delta=DELTA).score_pairs:
+        table = np.zeros((asked.sizes[a], asked.sizes[b]))
         np.add.at(table, (codes[a], codes[b]), 1)
         shares = table / table.sum()
         expected = np.outer(shares.sum(axis=1), shares.sum(axis=0))
@@ -128,9 +139,9 @@ def best_tree(weights: dict[tuple[str, str], float]) -> float:
     return total
 
 
-def kept(measured: dict[str, Any], truth: dict[tuple[str, str], float]) -> float:
+def kept(asked: Domain, measured: dict[str, Any], truth: dict[tuple[str, str], float]) -> float:
     """Of the best tree's information, the part that the best tree of the counted pairs has."""
-    scored = plan_for(DOMAIN, epsilon=1.0, delta=DELTA).scored
+    scored = plan_for(asked, epsilon=1.0, delta=DELTA).scored
     parents = measured["parents"]
     roots = [scored[i] for i, p in enumerate(parents) if p < 0]
     pairs = {frozenset((scored[i], scored[p])) for i, p in enumerate(parents) if p >= 0}
@@ -142,37 +153,33 @@ def kept(measured: dict[str, Any], truth: dict[tuple[str, str], float]) -> float
 def measure(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows and bars."""
     _, _, training, _ = training_and_holdout(arguments.data)
-    codes = DOMAIN.encode_columns(training)
-    truth = information(codes, plan_for(DOMAIN, epsilon=1.0, delta=DELTA).scored)
+    codes = SUPPORT2.encode_columns(training)
+    kind = codes["dzgroup"] * 3 + np.digitize(codes["age"], [6, 9])
     rows: list[dict[str, Any]] = []
-    selection, ratios = [], []
+    ratios = []
     epsilons, skews = ((1.0,), ("Dirichlet 0.2",)) if arguments.quick else ((1.0, 3.0), tuple(SKEWS))
     for epsilon in epsilons:
-        central = [_distance_central(codes, training, epsilon, seed) for seed in range(arguments.seeds)]
-        rows.append(row(f"2-way TV, epsilon {epsilon:g}", "central", statistics.median(central), "TV"))
+        central = _median(
+            _distance_central(codes, training, epsilon, seed) for seed in range(arguments.seeds)
+        )
+        rows.append(row(f"2-way TV, epsilon {epsilon:g}", "central", central, "TV"))
         for skew, way in itertools.product(skews, WAYS):
-            found, shares = [], []
-            for seed in range(arguments.seeds):
-                sites = deal(codes, arguments.hospitals, SKEWS[skew], np.random.default_rng(seed))
-                study = study_of(arguments.hospitals, epsilon=epsilon, aggregation=WAYS[way])
-                measured = federated(study, sites, seed=seed)
-                shares.append(kept(measured, truth))
-                if skew == "Dirichlet 0.2" or way == "shares of noise":
-                    model = cohort_model(study, DOMAIN, measured)
-                    found.append(_distance(training, model.sample(round(model.total), seed=seed), seed))
-            rows.append(
-                row(f"information kept, {skew}, epsilon {epsilon:g}", way, statistics.median(shares), "share")
+            if skew != "Dirichlet 0.2" and way != SHARES:
+                continue
+            study = study_of(SUPPORT2, arguments.hospitals, epsilon=epsilon, aggregation=WAYS[way])
+            found = _median(
+                _distance_over_hospitals(study, training, codes, kind, SKEWS[skew], seed)
+                for seed in range(arguments.seeds)
             )
-            if way == "shares of noise" and epsilon == 1.0:
-                selection.append(statistics.median(shares))
-            if found:
-                rows.append(
-                    row(f"2-way TV, {skew}, epsilon {epsilon:g}", way, statistics.median(found), "TV")
-                )
-                if way == "shares of noise":
-                    ratios.append(statistics.median(found) / statistics.median(central))
+            rows.append(row(f"2-way TV, {skew}, epsilon {epsilon:g}", way, found, "TV"))
+            ratios += [found / central] if way == SHARES else []
             print(rows[-1], flush=True)
-    sent = sum(4 * spec.shape[0] for task in ROUNDS for spec in declared_tables(task, DOMAIN).values())
+        rows += _selection("SUPPORT2", Table(SUPPORT2, codes, kind), skews, epsilon, arguments)
+    for name, read in TABLES.items() if not arguments.quick else ():
+        rows += _selection(name, read(arguments.data), skews, 1.0, arguments, ways=(SHARES,))
+    dealt = [f"kept, SUPPORT2, {skew}, epsilon 1" for skew in skews]
+    selection = [r["value"] for r in rows if r["case"] in dealt and r["side"] == SHARES]
+    sent = sum(4 * spec.shape[0] for task in ROUNDS for spec in declared_tables(task, SUPPORT2).values())
     rows.append(row("sent in three rounds", "32-bit words", sent / 1000, "KB a hospital"))
     return rows, [
         bar("federated over central 2-way TV, worst", max(ratios), 1.05, "max"),
@@ -181,13 +188,57 @@ def measure(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[d
     ]
 
 
+def _selection(
+    name: str,
+    table: Table,
+    skews: Sequence[str],
+    epsilon: float,
+    arguments: argparse.Namespace,
+    *,
+    ways: Sequence[str] = tuple(WAYS),
+) -> list[dict[str, Any]]:
+    """How much of the best tree the first two rounds keep, for each skew and way; and of one table of all."""
+    truth, rows = information(table.domain, table.codes), []
+    one_table = [("one table of all", None, 1, WAYS[SHARES], 1)]
+    over = [(skew, SKEWS[skew], arguments.hospitals, WAYS[way], 1) for skew in skews for way in ways]
+    twenty = [(f"{skew}, 20 hospitals", SKEWS[skew], 20, WAYS[SHARES], 1) for skew in skews[:1]]
+    twice = [
+        (f"{skew}, a person at two", SKEWS[skew], arguments.hospitals, WAYS[SHARES], 2) for skew in skews[:1]
+    ]
+    for case, skew, hospitals, aggregation, persons in (*one_table, *over, *twenty, *twice):
+        study = study_of(table.domain, hospitals, epsilon=epsilon, aggregation=aggregation, persons=persons)
+        shares = []
+        for seed in range(2 * arguments.seeds):
+            sites = deal(table.codes, table.kind, hospitals, skew, np.random.default_rng(seed))
+            measured = federated(study, table.domain, sites, seed=seed, rounds=ROUNDS[:2])
+            shares.append(kept(table.domain, measured, truth))
+        way = next(way for way, plan in WAYS.items() if plan is aggregation)
+        rows.append(
+            row(f"kept, {name}, {case}, epsilon {epsilon:g}", way, statistics.median(shares), "share")
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _distance_over_hospitals(
+    study: Study, training: Any, codes: Codes, kind: NDArray[np.intp], skew: float | None, seed: int
+) -> float:
+    sites = deal(codes, kind, len(study.sites), skew, np.random.default_rng(seed))
+    model = cohort_model(study, SUPPORT2, federated(study, SUPPORT2, sites, seed=seed))
+    return _distance(training, model.sample(round(model.total), seed=seed), seed)
+
+
 def _distance_central(codes: Codes, training: Any, epsilon: float, seed: int) -> float:
-    fitted = fit_private(DOMAIN, codes, epsilon=epsilon, delta=DELTA, noise=NoiseSource.for_tests(seed))
+    fitted = fit_private(SUPPORT2, codes, epsilon=epsilon, delta=DELTA, noise=NoiseSource.for_tests(seed))
     return _distance(training, fitted.model.sample(round(fitted.model.total), seed=seed), seed)
 
 
 def _distance(training: Any, drawn: Codes, seed: int) -> float:
-    return float(np.mean(pair_distances(training, DOMAIN.decode_columns(drawn, seed=seed))))
+    return float(np.mean(pair_distances(training, SUPPORT2.decode_columns(drawn, seed=seed))))
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(list(values))
 
 
 def main() -> None:
@@ -196,14 +247,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--hospitals", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seeds = min(arguments.seeds, 2)
     rows, bars = measure(arguments)
     for one in rows:
-        print(f"{one['case']:45} {one['side']:24} {one['value']:.4f} {one['unit']}")
+        print(f"{one['case']:62} {one['side']:22} {one['value']:.4f} {one['unit']}")
     for one in bars:
         print(
             f"{one['name']}: {one['value']} (bar: {one['direction']} {one['bar']}) {'ok' if one['ok'] else 'MISSED'}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dropped_programme import dropped_programme
+from virtual_patients import MODEL, PASSED
 
 from gemel.client_node import tasks
 from gemel.client_node.audit.people import made_up_dataset
@@ -89,10 +90,11 @@ def walked(
         sums[task] = Summed(released(task, study, programme, people, inputs), 1)
         chosen = outcome(study, domain, sums)
     provenance = provenance_of_study(study, sites=1, created="2026-01-01T00:00:00Z", noise="test")
-    cohort = sample(cohort_model(study, domain, chosen), patients=60, seed=3, provenance=provenance)
+    model = cohort_model(study, domain, chosen)
+    cohort = sample(model, patients=60, seed=3, provenance=provenance, model_sha256=MODEL)
     days = cohort.time_years.astype(np.float64) * 365.25
     assert np.abs(days - np.rint(days)).max() < 1e-2
-    write(cohort, folder, provenance=provenance)
+    write(cohort, folder, provenance=provenance, decision=PASSED)
     return scores, cohort
 
 

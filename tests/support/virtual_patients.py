@@ -14,6 +14,19 @@ from gemel.core.programme import Programme
 from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.domain import domain_of
 from gemel.synthetic.provenance import read_provenance
+from gemel.synthetic.report.gate import Decision, Outcome, Override
+
+# The model that cohorts of tests are drawn from, and what lets them leave.
+MODEL = "c0" * 32
+PASSED = Decision("ee" * 32, MODEL, Outcome.PASSED)
+OVERRIDDEN = Decision(
+    "ee" * 32,
+    MODEL,
+    Outcome.OVERRIDDEN,
+    ("singling out: all columns",),
+    ("membership",),
+    Override("Dr. Ada Example", "teaching, inside the hospital only", "2026-11-26T10:00:00Z"),
+)
 
 
 def unrelated_cohort(
@@ -32,6 +45,7 @@ def unrelated_cohort(
         seed,
         read_provenance(provenance),
         float(patients),
+        model_sha256=MODEL,
     )
 
 

@@ -32,6 +32,7 @@ from gemel.synthetic.protocol import (
     declared_tables,
     outcome,
     release,
+    released_scores,
     synthesis_plan,
 )
 
@@ -190,6 +191,18 @@ def test_over_hospitals_a_cohort_is_as_close_as_the_noise_lets_it_be(real: Datas
     for name in ("age_years", "male", "fatty_liver", "diabetes_history"):
         shares = np.bincount(truth[name], minlength=DOMAIN.sizes[name]) / len(real)
         assert np.abs(model.marginal(name) - shares).sum() / 2 < 0.03, name
+
+
+def test_the_scores_that_chose_the_tree_are_kept_with_their_noise(real: Dataset) -> None:
+    study = study_of(2, whole=1.0)
+    measured = federated(study, [real, real])
+    scored, sums, sigma = released_scores(study, DOMAIN, measured)
+    exact = scored.count(DOMAIN.encode(real))
+    apart = [
+        (noisy - 2 * once).ravel() / noise
+        for noisy, once, noise in zip(sums, exact, scored.sigmas(sigma), strict=True)
+    ]
+    assert np.std(np.concatenate(apart)) == pytest.approx(1.0, abs=0.15)
 
 
 def test_twenty_hospitals_some_without_patients_or_with_one_or_without_a_column_make_one_cohort(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from gemel.cli.output import Format, FormatOption, emit, failures, say
 from gemel.core.error_catalogue import ExitCode
 
 if TYPE_CHECKING:
-    from gemel.synthetic.report import Override
+    from gemel.synthetic.report import Finding, Override
 
 app = typer.Typer(
     help="Virtual cohorts: fit what a run released, report on it, draw from it.", no_args_is_help=True
@@ -129,7 +130,8 @@ def report(
         if evidence is None:
             say("No patients were given: what needs them is not tested, and the report cannot pass.")
         say(f"{draws} draws, {'some' if quick else 'all'} attacks …")
-        made = examine(opened, evidence, seeds=range(seed, seed + draws), effort=QUICK if quick else FULL)
+        seeds, effort = range(seed, seed + draws), QUICK if quick else FULL
+        made = examine(opened, evidence, seeds=seeds, effort=effort, heard=_tell_blocks())
         signing = SigningKey.load(key) if key is not None else None
         written = write_reports(made, out, internal=evidence is not None, key=signing)
         result = report_record(made, opened, model, written)
@@ -236,6 +238,18 @@ def sample(
             result["cohorts"].append({**said, "files": [str(file.relative_to(folder)) for file in files]})
         emit(result, output, render=lambda console: render_cohorts(console, result))
         say(f"Check it: gemel verify {result['cohorts'][0]['folder']}")
+
+
+def _tell_blocks() -> Callable[[Finding], None]:
+    """Says on stderr which part of a report is being worked on."""
+    told: set[str] = set()
+
+    def heard(finding: Finding) -> None:
+        if finding.block not in told:
+            told.add(finding.block)
+            say(f"  {finding.block} …")
+
+    return heard
 
 
 def _override(reason: str | None, name: str | None) -> Override | None:

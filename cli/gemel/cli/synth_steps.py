@@ -21,6 +21,7 @@ from gemel.synthetic.report import (
     Audience,
     Decision,
     Evidence,
+    Finding,
     Report,
     Source,
     Statement,
@@ -44,7 +45,7 @@ def examine(
     *,
     seeds: Sequence[int],
     effort: Effort = FULL,
-    attack_mechanism: bool = True,
+    heard: Callable[[Finding], None] | None = None,
 ) -> Report:
     """Draw from each seed, and measure what was drawn.
 
@@ -53,7 +54,7 @@ def examine(
         evidence: Patients to hold the draws against.
         seeds: At least five.
         effort: Of the attacks.
-        attack_mechanism: Let attackers run the whole mechanism themselves, which takes most of the time.
+        heard: Told each row as it is found.
     """
     size = int(min(max(model.patients_about, FEWEST), MOST))
     draws = [
@@ -72,9 +73,9 @@ def examine(
         source_patients=model.tree.total,
         seeds=tuple(seeds),
         provenance={**_traced(model), "seed_policy": SEED_POLICY},
-        generator=_generator(model, size) if attack_mechanism else None,
+        generator=_generator(model, size) if effort.shadows else None,
     )
-    return make(model.tree.domain, draws, source, evidence=evidence, effort=effort)
+    return make(model.tree.domain, draws, source, evidence=evidence, effort=effort, heard=heard)
 
 
 def _traced(model: CohortModel) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def report_record(
     report: Report, model: CohortModel, model_file: Path, pages: Mapping[str, Path]
 ) -> dict[str, Any]:
     """The verdict, the rows that stand against it, and what to do next."""
-    document = report.document(Audience.INTERNAL if INTERNAL in pages else Audience.PUBLIC)
+    document = report.document(Audience.INTERNAL)
     decision = refusal = None
     try:
         decision = decide(document, model_sha256=model.sha256)
@@ -209,12 +210,14 @@ def draw(
             seed=seed,
             provenance=model.provenance,
             given=wanted.given or None,
+            model_sha256=model.sha256,
         )
         place = folder if len(wanted.seeds) == 1 else folder / str(number)
         files = write(
             cohort,
             place,
             provenance=model.provenance,
+            decision=decision,
             formats=wanted.formats,
             key=wanted.key,
             workers=wanted.workers,

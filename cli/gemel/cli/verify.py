@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -159,10 +160,23 @@ def _cohort(folder: Path) -> tuple[SignedDocument | None, str, list[Finding]]:
     findings = [
         Finding("cohort", f"{found.virtual_patients:,} virtual patients, release {found.release}"),
         Finding("files", f"{found.files} files, each of the hash that the manifest names"),
+        Finding("gate", _gate(found.decision)),
     ]
+    if found.conditions:
+        told = (f"{name} {', '.join(levels)}" for name, levels in found.conditions.items())
+        findings.append(Finding("condition", "; ".join(told)))
     if found.public_key is None:
         return None, "virtual_cohort", [*findings, Finding("signature", "NONE: anybody could have made it")]
     return read_document(folder / SIGNED_MANIFEST), "virtual_cohort", findings
+
+
+def _gate(decision: Mapping[str, Any]) -> str:
+    """How a cohort came to be released."""
+    override, report = decision.get("override"), f"report {str(decision['report_sha256'])[:16]}…"
+    if override is None:
+        return f"passed; {report}"
+    against = f"{len(decision['failed'])} rows failed, {len(decision['untested'])} were not tested"
+    return f"NOT PASSED ({against}); released by {override['by']}: {override['reason']}; {report}"
 
 
 def _model(path: Path) -> tuple[SignedDocument, str, list[Finding]]:

@@ -29,6 +29,7 @@ class VirtualCohort:
             and of what the model does not hold.
         source_patients_estimate: how many patients the hospitals counted, as far as the noisy tables tell.
         given: The condition that all were drawn under: the names of the levels that a column may have.
+        model_sha256: Of the model's file, which a decision to release must be about.
     """
 
     programme: Programme
@@ -40,6 +41,7 @@ class VirtualCohort:
     provenance: CohortProvenance
     source_patients_estimate: float
     given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    model_sha256: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -74,6 +76,7 @@ def sample(
     seed: int,
     provenance: Mapping[str, Any],
     given: Given | None = None,
+    model_sha256: str = "",
 ) -> VirtualCohort:
     """Draw virtual patients with their outcomes. Equal arguments give equal cohorts.
 
@@ -83,6 +86,7 @@ def sample(
         seed: Of the draw.
         provenance: `provenance.CohortProvenance` as JSON.
         given: Levels that columns must have (`Domain.within`, `Domain.equal`): "women over 70".
+        model_sha256: Of the model's file; without it the cohort cannot be exported.
 
     Raises GEM702 unless the provenance bounds the privacy loss of all sources and is about these very tables, GEM704 for a
     condition that nobody meets.
@@ -111,6 +115,7 @@ def sample(
             name: tuple(domain.column(name).levels[level] for level in wanted)
             for name, wanted in levels.items()
         },
+        model_sha256,
     )
 
 

@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from gemel.synthetic.anchored_tree import (
     tree_of,
 )
 from gemel.synthetic.anchored_tree.plan import most_pair_cells
+from gemel.synthetic.anchored_tree.scores import Scoring
 from gemel.synthetic.domain import Codes, Domain
 
 _FIRST, _SECOND, _THIRD = ROUNDS
@@ -82,13 +84,18 @@ def check_plan(domain: Domain, plan: SynthesisPlan) -> None:
 
 def declared_tables(task: str, domain: Domain) -> dict[str, ArraySpec]:
     """The array that a round releases."""
-    plan = _measured(domain, whole=1.0)
+    name = {_FIRST: "levels", _SECOND: "scores", _THIRD: "tables"}[task]
+    return {name: ArraySpec((_cells(task, domain),), "int32")}
+
+
+@lru_cache(maxsize=64)  # a node asks a few times for each release
+def _cells(task: str, domain: Domain) -> int:
     if task == _FIRST:
-        return {"levels": ArraySpec((sum(domain.sizes.values()),), "int32")}
+        return sum(domain.sizes.values())
+    plan = _measured(domain, whole=1.0)
     if task == _SECOND:
-        sums = (math.prod(sums_shape(domain, pair)) for pair in plan.score_pairs)
-        return {"scores": ArraySpec((sum(sums),), "int32")}
-    return {"tables": ArraySpec((most_pair_cells(plan),), "int32")}
+        return sum(math.prod(sums_shape(domain, pair)) for pair in plan.score_pairs)
+    return most_pair_cells(plan)
 
 
 def declared_choice(task: str, domain: Domain) -> dict[str, ArraySpec]:
@@ -156,14 +163,14 @@ def outcome(study: Study, domain: Domain, sums: Mapping[str, Summed]) -> Tables:
         return {"levels": levels}
     if _THIRD not in sums:
         plan = _measured(domain, whole=_whole(study, sums[_SECOND].hospitals))
-        scores = _cut(sums[_SECOND].arrays["scores"], [sums_shape(domain, p) for p in plan.score_pairs])
-        tree = tree_of(plan, _by_name(plan, levels), scores)
+        tree = tree_of(plan, _by_name(plan, levels), _scores(plan, sums[_SECOND].arrays["scores"]))
         position = {name: number for number, name in enumerate(plan.scored)}
         parents = [position[tree[name]] if name in tree else _NO_PARENT for name in plan.scored]
         return {"levels": levels, "parents": np.array(parents, np.int64)}
     chosen = outcome(study, domain, {task: sums[task] for task in (_FIRST, _SECOND)})
     return {
         **chosen,
+        "scores": np.asarray(sums[_SECOND].arrays["scores"], np.int64),
         "tables": np.asarray(sums[_THIRD].arrays["tables"], np.int64),
         "hospitals": np.array([sums[task].hospitals for task in ROUNDS], np.int64),
     }
@@ -187,6 +194,21 @@ def released_tables(study: Study, domain: Domain, measured: Arrays) -> tuple[tup
     queries = _queries(third, measured)
     tables = {**_by_name(first, measured["levels"]), **_split(domain, queries, measured["tables"])}
     return (*first.one_ways, *queries), tables
+
+
+def released_scores(
+    study: Study, domain: Domain, measured: Arrays
+) -> tuple[Scoring, list[NDArray[np.int64]], float]:
+    """The second round as the third led to it: what was scored, the noisy sums of each two columns, and their sigma.
+
+    The sigma is that of a sum of sensitivity one; `Scoring.sigmas` gives each pair's.
+    """
+    plan = _measured(domain, whole=_whole(study, int(measured["hospitals"][1])))
+    return (
+        scoring(plan, _by_name(plan, measured["levels"])),
+        _scores(plan, measured["scores"]),
+        plan.score_sigma,
+    )
 
 
 def _measured(domain: Domain, *, whole: float) -> MeasurePlan:
@@ -225,6 +247,11 @@ def _tree(plan: MeasurePlan, choice: Arrays) -> dict[str, str]:
 def _by_name(plan: MeasurePlan, levels: NDArray[np.generic]) -> Tables:
     """The tables of round 1 by the names of their queries."""
     return _split(plan.domain, plan.one_ways, levels)
+
+
+def _scores(plan: MeasurePlan, flat: NDArray[np.generic]) -> list[NDArray[np.int64]]:
+    """The sums of each two scored columns."""
+    return _cut(flat, [sums_shape(plan.domain, pair) for pair in plan.score_pairs])
 
 
 def _split(domain: Domain, queries: Iterable[Query], flat: NDArray[np.generic]) -> Tables:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cardiometabolic import PROGRAMME
-from virtual_patients import unrelated_cohort
+from virtual_patients import OVERRIDDEN, unrelated_cohort
 
 from gemel.core.signing import SigningKey
 from gemel.synthetic.cohort import VirtualCohort
@@ -17,7 +18,8 @@ from gemel.synthetic.export import Format, write
 
 @pytest.fixture
 def drawn(provenance: dict[str, Any]) -> VirtualCohort:
-    return unrelated_cohort(PROGRAMME, provenance, patients=60)
+    cohort = unrelated_cohort(PROGRAMME, provenance, patients=60)
+    return dataclasses.replace(cohort, given={"age_years": ("[70, 80)", "[80, 90)")})
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,5 @@ def exported(
 ) -> Path:
     """A copy of its own, which a test may damage."""
     if not written_once.exists():
-        report = written_once.with_name("report.json")
-        report.write_text("{}")
-        write(drawn, written_once, provenance=provenance, formats=list(Format), report=report, key=key)
+        write(drawn, written_once, provenance=provenance, decision=OVERRIDDEN, formats=list(Format), key=key)
     return shutil.copytree(written_once, tmp_path / "cohort")

@@ -17,8 +17,10 @@ import pytest
 from cardiometabolic import PROGRAMME
 from pyarrow import parquet
 from rdflib import BNode, Graph, Literal, Namespace, URIRef
+from virtual_patients import PASSED, unrelated_cohort
 
 from gemel.synthetic.export import Format, Publisher, write
+from gemel.twins.installed import installed
 
 SHAPES = Path(__file__).with_name("health_dcat_shapes.ttl")
 HEALTH = Namespace("http://healthdataportal.eu/ns/health#")
@@ -91,7 +93,14 @@ def test_the_record_has_no_blank_nodes_and_its_bytes_do_not_depend_on_the_hash_s
 def test_a_publisher_is_named_with_its_legal_basis(
     drawn: Any, provenance: dict[str, Any], tmp_path: Path
 ) -> None:
-    write(drawn, tmp_path, provenance=provenance, formats=[Format.HEALTH_DCAT], publisher=PUBLISHER)
+    write(
+        drawn,
+        tmp_path,
+        provenance=provenance,
+        decision=PASSED,
+        formats=[Format.HEALTH_DCAT],
+        publisher=PUBLISHER,
+    )
     record = Graph().parse(tmp_path / "health_dcat.ttl")
     assert conforms(record)
     assert [str(o) for o in record.objects(None, DPV.hasLegalBasis)] == [PUBLISHER.legal_basis]
@@ -133,15 +142,11 @@ def test_table_csv_and_manifest_agree(exported: Path, drawn: Any) -> None:
 
 
 def test_a_target_that_nobody_modelled_stays_unknown(provenance: dict[str, Any], tmp_path: Path) -> None:
-    from virtual_patients import unrelated_cohort
-
-    from gemel.twins.installed import installed
-
     programme = next(p for p in installed() if p.name == "atrial_fibrillation")
     document = provenance | {"programme": programme.name, "programme_version": programme.version}
     cohort = unrelated_cohort(programme, document, patients=30)
     cohort = dataclasses.replace(cohort, targets=np.full_like(cohort.targets, np.nan))
-    write(cohort, tmp_path, provenance=document, formats=[Format.PARQUET])
+    write(cohort, tmp_path, provenance=document, decision=PASSED, formats=[Format.PARQUET])
     assert json.loads((tmp_path / "cohort.json").read_text())["not_modelled"] == list(programme.target_names)
     table = parquet.read_table(tmp_path / "cohort.parquet")
     assert set(table[programme.target_names[0]].to_pylist()) == {None}

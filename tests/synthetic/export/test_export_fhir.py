@@ -16,15 +16,17 @@ import numpy as np
 import orjson
 import pytest
 from cardiometabolic import PROGRAMME
+from faulty_resources import FAULTS, patient_lines
 from ucumvert import PintUcumRegistry
-from virtual_patients import unrelated_cohort
+from virtual_patients import PASSED, unrelated_cohort
 
 from gemel.core.errors import GemelError
 from gemel.synthetic.export import Format, Visits, write
 from gemel.synthetic.export.codes import chosen_code, meaning_of, own_concept
-from gemel.synthetic.export.fhir import HTEST, Lines, identify, identify_rows, patient_ids
+from gemel.synthetic.export.fhir import HTEST, resources_of
 from gemel.synthetic.export.fhir_check import Checker, ucum_units
-from gemel.synthetic.export.records import records_of
+from gemel.synthetic.export.ids import identify, numbers_within, patient_ids, patient_numbers, spelt
+from gemel.synthetic.export.records import Records, records_of
 from gemel.twins.installed import installed
 
 Resource = dict[str, Any]
@@ -43,6 +45,12 @@ def everything(exported: Path) -> list[Resource]:
 def bundles(exported: Path) -> list[Resource]:
     lines = (exported / "bundles" / "Bundle.ndjson").read_bytes().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def lines_of(records: Records) -> list[list[bytes]]:
+    """The lines of each patient."""
+    found = resources_of(records)
+    return [found.of_patient(place) for place in range(len(records))]
 
 
 def references(value: Any) -> Iterator[str]:
@@ -75,17 +83,23 @@ def test_ids_are_unique_uuids_of_version_five_and_every_reference_leads_to_one(
     assert {ref for r in everything for ref in references(r)} <= known
 
 
-def test_ids_of_many_rows_are_those_of_one_row_each() -> None:
-    rows = [0, 7, 123_456]
-    assert [i.decode() for i in identify_rows("ab", "Observation", rows, "x/é")] == [
-        identify("ab", "Observation", row, "x/é") for row in rows
-    ]
-    assert identify_rows("ab", "Observation", [], "x") == []
+def test_ids_of_many_rows_are_those_that_the_standard_library_makes() -> None:
+    rows, names = range(3, 9), ["outcome/stroke", "x" * 300, "Encounter/first", "y" * 39, "z" * 40]
+    patients = patient_numbers("ab", rows)
+    found = spelt(numbers_within(np.repeat(patients, [5, 5, 5, 5, 5, 5], axis=0)[:25], names, [5] * 5))
+    texts = [row.tobytes().decode() for row in found]
+    which = [3 + place // 5 for place in range(25)]
+    assert texts == [identify("ab", row, names[at // 5]) for at, row in enumerate(which)]
+    space = uuid.uuid5(uuid.NAMESPACE_URL, "urn:gemel:virtual-cohort")
+    patient = uuid.uuid5(space, "ab/3")
+    assert patient_ids("ab", 4)[3] == str(patient) == identify("ab", 3)
+    assert texts[0] == str(uuid.uuid5(patient, "outcome/stroke"))
 
 
 def test_ids_depend_on_the_cohort_alone(drawn: Any, provenance: Resource, tmp_path: Path) -> None:
     one, two = (
-        write(drawn, tmp_path / name, provenance=provenance, formats=[Format.FHIR]) for name in ("a", "b")
+        write(drawn, tmp_path / name, provenance=provenance, decision=PASSED, formats=[Format.FHIR])
+        for name in ("a", "b")
     )
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     other = dataclasses.replace(drawn, seed=drawn.seed + 1)
@@ -138,15 +152,16 @@ def test_missing_values_have_no_observation_and_missing_sex_is_unknown(
     assert len(found) == np.sum(~np.isnan(drawn.values[:, place]))
     values = drawn.values.copy()
     values[:2, PROGRAMME.feature_names.index("male")] = (np.nan, 1)
-    lines = Lines(records_of(dataclasses.replace(drawn, values=values)))
-    assert [json.loads(own[0])["gender"] for own in lines.of_patient[:2]] == ["unknown", "male"]
+    lines = lines_of(records_of(dataclasses.replace(drawn, values=values)))
+    assert [json.loads(own[0])["gender"] for own in lines[:2]] == ["unknown", "male"]
 
 
 @pytest.mark.parametrize("programme", installed(), ids=lambda programme: programme.name)
 def test_fhir_resources_accepts_a_sample_of_every_shape(programme: Any, provenance: Resource) -> None:
     document = provenance | {"programme": programme.name, "programme_version": programme.version}
-    lines = Lines(records_of(unrelated_cohort(programme, document, patients=40)))
-    for kind, some in lines.by_type.items():
+    found = resources_of(records_of(unrelated_cohort(programme, document, patients=40)))
+    for kind, place in found.files.items():
+        some = found.content[place].tobytes().splitlines()
         model = getattr(importlib.import_module(f"fhir.resources.R4B.{kind.lower()}"), kind)
         shapes = {tuple(sorted(json.loads(line))): line for line in some}
         codes = {str(json.loads(line).get("code")): line for line in some}
@@ -162,67 +177,6 @@ def test_fhir_resources_accepts_bundle_and_provenance(
 
     Bundle.model_validate(bundles[0])
     Provenance.model_validate(next(r for r in everything if r["resourceType"] == "Provenance"))
-
-
-def patient_lines(drawn: Any) -> list[Resource]:
-    """The resources of a dead patient who has a Condition and an Observation."""
-    for own in Lines(records_of(drawn)).of_patient:
-        found = [json.loads(line) for line in own]
-        kinds = {r["resourceType"] for r in found}
-        if "deceasedDateTime" in found[0] and {"Condition", "Observation"} <= kinds:
-            return found
-    raise AssertionError("no such patient")
-
-
-def set_day(resource: Resource, day: str) -> None:
-    for name in ("onsetDateTime", "recordedDate", "effectiveDateTime", "birthDate"):
-        if name in resource:
-            resource[name] = day
-    if "period" in resource:
-        resource["period"] = {"start": day, "end": day}
-
-
-ANY = ("Patient", "Encounter", "Condition", "Observation")
-FAULTS: dict[str, tuple[tuple[str, ...], Any]] = {
-    "no mark": (ANY, lambda r: r["meta"].update(security=[])),
-    "another mark": (ANY, lambda r: r["meta"]["security"][0].update(code="TEST")),
-    "no meta": (ANY, lambda r: r.pop("meta")),
-    "no id": (ANY, lambda r: r.pop("id")),
-    "an id with a space": (ANY[1:], lambda r: r.update(id="a b")),
-    "an id that is too long": (ANY[1:], lambda r: r.update(id="a" * 65)),
-    "another type": (ANY, lambda r: r.update(resourceType="Immunization")),
-    "an element that is not ours": (ANY, lambda r: r.update(extension=[])),
-    "no date of the calendar": (ANY, lambda r: set_day(r, "2000-13-01")),
-    "a dangling subject": (ANY[1:], lambda r: r.update(subject={"reference": "Patient/nobody"})),
-    "no subject": (ANY[1:], lambda r: r.pop("subject")),
-    "too early": (ANY[1:], lambda r: set_day(r, "1899-12-31")),
-    "after the death": (ANY[1:], lambda r: set_day(r, "2090-01-01")),
-    "status banana": (("Encounter", "Observation"), lambda r: r.update(status="banana")),
-    "no code": (("Condition", "Observation"), lambda r: r.pop("code")),
-    "a dangling encounter": (("Condition",), lambda r: r.update(encounter={"reference": "Encounter/none"})),
-    "a code system of nobody": (
-        ("Condition", "Observation"),
-        lambda r: r["code"]["coding"][0].update(system="urn:own"),
-    ),
-    "an unknown clinical status": (
-        ("Condition",),
-        lambda r: r["clinicalStatus"]["coding"][0].update(code="gone"),
-    ),
-    "no unit": (("Observation",), lambda r: r["valueQuantity"].pop("code")),
-    "a unit that UCUM lacks": (
-        ("Observation",),
-        lambda r: r["valueQuantity"].update(code="mgs", unit="mgs"),
-    ),
-    "a value that is text": (("Observation",), lambda r: r["valueQuantity"].update(value="1.5")),
-    "a visit that ends before it starts": (
-        ("Encounter",),
-        lambda r: r.update(period={"start": "2000-01-01", "end": "1999-12-31"}),
-    ),
-    "an unknown sex": (("Patient",), lambda r: r.update(gender="robot")),
-    "a birth after the index date": (("Patient",), lambda r: set_day(r, "2000-01-02")),
-    "a death before the index date": (("Patient",), lambda r: r.update(deceasedDateTime="1999-12-31")),
-    "a name that could be a person's": (("Patient",), lambda r: r["name"][0].update(family="Smith")),
-}
 
 
 @pytest.mark.parametrize(
@@ -245,7 +199,7 @@ def test_an_id_used_twice_and_an_entry_of_another_address_are_refused(drawn: Any
         Checker().check_lines([*sound, sound[-1]])
     with pytest.raises(GemelError, match="GEM703"):
         Checker().check_lines(sound[1:])
-    (bundle, *_) = Lines(records_of(drawn), bundled=True).bundles()
+    bundle = resources_of(records_of(drawn), bundled=True).bundle(0)
     Checker().check_bundle(bundle)
     for damaged in (
         bundle.replace(b'"url":"Patient/', b'"url":"Person/'),
@@ -268,7 +222,7 @@ def test_a_resource_that_fails_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setattr("gemel.synthetic.export.fhir.HTEST", HTEST | {"code": "NORMAL"})
     with pytest.raises(GemelError, match="GEM703"):
-        write(drawn, tmp_path / "out", provenance=provenance)
+        write(drawn, tmp_path / "out", provenance=provenance, decision=PASSED)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -277,14 +231,14 @@ def test_many_patients_are_several_files_and_the_number_of_workers_changes_nothi
 ) -> None:
     monkeypatch.setattr("gemel.synthetic.export.writing.PATIENTS_PER_FILE", 25)
     formats = [Format.FHIR, Format.BUNDLES]
-    one = write(drawn, tmp_path / "one", provenance=provenance, formats=formats)
-    two = write(drawn, tmp_path / "two", provenance=provenance, formats=formats, workers=2)
+    one = write(drawn, tmp_path / "one", provenance=provenance, decision=PASSED, formats=formats)
+    two = write(drawn, tmp_path / "two", provenance=provenance, decision=PASSED, formats=formats, workers=2)
     assert (tmp_path / "one" / "bundles" / "Bundle.00002.ndjson") in one
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
     whole = [
         line for p in sorted((tmp_path / "one" / "bundles").iterdir()) for line in p.read_bytes().splitlines()
     ]
-    assert whole == Lines(records_of(drawn), bundled=True).bundles()
+    assert whole == resources_of(records_of(drawn), bundled=True).content.tobytes().splitlines()
 
 
 def test_a_history_is_recorded_by_a_concept_and_a_code_that_mean_as_little_else_as_possible() -> None:
@@ -300,8 +254,7 @@ def test_visits_become_encounters_with_their_observations(drawn: Any) -> None:
     rows, days = np.array([0, 0, 2]), np.array([10, 20, 30])
     alive = dataclasses.replace(drawn, event=np.where(drawn.event == 1, 0, drawn.event).astype(np.int8))
     visits = Visits(rows, days, {"body_mass_index": np.array([25.0, np.nan, 31.5])})
-    lines = Lines(records_of(alive, visits)).of_patient
-    plain = Lines(records_of(alive)).of_patient
+    lines, plain = lines_of(records_of(alive, visits)), lines_of(records_of(alive))
     assert [len(a) - len(b) for a, b in zip(lines, plain, strict=True)][:4] == [3, 0, 2, 0]
     found = {r["id"]: r for r in map(json.loads, lines[2])}
     value = next(r for r in found.values() if r.get("effectiveDateTime") == "2000-01-31")

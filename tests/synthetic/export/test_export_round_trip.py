@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyarrow import parquet
-from virtual_patients import cdm_without_marks, unrelated_cohort, without_marks
+from virtual_patients import PASSED, cdm_without_marks, unrelated_cohort, without_marks
 
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
@@ -46,7 +46,7 @@ def test_fhir_and_omop_of_every_installed_programme_read_back_as_the_table(
     document = provenance | {"programme": programme.name, "programme_version": programme.version}
     cohort = unrelated_cohort(programme, document, patients=PATIENTS, seed=3)
     formats = (Format.FHIR, Format.OMOP, Format.PARQUET)
-    write(cohort, tmp_path / "cohort", provenance=document, formats=formats)
+    write(cohort, tmp_path / "cohort", provenance=document, decision=PASSED, formats=formats)
     table = parquet.read_table(tmp_path / "cohort" / "cohort.parquet")
     for source in ("fhir", "omop"):
         with pytest.raises(GemelError, match="GEM211"):

@@ -14,7 +14,7 @@ from gemel.synthetic.report import Audience, Evidence, Finding, Report, Source, 
 from gemel.synthetic.report.attacks import Effort
 from gemel.synthetic.report.document import rounded, worst
 
-LITTLE = Effort(attacks=40, shadows=2)
+LITTLE = Effort(attacks=40, people=40, shadows=2, releases=0)
 SECRET, OPEN = (
     st.integers(-(10**6), 10**6).map(lambda n, part=part: n + part) for part in (0.123456789, 0.5)
 )

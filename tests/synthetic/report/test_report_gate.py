@@ -23,7 +23,7 @@ def row(block: str, verdict: Verdict = Verdict.PASS, *, measure: str = "it", gat
 
 def report(*more: Finding, left_out: str = "") -> Report:
     rows = [row(block) for block in REQUIRED if block != left_out]
-    return Report("a ward", MODEL, (*rows, *more), {}, {}, salt="00")
+    return Report("a ward", MODEL, (*rows, *more), {}, {}, attacks=2000, salt="00")
 
 
 def decided(made: Report, override: Override | None = None):
@@ -47,7 +47,7 @@ def test_each_required_block_must_be_there_and_have_been_tested(block):
         decided(report(left_out=block))
     assert missing.value.code == "GEM755"
     assert missing.value.exit_code == 3
-    with pytest.raises(GemelError, match=f"not tested: {block}: it"):
+    with pytest.raises(GemelError, match=f"1 not tested: {block}: it"):
         decided(report(row(block, Verdict.NOT_TESTED)))
     # A row for information is not a test.
     with pytest.raises(GemelError, match=block):
@@ -110,7 +110,8 @@ def test_not_even_an_override_lets_a_report_speak_for_another_model():
 
 
 @pytest.mark.parametrize(
-    "document", [{}, {"findings": []}, {"format": "x", "findings": [], "model_sha256": MODEL}]
+    "document",
+    [{}, {"findings": []}, {"format": "x", "findings": [], "model_sha256": MODEL, "attacks": 2000}],
 )
 def test_what_is_no_report_decides_nothing(document):
     with pytest.raises(GemelError, match="GEM756"):
@@ -142,7 +143,7 @@ def test_a_public_report_is_refused_unless_somebody_vouches_for_it():
 
 def test_who_vouches_for_a_public_report_vouches_for_its_failures_too():
     public = report(row("pairs", Verdict.FAIL)).document(Audience.PUBLIC)
-    with pytest.raises(GemelError, match="failed: pairs: it"):
+    with pytest.raises(GemelError, match="1 failed: pairs: it"):
         decide(public, model_sha256=MODEL, vouched=True)
     assert decide(public, model_sha256=MODEL, vouched=True, override=OVERRIDE).failed == ("pairs: it",)
 
@@ -152,3 +153,17 @@ def test_vouching_for_an_internal_report_does_not_spare_it_the_gate():
         decide(
             report(row("pairs", Verdict.FAIL)).document(Audience.INTERNAL), model_sha256=MODEL, vouched=True
         )
+
+
+def test_a_report_of_few_attacks_does_not_pass_the_gate():
+    quick = replace(report(), attacks=300)
+    with pytest.raises(GemelError, match="2,000 of each kind"):
+        decided(quick)
+    assert decided(quick, OVERRIDE).untested == ("attacks: at least 2,000 of each kind",)
+
+
+def test_a_refusal_names_three_rows_and_counts_the_others():
+    rows = [row("fairness", Verdict.FAIL, measure=f"row {number}") for number in range(9)]
+    with pytest.raises(GemelError) as refused:
+        decided(report(*rows))
+    assert "9 failed: fairness: row 0; fairness: row 1; fairness: row 2; and 6 more." in refused.value.message

@@ -115,13 +115,11 @@ def test_a_cohort_that_is_wrong_about_women_alone_fails_the_rows_by_sex(ward_col
     assert by_measure(found, "fairness", "death: curves by race").verdict is Verdict.PASS
 
 
-def test_a_slope_that_real_patients_do_not_reach_either_says_nothing_of_a_cohort(
-    ward_columns, make_ward, faithful
-):
-    other_law = make_ward(1200, 3)
+def test_a_slope_that_real_patients_do_not_reach_either_says_nothing_of_a_cohort(ward_columns, make_ward):
+    other_law, training = make_ward(1200, 3), make_ward(1500, 1)
     other_law["icu"] = (other_law["albumin"] < 3.4).astype(float)
-    evidence = Evidence(ward_columns, make_ward(1500, 1), other_law)
-    row = by_measure(rows_of(ward_columns, faithful[:1], evidence), "prediction", "icu", "slope")
+    evidence = Evidence(ward_columns, training, other_law)
+    row = by_measure(rows_of(ward_columns, [training], evidence), "prediction", "icu", "slope")
     assert row.verdict is Verdict.NOT_TESTED
     assert "too few" in row.detail
 

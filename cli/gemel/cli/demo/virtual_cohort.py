@@ -20,7 +20,7 @@ from gemel.synthetic.report.attacks import QUICK
 MODEL, REPORTS, COHORT = "cohorts.safetensors", "virtual_cohort_report", "virtual_cohort"
 DRAWS = 5
 # To see every row at work within the time of a demo; what a release rests on is `gemel synth report`.
-EFFORT = replace(QUICK, shadows=0)
+EFFORT = replace(QUICK, shadows=0, releases=0)
 WHO = "gemel demo"
 
 
@@ -45,7 +45,7 @@ def virtual_cohort(
         {site: held_out for site, (_, held_out) in split.items()},
         open_data=True,
     )
-    report = examine(model, evidence, seeds=range(seed, seed + DRAWS), effort=EFFORT, attack_mechanism=False)
+    report = examine(model, evidence, seeds=range(seed, seed + DRAWS), effort=EFFORT)
     pages = write_reports(report, out / REPORTS, internal=True)
     document = report.document(Audience.INTERNAL)
     decision = _decide(document, model)

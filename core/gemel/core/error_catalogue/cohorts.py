@@ -60,21 +60,15 @@ ENTRIES: dict[str, CatalogueEntry] = {
     ),
     "GEM741": CatalogueEntry(
         "An exported cohort is not what was signed",
-        "A file that the signed manifest names is missing or was changed.",
-        "Take the cohort again from who generated it.",
+        "A file that the manifest names is missing or was changed, or one is there that it does not name.",
+        "Take the cohort again from who generated it; keep other files out of its folder.",
         ExitCode.REFUSED,
     ),
-    "GEM763": CatalogueEntry(
-        "A model file does not hold",
-        "It is damaged, is no model of virtual cohorts, or its parts do not follow from each other: the tables are not those that the "
-        "certificate names, the provenance is not that of the study, or the potentials are another model's.",
-        "Fit the model again from the run's folder: gemel synth fit.",
-        ExitCode.REFUSED,
-    ),
-    "GEM764": CatalogueEntry(
-        "A run brought no virtual cohorts",
-        "The folder holds no certificate, or the run ended before its last round of synthesis, or the tables of that round are not there.",
-        "Name the folder of a finished run: the coordinator's runs/HASH, what gemel study pull wrote, or gemel study simulate --out.",
+    "GEM742": CatalogueEntry(
+        "A virtual cohort does not leave by this decision",
+        "The decision to release is about another model than the cohort is drawn from, or contradicts itself; or the report given is "
+        "not the one that the cohort was released by.",
+        "Examine the very model that you draw from (gemel synth report), and draw with that report.",
         ExitCode.REFUSED,
     ),
     "GEM755": CatalogueEntry(
@@ -93,6 +87,19 @@ ENTRIES: dict[str, CatalogueEntry] = {
         "People do not fit the report's domain",
         "A column of the public domain is missing, or columns are not equally long.",
         "Give the columns that the domain names, one entry for each person.",
+    ),
+    "GEM763": CatalogueEntry(
+        "A model file does not hold",
+        "It is damaged, is no model of virtual cohorts, or its parts do not follow from each other: the tables are not those that the "
+        "certificate names, the provenance is not that of the study, or the potentials are another model's.",
+        "Fit the model again from the run's folder: gemel synth fit.",
+        ExitCode.REFUSED,
+    ),
+    "GEM764": CatalogueEntry(
+        "A run brought no virtual cohorts",
+        "The folder holds no certificate, or the run ended before its last round of synthesis, or the tables of that round are not there.",
+        "Name the folder of a finished run: the coordinator's runs/HASH, what gemel study pull wrote, or gemel study simulate --out.",
+        ExitCode.REFUSED,
     ),
     "GEM765": CatalogueEntry(
         "The patients that a report needs are not there",

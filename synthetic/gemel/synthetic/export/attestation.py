@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import orjson
 
 from gemel.core.canonical import canonical_bytes, document_hash
 from gemel.core.errors import GemelError
-from gemel.core.signing import SignedDocument, SigningKey, read_signed, sign_document, signed_by, verify_bytes
-from gemel.synthetic.cohort import VirtualCohort
-from gemel.synthetic.export.fhir import TERMINOLOGY, Resource, identify, marks
+from gemel.core.signing import SignedDocument, SigningKey, sign_document, verify_bytes
+from gemel.synthetic.export.fhir import TERMINOLOGY, Resource, marks
+from gemel.synthetic.export.ids import identify
+from gemel.synthetic.export.releasing import condition_in_words, decision_sha256, in_words
 from gemel.synthetic.provenance import posterior_from_even_odds
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
+    from gemel.synthetic.report.gate import Decision
 
 MANIFEST, SIGNED_MANIFEST = "cohort.json", "cohort.signed.json"
 KIND, ROLE = "virtual_cohort", "generator"
 STUDY_SYSTEM = "urn:gemel:study-sha256"
 REPORT_SYSTEM = "urn:gemel:report-sha256"
+DECISION_SYSTEM = "urn:gemel:decision-sha256"
+MODEL_SYSTEM = "urn:gemel:model-sha256"
 FILES_SYSTEM = "urn:gemel:files-sha256"
 KEY_SYSTEM = "urn:gemel:ed25519-public-key"
 PROVENANCE_FILE = "fhir/Provenance.ndjson"
@@ -37,17 +43,6 @@ _AUTHOR = {
     "display": "Author's Signature",
 }
 _GENERATOR = "Gemel virtual cohort generator"
-
-
-@dataclass(frozen=True)
-class Attested:
-    """What was found right in an exported cohort."""
-
-    release: str
-    virtual_patients: int
-    files: int
-    report_sha256: str | None
-    public_key: str
 
 
 def file_sha256(path: Path) -> str:
@@ -61,40 +56,42 @@ def provenance_resource(
     patients: Sequence[str],
     *,
     files: Mapping[str, str],
-    report_sha256: str | None,
+    decision: Decision,
     key: SigningKey | None,
 ) -> Resource:
-    """The one Provenance of a cohort: of the noisy releases, by the generator, with the report's hash.
+    """The one Provenance of a cohort: of the noisy releases, by the generator, released by a report or by a person.
 
     Args:
         cohort: What was sampled.
         patients: The ids of all its virtual patients.
         files: SHA-256 of every other file by its name.
-        report_sha256: Of the report that goes with the cohort, where there is one.
+        decision: On whose word it leaves.
         key: Signs; without one the resource carries no signature.
     """
     provenance, whole = cohort.provenance, cohort.provenance.whole
-    type_of_agent = {"system": f"{TERMINOLOGY}/provenance-participant-type", "code": "assembler"}
+    agents = [{"type": _agent_type("assembler"), "who": {"display": _GENERATOR}}]
+    if decision.override is not None:
+        agents.append({"type": _agent_type("attester"), "who": {"display": decision.override.by}})
     entities = [
         (STUDY_SYSTEM, provenance.study_sha256, f"{provenance.study}: its differentially private releases"),
+        (MODEL_SYSTEM, decision.model_sha256, "the model that it was drawn from"),
         (FILES_SYSTEM, document_hash(dict(files)), "the other files of this cohort"),
+        (REPORT_SYSTEM, decision.report_sha256, "the report on this cohort's privacy and usefulness"),
+        (DECISION_SYSTEM, decision_sha256(decision), "the decision to release it"),
     ]
-    if report_sha256 is not None:
-        entities.append((REPORT_SYSTEM, report_sha256, "the report on this cohort's privacy and usefulness"))
+    guarantee = (
+        f"Virtual patients, simulated. Unit {whole.unit}, {whole.neighbouring}: ε = {whole.epsilon:g}, δ = {whole.delta:g} "
+        f"for each hospital; an even suspicion can rise to {posterior_from_even_odds(whole.epsilon):.1%} at most."
+    )
+    reasons = [guarantee, in_words(decision), condition_in_words(cohort)]
     resource: Resource = {
         "resourceType": "Provenance",
-        "id": identify(cohort.release, "Provenance", 0),
+        "id": identify(cohort.release, None, "Provenance"),
         "meta": marks(cohort.release),
         "target": [{"reference": f"Patient/{number}"} for number in patients],
         "recorded": provenance.created,
-        "reason": [
-            {
-                "text": f"Virtual patients, simulated. Unit {whole.unit}, {whole.neighbouring}: ε = "
-                f"{whole.epsilon:g}, δ = {whole.delta:g} for each hospital; an even suspicion can rise to "
-                f"{posterior_from_even_odds(whole.epsilon):.1%} at most."
-            }
-        ],
-        "agent": [{"type": {"coding": [type_of_agent]}, "who": {"display": _GENERATOR}}],
+        "reason": [{"text": text} for text in reasons if text],
+        "agent": agents,
         "entity": [
             {
                 "role": "source",
@@ -104,6 +101,10 @@ def provenance_resource(
         ],
     }
     return resource if key is None else resource | {"signature": [_signature(resource, key)]}
+
+
+def _agent_type(code: str) -> dict[str, Any]:
+    return {"coding": [{"system": f"{TERMINOLOGY}/provenance-participant-type", "code": code}]}
 
 
 def _signature(resource: Resource, key: SigningKey) -> dict[str, Any]:
@@ -145,43 +146,9 @@ def sign_manifest(manifest: dict[str, Any], key: SigningKey) -> SignedDocument:
     return sign_document(KIND, manifest, key, role=ROLE)
 
 
-def verify(folder: Path, *, public_key: str | None = None) -> Attested:
-    """Check an exported cohort offline: the manifest's signature, every file, and the Provenance in it.
-
-    Args:
-        folder: What `write` made.
-        public_key: The generator's key (hex), which must then be among the signers.
-
-    Raises:
-        GemelError: GEM101, GEM102 or GEM103 of the signed manifest; GEM102 of another signer; GEM741 when a file is
-            not there, is another, or is not named.
-    """
-    document = read_signed(_bytes(folder / SIGNED_MANIFEST), kind=KIND)
-    signer = document.signatures[0].public_key
-    if public_key is not None and not signed_by(document, public_key):
-        raise GemelError("GEM102", "The manifest is signed by another key.")
-    manifest = document.payload
-    files: dict[str, str] = manifest["files"]
-    for name, digest in files.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-            raise GemelError("GEM741", f"{name} is named by the manifest and is not there.")
-        if file_sha256(path) != digest:
-            raise GemelError("GEM741", f"{name} is not the file that the manifest names.")
-    if PROVENANCE_FILE in files:
-        resource = orjson.loads(_bytes(folder / PROVENANCE_FILE))
-        if verify_resource(resource) != signer:
-            raise GemelError("GEM102", "The Provenance is signed by another key than the manifest.")
-    return Attested(
-        manifest["release"], manifest["virtual_patients"], len(files), manifest.get("report_sha256"), signer
-    )
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise GemelError("GEM741", f"{path.name} cannot be read: {error.strerror}.") from error
+def document_text(document: Mapping[str, Any]) -> str:
+    """The manifest, or a description, as its file has it to the byte."""
+    return json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _encoded(content: bytes) -> str:

@@ -6,12 +6,16 @@ Croissant has no terms for differential privacy; those of `dp:` are our own and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemel.core.dataset import CENSORED, OCCURRED, PREVALENT
 from gemel.core.programme import FeatureKind
-from gemel.synthetic.cohort import VirtualCohort
+from gemel.synthetic.export.releasing import condition_in_words, decision_sha256
 from gemel.synthetic.provenance import PrivacyStatement, posterior_from_even_odds
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
+    from gemel.synthetic.report.gate import Decision
 
 CROISSANT = "croissant.json"
 DP_NAMESPACE = "urn:gemel:differential-privacy#"
@@ -69,10 +73,8 @@ _FORMATS = {
 }
 
 
-def croissant(
-    cohort: VirtualCohort, files: Mapping[str, str], *, report_sha256: str | None
-) -> dict[str, Any]:
-    """The JSON-LD document about the files (SHA-256 by name) of a cohort."""
+def croissant(cohort: VirtualCohort, files: Mapping[str, str], *, decision: Decision) -> dict[str, Any]:
+    """The JSON-LD document about the files (SHA-256 by name) of a cohort that leaves by a decision."""
     provenance, programme = cohort.provenance, cohort.programme
     whole = provenance.whole
     return {
@@ -80,7 +82,8 @@ def croissant(
         "@type": "sc:Dataset",
         "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         "name": f"virtual-cohort-{cohort.release}",
-        "description": f"{len(cohort)} virtual patients, none of whom exists. {programme.question}",
+        "description": f"{len(cohort)} virtual patients, none of whom exists. {programme.question} "
+        f"{condition_in_words(cohort)}".rstrip(),
         "identifier": f"urn:gemel:release:{cohort.release}",
         "version": programme.version,
         "datePublished": provenance.created[:10],
@@ -98,7 +101,7 @@ def croissant(
         "rai:dataUseCases": [USES, f"Not for: {NOT_FOR}"],
         "prov:wasDerivedFrom": {"@id": f"urn:sha256:{provenance.study_sha256}"},
         "dp:statement": _statement(whole),
-        **({"dp:reportSha256": report_sha256} if report_sha256 is not None else {}),
+        "dp:release": _release(decision),
         "distribution": [_file(name, digest) for name, digest in sorted(files.items())],
         "recordSet": _record_sets(cohort, files),
     }
@@ -123,6 +126,25 @@ def _statement(whole: PrivacyStatement) -> dict[str, Any]:
             }
             for mechanism in whole.mechanisms
         ],
+    }
+
+
+def _release(decision: Decision) -> dict[str, Any]:
+    """On whose word the cohort leaves."""
+    override = decision.override
+    return {
+        "@type": "dp:Release",
+        "dp:outcome": decision.outcome.value,
+        "dp:reportSha256": decision.report_sha256,
+        "dp:modelSha256": decision.model_sha256,
+        "dp:decisionSha256": decision_sha256(decision),
+        "dp:failed": list(decision.failed),
+        "dp:notTested": list(decision.untested),
+        **(
+            {"dp:releasedBy": override.by, "dp:reason": override.reason, "dp:releasedAt": override.at}
+            if override is not None
+            else {}
+        ),
     }
 
 

@@ -15,23 +15,16 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gemel.core.concepts import load_concepts
+from gemel.core.concepts import Concept, load_concepts
 from gemel.core.errors import GemelError
 from gemel.synthetic.export.fhir import BASE_URL
 from gemel.synthetic.export.records import INDEX_DATE, LONG_AGO
 
-_EARLIEST = INDEX_DATE + datetime.timedelta(days=LONG_AGO)
+EARLIEST = INDEX_DATE + datetime.timedelta(days=LONG_AGO)
 
-_NAMES = re.compile(r"(?:[A-Za-z]+/[A-Za-z0-9.-]{1,64}\n?)+")
+_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+_NAMES = re.compile(rf"(?:[A-Za-z]+/{_UUID}\n?)+")
 Text = Annotated[str, msgspec.Meta(min_length=1)]
-_CodeSystem = Literal[
-    "http://loinc.org",
-    "http://snomed.info/sct",
-    "http://hl7.org/fhir/sid/icd-10",
-    "http://hl7.org/fhir/sid/icd-10-cm",
-    "http://fhir.de/CodeSystem/bfarm/icd-10-gm",
-    "http://www.whocc.no/atc",
-]
 
 
 class _Element(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -56,14 +49,19 @@ class _Htest(_Element, frozen=True):
     display: Literal["test health data"]
 
 
-class _Tag(_Element, frozen=True):
-    system: Literal["urn:gemel:tag", "urn:gemel:release"]
-    code: Text
+class _Synthetic(_Element, frozen=True):
+    system: Literal["urn:gemel:tag"]
+    code: Literal["synthetic"]
+
+
+class _Release(_Element, frozen=True):
+    system: Literal["urn:gemel:release"]
+    code: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 
 
 class _Meta(_Element, frozen=True):
     security: tuple[_Htest]
-    tag: tuple[_Tag, _Tag]
+    tag: tuple[_Synthetic, _Release]
 
 
 class _Reference(_Element, frozen=True):
@@ -71,7 +69,7 @@ class _Reference(_Element, frozen=True):
 
 
 class _Coding(_Element, frozen=True):
-    system: _CodeSystem
+    system: Text
     code: Text
 
 
@@ -127,11 +125,11 @@ class _Quantity(_Element, frozen=True):
 
 class _Identifier(_Element, frozen=True):
     system: Literal["urn:gemel:virtual-patient"]
-    value: Text
+    value: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}-[0-9]+$")]
 
 
 class _Name(_Element, frozen=True):
-    family: Annotated[str, msgspec.Meta(pattern="^Synthetic-")]
+    family: Annotated[str, msgspec.Meta(pattern="^Synthetic-[0-9a-f]{8}$")]
 
 
 class Patient(_Resource, frozen=True, tag_field="resourceType", tag=True):  # noqa: D101
@@ -266,13 +264,23 @@ def ucum_units() -> frozenset[str]:
     return frozenset(concept.unit for concept in load_concepts().values() if concept.unit is not None)
 
 
+@functools.cache
+def library_codes() -> frozenset[tuple[str, str]]:
+    """The codes of the concept library, each with its system."""
+    return _codes(load_concepts().values())
+
+
+def _codes(concepts: Iterable[Concept]) -> frozenset[tuple[str, str]]:
+    return frozenset((code.system, code.code) for concept in concepts for code in concept.codes)
+
+
 class Own:
     """What the resources of one patient may refer to."""
 
     def __init__(self, patient: Patient, names: Sequence[str], units: frozenset[str]) -> None:
         self.patient, self.known, self.units = patient.id, frozenset(names), units
         self.reference = f"Patient/{patient.id}"
-        self.born = max(patient.birthDate, _EARLIEST)
+        self.born = max(patient.birthDate, EARLIEST)
         self.died = patient.deceasedDateTime or datetime.date.max
 
     def fault(self, subject: _Reference, day: datetime.date, encounter: _Reference | None) -> str | None:
@@ -287,10 +295,12 @@ class Own:
 
 
 class Checker:
-    """Checks the resources of one patient after the other; `units` are further UCUM units that may stand there."""
+    """Checks the resources of one patient after the other; the units and codes of `concepts` may stand there too."""
 
-    def __init__(self, units: Iterable[str] = ()) -> None:
-        self._units = ucum_units() | frozenset(units)
+    def __init__(self, concepts: Iterable[Concept] = ()) -> None:
+        own = tuple(concepts)
+        self._units = ucum_units() | {concept.unit for concept in own if concept.unit is not None}
+        self._codes = library_codes() | _codes(own)
         self._resources = msgspec.json.Decoder(list[AnyResource])
         self._bundle = msgspec.json.Decoder(Bundle)
         self._sound: dict[type, set[bytes]] = {kind: set() for kind in _SHARED}
@@ -303,6 +313,8 @@ class Checker:
     def check_bundle(self, line: bytes) -> None:
         """Check a patient's transaction bundle and all that is in it. Raises GEM703."""
         bundle = _parsed(self._bundle, line)
+        if _NAMES.fullmatch(f"Bundle/{bundle.id}") is None:
+            raise GemelError("GEM703", f"Bundle/{bundle.id}: its id is no UUID of version 5.")
         if bytes(bundle.meta) not in self._sound_marks:
             self._check_shared(bundle, (_Meta,))
             self._sound_marks.add(bytes(bundle.meta))
@@ -320,7 +332,7 @@ class Checker:
         if len(own.known) < len(names):
             raise GemelError("GEM703", f"{names[0]}: an id is used twice.")
         if _NAMES.fullmatch("\n".join(names)) is None:
-            raise GemelError("GEM703", f"{names[0]}: an id has characters that FHIR does not allow.")
+            raise GemelError("GEM703", f"{names[0]}: an id is no UUID of version 5.")
         sound = self._sound
         for resource in resources:
             wording = b"".join(resource.shared())
@@ -334,11 +346,16 @@ class Checker:
 
     def _check_shared(self, resource: Any, shapes: Sequence[Any]) -> None:
         for part, shape in zip(resource.shared(), shapes, strict=True):
-            _parsed(msgspec.json.Decoder(shape), part)
+            found = _parsed(msgspec.json.Decoder(shape), part)
+            if (
+                isinstance(found, _Concept)
+                and (found.coding[0].system, found.coding[0].code) not in self._codes
+            ):
+                raise GemelError("GEM703", f"{found.coding[0].code} is no code of the concepts.")
 
 
 def _parsed(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw) -> Any:
     try:
         return decoder.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise GemelError("GEM703", f"{error}.") from error

@@ -7,15 +7,20 @@ is taken from `Publisher`; without one the record says that it is to be stated.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rdflib import DCAT, DCTERMS, FOAF, PROV, RDF, SKOS, XSD, Graph, Literal, Namespace, URIRef
 from rdflib.term import Node
 
 from gemel.core.concepts import ICD_10
-from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.export.codes import chosen_code
 from gemel.synthetic.export.croissant import LIMITATIONS, NOT_FOR, USES
 from gemel.synthetic.export.publisher import RESTRICTED, Publisher
+from gemel.synthetic.export.releasing import condition_in_words, decision_sha256
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
+    from gemel.synthetic.report.gate import Decision
 
 HEALTH = Namespace("http://healthdataportal.eu/ns/health#")
 DPV = Namespace("https://w3id.org/dpv#")
@@ -36,10 +41,10 @@ def health_dcat(
     cohort: VirtualCohort,
     sizes: Mapping[str, int],
     *,
-    report_sha256: str | None,
+    decision: Decision,
     publisher: Publisher | None = None,
 ) -> str:
-    """The record about the files (bytes by name) of a cohort, in Turtle, without blank nodes."""
+    """The record about the files (bytes by name) of a cohort that leaves by a decision: Turtle without blank nodes."""
     graph = Graph()
     for prefix, space in (("healthdcatap", HEALTH), ("dpv", DPV), ("dp", DP)):
         graph.bind(prefix, space)
@@ -47,7 +52,8 @@ def health_dcat(
     for predicate, node in (
         *_general(cohort, publisher),
         *_population(cohort),
-        *_provenance(cohort, report_sha256),
+        *_provenance(cohort),
+        *_release(decision),
     ):
         graph.add((dataset, predicate, node))
     theme = URIRef(f"urn:gemel:programme:{cohort.programme.name}")
@@ -69,7 +75,8 @@ def health_dcat(
 
 
 def _general(cohort: VirtualCohort, publisher: Publisher | None) -> list[tuple[URIRef, Node]]:
-    text = f"{len(cohort)} virtual patients, none of whom exists. {cohort.programme.question} {LIMITATIONS}"
+    about = f"{len(cohort)} virtual patients, none of whom exists. {cohort.programme.question}"
+    text = " ".join(part for part in (about, condition_in_words(cohort), LIMITATIONS) if part)
     rights = URIRef(RESTRICTED if publisher is None else publisher.access_rights)
     day = Literal(cohort.provenance.created[:10], datatype=XSD.date)
     return [
@@ -109,17 +116,34 @@ def _population(cohort: VirtualCohort) -> list[tuple[URIRef, Node]]:
     return found + [(HEALTH.hasCodingSystem, URIRef(_CODING_SYSTEMS.get(s, s))) for s in sorted(systems)]
 
 
-def _provenance(cohort: VirtualCohort, report_sha256: str | None) -> list[tuple[URIRef, Node]]:
+def _provenance(cohort: VirtualCohort) -> list[tuple[URIRef, Node]]:
     whole = cohort.provenance.whole
-    found: list[tuple[URIRef, Node]] = [
+    return [
         (PROV.wasDerivedFrom, URIRef(f"urn:sha256:{cohort.provenance.study_sha256}")),
         (DP.epsilon, Literal(whole.epsilon)),
         (DP.delta, Literal(whole.delta)),
         (DP.unit, Literal(whole.unit)),
         (DP.neighbouring, Literal(whole.neighbouring)),
     ]
-    if report_sha256 is not None:
-        found.append((HEALTH.analytics, URIRef(f"urn:sha256:{report_sha256}")))
+
+
+def _release(decision: Decision) -> list[tuple[URIRef, Node]]:
+    """The report, the verdict, and who answers for it."""
+    found: list[tuple[URIRef, Node]] = [
+        (HEALTH.analytics, URIRef(f"urn:sha256:{decision.report_sha256}")),
+        (DP.model, URIRef(f"urn:sha256:{decision.model_sha256}")),
+        (DP.decision, URIRef(f"urn:sha256:{decision_sha256(decision)}")),
+        (DP.outcome, Literal(decision.outcome.value)),
+        *((DP.failed, Literal(row)) for row in decision.failed),
+        *((DP.notTested, Literal(row)) for row in decision.untested),
+    ]
+    override = decision.override
+    if override is not None:
+        found += [
+            (DP.releasedBy, Literal(override.by)),
+            (DP.reason, Literal(override.reason)),
+            (DP.releasedAt, Literal(override.at)),
+        ]
     return found
 
 

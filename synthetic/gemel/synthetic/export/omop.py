@@ -8,15 +8,19 @@ code stand in CONCEPT, so that whoever has the vocabularies can map them by a jo
 from __future__ import annotations
 
 import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from gemel.core.concepts import ATC, ICD_10, ICD_10_CM, ICD_10_GM, LOINC, RXNORM, SNOMED_CT, Code
 from gemel.synthetic.export.codes import Kind
-from gemel.synthetic.export.fhir import patient_ids
+from gemel.synthetic.export.ids import patient_ids
 from gemel.synthetic.export.records import INDEX_DATE, Days, Records
+from gemel.synthetic.export.releasing import decision_sha256, in_words
+
+if TYPE_CHECKING:
+    from gemel.synthetic.report.gate import Decision
 
 # Concepts of the domain Gender, as the field-level documentation of PERSON in the CDM names them.
 MALE, FEMALE = 8507, 8532
@@ -36,7 +40,7 @@ METADATA = {"gemel.security": MARK}
 
 
 def omop_tables(
-    records: Records, *, created: str, study_sha256: str, report_sha256: str | None
+    records: Records, *, created: str, study_sha256: str, decision: Decision
 ) -> dict[str, pa.Table]:
     """The tables of the CDM by name.
 
@@ -44,7 +48,7 @@ def omop_tables(
         records: Of all virtual patients.
         created: RFC 3339 instant.
         study_sha256: Of the study whose releases the cohort was sampled from, for CDM_SOURCE.
-        report_sha256: Of the report that goes with it, where there is one.
+        decision: On whose word it leaves, for CDM_SOURCE too.
     """
     concepts = _Concepts()
     tables = {
@@ -53,7 +57,7 @@ def omop_tables(
         "visit_occurrence": _visit_occurrence(records),
         "death": _death(records),
         **{names.table: _events(records, kind, concepts) for kind, names in _EVENTS.items()},
-        "cdm_source": _cdm_source(records, created, study_sha256, report_sha256),
+        "cdm_source": _cdm_source(records, created, study_sha256, decision),
     }
     tables["concept"] = concepts.table()
     return {name: table.replace_schema_metadata(METADATA) for name, table in tables.items()}
@@ -230,15 +234,15 @@ def _events(records: Records, kind: Kind, concepts: _Concepts) -> pa.Table:
     return pa.table(columns)
 
 
-def _cdm_source(records: Records, created: str, study_sha256: str, report_sha256: str | None) -> pa.Table:
+def _cdm_source(records: Records, created: str, study_sha256: str, decision: Decision) -> pa.Table:
     day = datetime.date.fromisoformat(created[:10])
-    report = f"report SHA-256 {report_sha256}" if report_sha256 else "no report"
     texts = {
         "cdm_source_name": f"Gemel virtual cohort {records.release} ({MARK}: synthetic)",
         "cdm_source_abbreviation": f"{MARK} {records.release}",
         "cdm_holder": "whoever generated it",
         "source_description": f"{MARK}: synthetic. Virtual patients, none of whom exists; not for training. Study SHA-256 "
-        f"{study_sha256}, {report}.",
+        f"{study_sha256}, model SHA-256 {decision.model_sha256}, report SHA-256 {decision.report_sha256}, decision SHA-256 "
+        f"{decision_sha256(decision)}. {in_words(decision)}",
         "source_documentation_reference": "cohort.json beside this folder",
         "cdm_etl_reference": "Gemel",
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,10 @@ from gemel.core.programme import (
     TargetKind,
     Threshold,
 )
-from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.export.records import Days, Numbers, Records, meets
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
 
 _LATE = 1_000_000
 
@@ -93,16 +95,22 @@ class _Reader:
 
     def said(self, concepts: Iterable[str], threshold: Threshold | None = None) -> _Said:
         """Every statement (s,) of these concepts, each once: the row, the day, and the value (NaN without one)."""
-        wanted, parts = set(concepts), []
+        wanted, parts = set(concepts), [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
         for statement in self.records.statements:
             if statement.means & wanted:
                 values = statement.values
                 kept = np.broadcast_to(meets(threshold, values), statement.rows.shape)
                 numbers = np.full(len(statement.rows), np.nan) if values is None else values
                 rows = statement.rows - self.records.first
-                parts.append(np.stack([rows, statement.days, numbers], axis=1)[kept])
-        table = np.unique(np.concatenate(parts), axis=0) if parts else np.zeros((0, 3))
-        return _Said(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
+                parts.append((rows[kept], statement.days[kept], numbers[kept]))
+        rows, days, numbers = (np.concatenate([part[at] for part in parts]) for at in range(3))
+        if len(parts) > 2:  # One statement says a thing once, in the order of rows.
+            order = np.lexsort((numbers, days, rows))
+            rows, days, numbers = rows[order], days[order], numbers[order]
+            again = (np.diff(rows) == 0) & (np.diff(days) == 0) & ~(np.diff(numbers) > 0)
+            first = np.append(True, ~again)[: len(rows)]
+            rows, days, numbers = rows[first], days[first], numbers[first]
+        return _Said(rows, days, numbers)
 
     def feature(self, feature: Feature) -> Numbers:
         if feature.kind is FeatureKind.AGE:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,10 @@ from gemel.core.programme import (
     TargetKind,
     Threshold,
 )
-from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.export.codes import Kind, chosen_code, kind_of, meaning_of, own_concept
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
 
 Days = NDArray[np.int64]
 Numbers = NDArray[np.float64]
@@ -66,6 +69,7 @@ class Statement:
         name: Of the statement within a record; with the row it makes an id.
         means: The programme's concepts that the code stands for. kind: As what it is recorded.
         rows: int64 (m,), increasing. days: int64 (m,) from the index date. values: float64 (m,) in the concept's unit.
+        visit: The number of the further visit that it belongs to, within its row.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Statement:
     rows: Days
     days: Days
     values: Numbers | None
+    visit: int | None = None
 
     def part(self, first: int, last: int) -> Statement:
         """What the records of rows first to last - 1 say of it."""
@@ -185,6 +190,7 @@ class _Recorder:
         mask: Mask,
         days: Days | int,
         values: Numbers | float | None = None,
+        visit: int | None = None,
     ) -> None:
         """Let the records of a mask (n,) say something; what is measured and has no value gets a usual one."""
         rows = self.everybody[mask]
@@ -207,6 +213,7 @@ class _Recorder:
                 None
                 if concept.unit is None or values is None
                 else told(np.broadcast_to(np.asarray(values, np.float64), mask.shape)[mask]),
+                visit,
             )
         )
 
@@ -247,7 +254,7 @@ class _Recorder:
                 )
                 mask[rows[here]], day[rows[here]], value[rows[here]] = True, days[here], values[here]
                 title = self.programme.concept(concept).title
-                self.say(f"visit/{visit}/{concept}", concept, title, mask, day, value)
+                self.say(f"visit/{visit}/{concept}", concept, title, mask, day, value, visit)
 
     def measured(self) -> None:
         """Values of a feature that is one value, but means: on the day that a feature of the same concept names."""

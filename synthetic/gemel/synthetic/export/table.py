@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from gemel.synthetic.cohort import VirtualCohort
-from gemel.synthetic.export.fhir import patient_ids
+from gemel.synthetic.export.ids import patient_ids
+from gemel.synthetic.export.releasing import decision_sha256
+
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
+    from gemel.synthetic.report.gate import Decision
 
 
-def table(cohort: VirtualCohort) -> pa.Table:
+def table(cohort: VirtualCohort, *, decision: Decision) -> pa.Table:
     """One row per virtual patient: id, mark, features, then time and event of each outcome, then targets.
 
-    A missing value is null. Fields carry unit and title, the schema the provenance.
+    A missing value is null. Fields carry unit and title, the schema the provenance and the decision's hash.
     """
     n = len(cohort)
     columns: list[pa.Array] = [
@@ -39,6 +44,7 @@ def table(cohort: VirtualCohort) -> pa.Table:
         "gemel.security": "HTEST",
         "gemel.release": cohort.release,
         "gemel.seed": str(cohort.seed),
+        "gemel.decision": decision_sha256(decision),
         "gemel.provenance": json.dumps(cohort.provenance.as_dict(), ensure_ascii=False),
     }
     return pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata=metadata))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from enum import StrEnum
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -20,28 +19,37 @@ from pyarrow import csv, parquet
 
 from gemel.core.errors import GemelError
 from gemel.core.signing import SigningKey
-from gemel.synthetic.cohort import VirtualCohort
 from gemel.synthetic.export.attestation import (
     MANIFEST,
     PROVENANCE_FILE,
     SIGNED_MANIFEST,
+    document_text,
     file_sha256,
     provenance_resource,
     sign_manifest,
 )
 from gemel.synthetic.export.croissant import CROISSANT, croissant
-from gemel.synthetic.export.fhir import FHIR_VERSION, Lines, patient_ids
-from gemel.synthetic.export.fhir_check import Checker
+from gemel.synthetic.export.fhir import FHIR_VERSION, resources_of
+from gemel.synthetic.export.ids import patient_ids
 from gemel.synthetic.export.omop import omop_tables
 from gemel.synthetic.export.publisher import HEALTH_DCAT, Publisher
 from gemel.synthetic.export.reading import changed, table_of
 from gemel.synthetic.export.records import Records, Visits, records_of
+from gemel.synthetic.export.release_check import ReleaseChecker
+from gemel.synthetic.export.releasing import check_decision, decision_document
 from gemel.synthetic.export.table import table
 from gemel.synthetic.provenance import read_provenance
 
+if TYPE_CHECKING:
+    from gemel.synthetic.cohort import VirtualCohort
+    from gemel.synthetic.report.gate import Decision
+
 # Patients of one file of resources. Fewer at a time stay in the processor's caches.
-PATIENTS_PER_FILE = 10_000
+PATIENTS_PER_FILE = 5_000
 _AT_ONCE = 1_000
+# Processes that start with this module there.
+_PROCESSES = get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["__main__", __name__])
 
 
 class Format(StrEnum):
@@ -64,8 +72,8 @@ def write(
     folder: Path,
     *,
     provenance: Mapping[str, Any],
+    decision: Decision,
     formats: Iterable[Format] = USUAL_FORMATS,
-    report: Path | None = None,
     key: SigningKey | None = None,
     visits: Visits | None = None,
     publisher: Publisher | None = None,
@@ -81,17 +89,19 @@ def write(
         cohort: What was sampled.
         folder: Made if it is not there; files of these names are replaced, once all are complete.
         provenance: The document that the cohort was sampled under.
+        decision: On whose word it leaves: of `report.decide`, about the model that the cohort is drawn from. The report's hash,
+            the verdict, and who overrides it why and when stand in the manifest, the Provenance, CDM_SOURCE and the descriptions.
         formats: What to write; `cohort.json` is always written.
-        report: The report on the cohort, whose hash goes into the Provenance, the manifest and CDM_SOURCE.
         key: The generator's, which signs the Provenance and `cohort.signed.json`; without one nothing is signed.
         visits: Further visits with measured values, from a simulated trajectory.
         publisher: Who publishes it, for the catalogue's record.
         workers: Processes that write FHIR.
 
     Raises:
-        GemelError: GEM702 for another provenance, GEM703 when a resource fails its checks, GEM740 for visits that do
-            not fit; then nothing is written.
+        GemelError: GEM742 for a decision about another model, GEM702 for another provenance, GEM703 when a resource fails its
+            checks, GEM740 for visits that do not fit; then nothing is written.
     """
+    check_decision(cohort, decision)
     if read_provenance(provenance) != cohort.provenance:
         raise GemelError("GEM702", "The provenance is not the one that this cohort was sampled under.")
     wanted = frozenset(formats)
@@ -101,8 +111,8 @@ def write(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
         unfinished = Path(made)
         hashes = _Hashes(unfinished)
-        _write_formats(said, records, hashes, wanted, report=report, workers=workers)
-        _attest(said, hashes, wanted, report=report, key=key, publisher=publisher, adjusted=adjusted)
+        _write_formats(said, records, hashes, wanted, decision=decision, workers=workers)
+        _attest(said, hashes, wanted, decision=decision, key=key, publisher=publisher, adjusted=adjusted)
         names = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file())
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +157,7 @@ def _write_formats(
     hashes: _Hashes,
     formats: frozenset[Format],
     *,
-    report: Path | None,
+    decision: Decision,
     workers: int,
 ) -> None:
     folder = hashes.folder
@@ -165,12 +175,12 @@ def _write_formats(
             records,
             created=cohort.provenance.created,
             study_sha256=cohort.provenance.study_sha256,
-            report_sha256=None if report is None else file_sha256(report),
+            decision=decision,
         )
         for name, rows in tables.items():
             parquet.write_table(rows, folder / Format.OMOP / f"{name}.parquet")
     if formats & {Format.PARQUET, Format.CSV}:
-        rows = table(cohort)
+        rows = table(cohort, decision=decision)
         if Format.PARQUET in formats:
             parquet.write_table(rows, folder / "cohort.parquet")
         if Format.CSV in formats:
@@ -181,7 +191,7 @@ def _write_resources(records: Records, folder: Path, *, bundled: bool, workers: 
     """Files of at most `PATIENTS_PER_FILE` patients each, numbered when there are several; their SHA-256 by name."""
     starts = range(0, len(records), PATIENTS_PER_FILE)
     several = len(starts) > 1
-    parts = (
+    parts = [
         (
             records.part(start, start + PATIENTS_PER_FILE),
             folder,
@@ -189,48 +199,37 @@ def _write_resources(records: Records, folder: Path, *, bundled: bool, workers: 
             bundled,
         )
         for number, start in enumerate(starts)
-    )
+    ]
     if workers == 1 or not several:
         written = [_write_part(*part) for part in parts]
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-            written = [task.result() for task in [pool.submit(_write_part, *part) for part in parts]]
+        with ProcessPoolExecutor(workers - 1, mp_context=_PROCESSES) as pool:
+            tasks = [pool.submit(_write_part, *part) for part in parts]
+            # This process writes too: from the end, what no other has taken.
+            last = [_write_part(*parts[at]) for at in reversed(range(len(parts))) if tasks[at].cancel()]
+            written = [task.result() for task in tasks if not task.cancelled()] + last
     return {name: digest for some in written for name, digest in some.items()}
 
 
 def _write_part(records: Records, folder: Path, suffix: str, bundled: bool) -> dict[str, str]:
     """Write and check the resources of some patients; the SHA-256 of the files by name."""
-    checker = Checker(str(concept.unit) for concept in records.programme.concepts if concept.unit is not None)
-    digests: dict[str, Any] = {}
-    # Millions of short-lived bytes and no cycles: the collector would only look at them again and again.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for kind, lines in _checked(records, checker, bundled=bundled):
-            name, content = f"{kind}{suffix}.ndjson", b"\n".join([*lines, b""])
-            with (folder / name).open("ab") as file:
-                file.write(content)
-            digests.setdefault(name, hashlib.sha256()).update(content)
-    finally:
-        if collecting:
-            gc.enable()
-    return {name: digest.hexdigest() for name, digest in digests.items()}
-
-
-def _checked(records: Records, checker: Checker, *, bundled: bool) -> Iterator[tuple[str, list[bytes]]]:
-    """Lines by type of resource, a thousand patients at a time, each line checked. Raises GEM703."""
+    checker = ReleaseChecker(records.programme.concepts)
+    digests, room = dict[str, Any](), np.empty(0, np.uint8)
     last = records.first + len(records)
-    for first in range(records.first, last, _AT_ONCE):
-        lines = Lines(records.part(first, min(first + _AT_ONCE, last)), bundled=bundled)
-        if bundled:
-            bundles = lines.bundles()
-            for bundle in bundles:
-                checker.check_bundle(bundle)
-            yield "Bundle", bundles
-            continue
-        for own in lines.of_patient:
-            checker.check_lines(own)
-        yield from lines.by_type.items()
+    with ExitStack() as opened:
+        files: dict[str, BinaryIO] = {}
+        for first in range(records.first, last, _AT_ONCE):
+            part = records.part(first, min(first + _AT_ONCE, last))
+            resources = resources_of(part, bundled=bundled, room=room)
+            checker.check(resources)
+            room = max(room, resources.content, key=len)
+            for kind, place in resources.files.items():
+                name, content = f"{kind}{suffix}.ndjson", resources.content[place].data
+                if name not in files:
+                    files[name] = opened.enter_context((folder / name).open("xb"))
+                files[name].write(content)
+                digests.setdefault(name, hashlib.sha256()).update(content)
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def _attest(
@@ -238,43 +237,38 @@ def _attest(
     hashes: _Hashes,
     formats: frozenset[Format],
     *,
-    report: Path | None,
+    decision: Decision,
     key: SigningKey | None,
     publisher: Publisher | None,
     adjusted: Mapping[str, int],
 ) -> None:
     """Write what names the files: descriptions, the Provenance, and the manifest of all."""
     folder = hashes.folder
-    report_sha256 = None if report is None else file_sha256(report)
     if formats & {Format.FHIR, Format.BUNDLES}:
         resource = provenance_resource(
             cohort,
             patient_ids(cohort.release, len(cohort)),
             files=hashes.all(),
-            report_sha256=report_sha256,
+            decision=decision,
             key=key,
         )
         (folder / PROVENANCE_FILE).parent.mkdir(exist_ok=True)
         (folder / PROVENANCE_FILE).write_bytes(orjson.dumps(resource) + b"\n")
     if Format.CROISSANT in formats:
-        described = croissant(cohort, hashes.all(), report_sha256=report_sha256)
-        (folder / CROISSANT).write_text(_pretty(described), encoding="utf-8")
+        described = croissant(cohort, hashes.all(), decision=decision)
+        (folder / CROISSANT).write_text(document_text(described), encoding="utf-8")
     if Format.HEALTH_DCAT in formats:
         # rdflib is slow to import, and nothing else needs it.
         from gemel.synthetic.export.health_dcat import health_dcat
 
         (folder / HEALTH_DCAT).write_text(
-            health_dcat(cohort, _sizes(folder), report_sha256=report_sha256, publisher=publisher),
+            health_dcat(cohort, _sizes(folder), decision=decision, publisher=publisher),
             encoding="utf-8",
         )
-    manifest = _manifest(cohort, hashes.all(), report_sha256=report_sha256, adjusted=adjusted)
-    (folder / MANIFEST).write_text(_pretty(manifest), encoding="utf-8")
+    manifest = _manifest(cohort, hashes.all(), decision=decision, adjusted=adjusted)
+    (folder / MANIFEST).write_text(document_text(manifest), encoding="utf-8")
     if key is not None:
         (folder / SIGNED_MANIFEST).write_bytes(sign_manifest(manifest, key).to_bytes())
-
-
-def _pretty(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -287,7 +281,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _manifest(
-    cohort: VirtualCohort, files: Mapping[str, str], *, report_sha256: str | None, adjusted: Mapping[str, int]
+    cohort: VirtualCohort, files: Mapping[str, str], *, decision: Decision, adjusted: Mapping[str, int]
 ) -> dict[str, Any]:
     programme = cohort.programme
     return {
@@ -308,6 +302,7 @@ def _manifest(
         ],
         "not_for": "training of twins, decisions about a person, or estimates of rare subgroups",
         "provenance": cohort.provenance.as_dict(),
-        **({"report_sha256": report_sha256} if report_sha256 is not None else {}),
+        "conditions": {name: list(levels) for name, levels in cohort.given.items()},
+        "decision": decision_document(decision),
         "files": dict(files),
     }

@@ -46,6 +46,7 @@ class Report:
         provenance: Where the model comes from and what made the report, as JSON values; all of it is public.
         seeds: Of the draws.
         virtual_patients: In each draw.
+        attacks: How many of each kind were tried, where there were as many people.
         source_patients: About how many patients were counted, from the noisy tables; None where there are none.
         figures: What people look at, as JSON values, for each audience.
         salt: Goes into the internal document, so that its hash, which is published, tells nobody what the exact numbers are.
@@ -59,6 +60,7 @@ class Report:
     question: str = ""
     seeds: tuple[int, ...] = ()
     virtual_patients: int = 0
+    attacks: int = 0
     source_patients: float | None = None
     figures: Mapping[Audience, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     salt: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -71,7 +73,7 @@ class Report:
         if audience is Audience.INTERNAL:
             return {**self._body(audience, self.findings), "salt": self.salt}
         internal = self.document(Audience.INTERNAL)
-        failed, untested = standing(internal["findings"])
+        failed, untested = standing(internal)
         gate = {
             "passed": not failed and not untested,
             "failed": list(failed),
@@ -90,6 +92,7 @@ class Report:
             "model_sha256": self.model_sha256,
             "seeds": list(self.seeds),
             "virtual_patients": self.virtual_patients,
+            "attacks": self.attacks,
             "source_patients_about": None if self.source_patients is None else rounded(self.source_patients),
             "statement": dict(self.statement),
             "findings": [_row(finding, audience) for finding in findings],

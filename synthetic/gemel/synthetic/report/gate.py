@@ -6,7 +6,7 @@ the cohort.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from gemel.core.canonical import document_hash
 from gemel.core.errors import GemelError
 from gemel.synthetic.report.findings import Verdict
+from gemel.synthetic.report.thresholds import FEWEST_ATTACKS
 
 FORMAT = "gemel virtual cohort report 1"
 # Blocks without which nobody knows enough of a cohort: each has a row that decides, and all of those pass.
@@ -27,6 +28,8 @@ REQUIRED = (
     "survival",
     "pairs",
 )
+# Rows that a refusal names.
+_NAMED = 3
 
 
 class Outcome(StrEnum):
@@ -93,26 +96,26 @@ def decide(
         failed, untested = tuple(stated["failed"]), tuple(stated["untested"])
         report_sha256 = str(stated["internal_report_sha256"])
     else:
-        failed, untested = standing(document["findings"])
+        failed, untested = standing(document)
         report_sha256 = document_hash(dict(document))
     if not failed and not untested:
         return Decision(report_sha256, model_sha256, Outcome.PASSED)
     if override is None:
-        parts = [f"failed: {'; '.join(failed)}"] * bool(failed)
-        parts += [f"not tested: {'; '.join(untested)}"] * bool(untested)
-        raise GemelError("GEM755", f"The report does not pass. {'. '.join(parts)}.")
+        raise GemelError("GEM755", _refusal(failed, untested))
     return Decision(report_sha256, model_sha256, Outcome.OVERRIDDEN, failed, untested, override)
 
 
-def standing(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def standing(document: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What stands against a release, as "block: measure": (rows that failed, required ones that were not tested)."""
-    gating = [row for row in rows if row["gates"]]
+    gating = [row for row in document["findings"] if row["gates"]]
     failed = tuple(_name(row) for row in gating if row["verdict"] not in (Verdict.PASS, Verdict.NOT_TESTED))
     untested = [
         _name(row) for row in gating if row["block"] in REQUIRED and row["verdict"] == Verdict.NOT_TESTED
     ]
     present = {row["block"] for row in gating}
     untested += [block for block in REQUIRED if block not in present]
+    if document["attacks"] < FEWEST_ATTACKS:
+        untested.append(f"attacks: at least {FEWEST_ATTACKS:,} of each kind")
     return failed, tuple(untested)
 
 
@@ -120,12 +123,23 @@ def _check_is_about(document: Mapping[str, Any], model_sha256: str) -> None:
     rows = document.get("findings")
     keys = {"block", "measure", "verdict", "gates"}
     is_report = isinstance(rows, list) and all(isinstance(row, Mapping) and keys <= set(row) for row in rows)
-    if document.get("format") != FORMAT or not is_report:
+    counted = isinstance(document.get("attacks"), int)
+    if document.get("format") != FORMAT or not is_report or not counted:
         raise GemelError("GEM756", "The document is no report of a virtual cohort.")
     if document.get("model_sha256") != model_sha256:
         raise GemelError(
             "GEM756", f"The report is about model {document.get('model_sha256')}, this is {model_sha256}."
         )
+
+
+def _refusal(failed: tuple[str, ...], untested: tuple[str, ...]) -> str:
+    """The first rows by name; all of them stand in the report."""
+    parts = []
+    for words, rows in (("failed", failed), ("not tested", untested)):
+        if rows:
+            more = f"; and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+            parts.append(f"{len(rows)} {words}: {'; '.join(rows[:_NAMED])}{more}.")
+    return f"The report does not pass. {' '.join(parts)}"
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from gemel.core.errors import GemelError
 from gemel.synthetic.anchored_tree.queries import Query, Table
 from gemel.synthetic.columns import Categories
 from gemel.synthetic.domain import Domain
+from gemel.synthetic.report.analysis import analysis_rows
 from gemel.synthetic.report.attacks import FULL, Effort, attack_findings, mechanism_findings
 from gemel.synthetic.report.attacks.membership import Generator
 from gemel.synthetic.report.constraints import constraint_rows
@@ -111,6 +112,7 @@ def make(
         question=source.question,
         seeds=source.seeds,
         virtual_patients=len(virtual[0]),
+        attacks=0 if evidence is None else effort.attacks,
         source_patients=source.source_patients,
         figures=_figures(virtual, source, evidence, figures),
     )
@@ -133,11 +135,12 @@ def _rows(
     yield from constraint_rows(virtual)
     yield from released_rows(domain, source.queries, source.tables, [people.codes for people in virtual])
     yield from more
+    yield from _analysis(virtual, source, evidence, effort, seed)
     yield _traced(source)
 
 
 def _mechanism(domain: Domain, source: Source, effort: Effort, seed: int) -> Iterator[Finding]:
-    if source.statement is None:
+    if source.statement is None or not effort.releases:
         yield untested("mechanism", "canaries", "as written", internal=False)
         return
     tables, sites = source.statement.tables, source.statement.sites_of_a_person
@@ -157,6 +160,16 @@ def _attacks(
     yield from attack_findings(
         evidence, draws, secrets=secrets, effort=effort, seed=seed, generator=source.generator
     )
+
+
+def _analysis(
+    virtual: Sequence[PeopleTable], source: Source, evidence: Evidence | None, effort: Effort, seed: int
+) -> Iterator[Finding]:
+    """Where attackers may run the mechanism in full, it is repeated as often as an analysis needs."""
+    if source.generator is not None and effort.shadows >= FULL.shadows:
+        training = None if evidence is None else PeopleTable(evidence.domain, evidence.training)
+        internal = evidence is None or not evidence.open_data
+        yield from analysis_rows(virtual, training, source.generator, seed=seed, internal=internal)
 
 
 def secrets_of(people: PeopleTable) -> tuple[str, ...]:

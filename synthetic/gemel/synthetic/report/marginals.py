@@ -62,6 +62,7 @@ def correlation_rows(
         [rank_error(training, draw) for draw in draws],
         Limit(most=MOST_RANK_ERROR),
         baseline=rank_error(training, holdout),
+        against_chance=True,
         internal=internal,
     )
 

@@ -29,13 +29,20 @@ class Limit:
             return f"≥ {self.least:g}"
         return "none" if self.most is None else f"≤ {self.most:g}"
 
-    def verdict(self, value: float) -> Verdict:
-        """Of one value."""
+    def beyond(self, value: float) -> float:
+        """How far a value lies outside; 0 within."""
+        below = 0.0 if self.least is None else self.least - value
+        above = 0.0 if self.most is None else value - self.most
+        return max(0.0, below, above)
+
+    def verdict(self, value: float, by_chance: float | None = None) -> Verdict:
+        """Of one value. One that lies outside no farther than chance puts hold-out patients is not told from chance."""
         if self.least is None and self.most is None:
             return Verdict.INFORMATION
-        above = self.least is None or value >= self.least - _CLOSE
-        below = self.most is None or value <= self.most + _CLOSE
-        return Verdict.PASS if above and below else Verdict.FAIL
+        if self.beyond(value) <= _CLOSE:
+            return Verdict.PASS
+        is_chance = by_chance is not None and self.beyond(value) <= self.beyond(by_chance)
+        return Verdict.NOT_TESTED if is_chance else Verdict.FAIL
 
 
 NO_LIMIT = Limit()
@@ -51,21 +58,28 @@ def measured(
     baseline: float | None = None,
     detail: str = "",
     gates: bool = True,
+    against_chance: bool = False,
 ) -> Finding:
-    """The row of one value for each draw. A value that is not finite in any of them is "not tested"."""
+    """The row of one value for each draw. A value that is not finite in any of them is "not tested".
+
+    With `against_chance` the baseline is what hold-out patients have, and a median that fails no worse than they do is "not tested".
+    """
     if not values or not all(map(math.isfinite, values)):
         return untested(block, measure, limit.words, internal=internal, detail=detail, gates=gates)
     value = statistics.median(values)
     several = len(values) > 1
     low, high = (min(values), max(values)) if several else (None, None)
-    verdict = limit.verdict(value)
+    known = baseline is not None and math.isfinite(baseline)
+    verdict = limit.verdict(value, baseline if known and against_chance else None)
+    if verdict is Verdict.NOT_TESTED:
+        detail = f"{detail}; too few patients to tell it from chance".removeprefix("; ")
     return Finding(
         block,
         measure,
         value,
         low,
         high,
-        baseline if baseline is None or math.isfinite(baseline) else None,
+        baseline if known else None,
         limit.words,
         verdict,
         internal=internal,

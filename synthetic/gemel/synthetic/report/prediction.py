@@ -17,7 +17,7 @@ from gemel.core.dataset import OCCURRED, PREVALENT
 from gemel.synthetic.columns import Categories, Column, Role, Times
 from gemel.synthetic.report.boosting import boost
 from gemel.synthetic.report.covariates import covariates, matrix, predictors
-from gemel.synthetic.report.findings import Finding, Verdict
+from gemel.synthetic.report.findings import Finding
 from gemel.synthetic.report.logistic import logistic
 from gemel.synthetic.report.measures import Limit, measured, untested
 from gemel.synthetic.report.people_table import Floats, PeopleTable
@@ -103,17 +103,16 @@ def prediction_rows(
 def _slope_row(
     question: Question, holdout: PeopleTable, real: Floats, virtual: Sequence[Floats], *, internal: bool
 ) -> Finding:
-    """The calibration slope of the risks; where that of training on real patients is no better, these are too few to tell."""
-    measure, limit = (
+    """The calibration slope of the risks, beside that of training on real patients."""
+    return measured(
+        BLOCK,
         f"{question.title}: calibration slope on hold-out patients",
+        [slope(question, holdout, risk) for risk in virtual],
         Limit(LEAST_SLOPE, MOST_SLOPE),
+        baseline=slope(question, holdout, real),
+        against_chance=True,
+        internal=internal,
     )
-    of_real = slope(question, holdout, real)
-    if limit.verdict(of_real) is not Verdict.PASS:
-        detail = f"{of_real:.2f} when trained on real patients: too few hold-out patients to tell"
-        return untested(BLOCK, measure, limit.words, internal=internal, detail=detail)
-    found = [slope(question, holdout, risk) for risk in virtual]
-    return measured(BLOCK, measure, found, limit, baseline=of_real, internal=internal)
 
 
 def enough(question: Question, people: PeopleTable) -> bool:

@@ -48,6 +48,7 @@ def regression_rows(
             [difference(real, fit) for fit in fits],
             Limit(most=MOST_COEFFICIENT_DIFFERENCE),
             baseline=difference(real, held),
+            against_chance=True,
             internal=internal,
             detail=detail,
         )
@@ -57,6 +58,7 @@ def regression_rows(
             [interval_overlap(real, fit) for fit in fits],
             Limit(least=LEAST_INTERVAL_OVERLAP),
             baseline=interval_overlap(real, held),
+            against_chance=True,
             internal=internal,
             detail=detail,
         )

@@ -37,6 +37,7 @@ def survival_rows(
             [curve for curve, *_ in of_draws],
             Limit(most=MOST_CURVE_DIFFERENCE),
             baseline=of_holdout[0],
+            against_chance=True,
             internal=internal,
             detail=detail,
         )
@@ -46,6 +47,7 @@ def survival_rows(
             [mean for _, mean, _ in of_draws],
             Limit(most=MOST_MEAN_TIME_DIFFERENCE),
             baseline=of_holdout[1],
+            against_chance=True,
             internal=internal,
             detail=detail,
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 # Statement.
 MOST_EPSILON = 3.0
 MOST_DELTA_OF_ONE_PATIENT = 0.1  # δ times the number of patients
+# Attacks of each kind: with fewer, intervals are wider than the thresholds.
+FEWEST_ATTACKS = 2000
 # Distances between distributions, over those of as many hold-out patients.
 MOST_PAIR_RATIO = 1.1
 MOST_TRIPLE_RATIO = 1.25
