@@ -44,7 +44,7 @@ def _choice(programme: Programme) -> dict[str, np.ndarray]:
     """What a coordinator may choose for synthesis: every level as common, no two columns together."""
     specs = declared_choice(ROUNDS[2], domain_of(programme))
     levels, parents = (np.zeros(specs[name].shape, np.int64) for name in ("levels", "parents"))
-    return {"levels": levels + 1000, "parents": parents - 1}
+    return {"levels": levels + 1000, "parents": parents - 1, "multiplier": np.array([1000])}
 
 
 class Node:

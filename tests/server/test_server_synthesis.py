@@ -44,6 +44,10 @@ def _other_levels(made: Arrays) -> Arrays:
     return {**made, "levels": made["levels"] + (np.arange(made["levels"].size) == 0)}
 
 
+def _less_noise(made: Arrays) -> Arrays:
+    return {**made, "multiplier": made["multiplier"] - 1}
+
+
 def _other_tables(made: Arrays) -> Arrays:
     return {**made, "tables": made["tables"] + (np.arange(made["tables"].size) == 3)}
 
@@ -58,6 +62,7 @@ def _fewer_hospitals(made: Arrays) -> Arrays:
         (ROUNDS[0], _other_levels),
         (ROUNDS[1], _no_pairs),
         (ROUNDS[1], _other_levels),
+        (ROUNDS[1], _less_noise),
         (ROUNDS[2], _no_pairs),
         (ROUNDS[2], _other_tables),
         (ROUNDS[2], _fewer_hospitals),

@@ -20,5 +20,9 @@ def a_choice(domain: Domain, task: str = ROUNDS[2], *, levels: int = 1000) -> di
     """Each column hangs on the one before, and every level has as many patients: what of that the round takes."""
     specs = declared_choice(ROUNDS[2], domain)
     parents = np.arange(specs["parents"].shape[0], dtype=np.int64) - 1
-    whole = {"levels": np.full(specs["levels"].shape, levels, np.int64), "parents": parents}
+    whole = {
+        "levels": np.full(specs["levels"].shape, levels, np.int64),
+        "parents": parents,
+        "multiplier": np.array([1000]),
+    }
     return {name: whole[name] for name in declared_choice(task, domain)}

@@ -171,7 +171,7 @@ def test_one_patient_moves_every_table_by_one_cell_and_every_score_by_what_it_is
     scores = [scored.count(c) for c in (codes, fewer)]
     for more, less, sensitivity in zip(*scores, scored.sigmas(1.0), strict=True):
         assert np.linalg.norm(more - less) <= sensitivity + 1e-12
-    queries = (*plan.one_ways, *pair_queries(plan, levels, tree_of(plan, levels, scores[0])))
+    queries = (*plan.one_ways, *pair_queries(plan, levels, tree_of(plan, levels, scores[0]), multiplier=1.0))
     with_, without = count(queries, DOMAIN, codes), count(queries, DOMAIN, fewer)
     assert all(np.abs(with_[name] - without[name]).sum() == 1 for name in with_)
 
@@ -185,8 +185,8 @@ def test_round_three_follows_from_noisy_answers_alone_and_fits_its_bound(fitted)
     plan = fitted.plan
     levels = {q.name: np.maximum(count([q], DOMAIN, population(500, 1))[q.name], 0) for q in plan.one_ways}
     tree = choose_tree(plan.score_pairs, np.arange(len(plan.score_pairs)))
-    queries = pair_queries(plan, levels, tree)
-    assert queries == pair_queries(plan, levels, tree)
+    queries = pair_queries(plan, levels, tree, multiplier=1.4)
+    assert queries == pair_queries(plan, levels, tree, multiplier=1.4)
     assert sum(q.sigma**-2 for q in queries) == pytest.approx(plan.pair_precision)
     assert sum(np.prod(q.shape(DOMAIN)) for q in queries) <= most_pair_cells(plan)
 

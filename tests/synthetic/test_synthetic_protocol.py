@@ -80,7 +80,7 @@ def test_whatever_is_chosen_the_tables_together_cost_what_was_charged(
 ) -> None:
     # Any forest: a column's parent is one before it.
     forest = [min(parent, number - 1) for number, parent in enumerate(parents)]
-    choice = {"levels": np.array(levels), "parents": np.array(forest)}
+    choice = {"levels": np.array(levels), "parents": np.array(forest), "multiplier": np.array([1000])}
     codes = {name: np.zeros(3, np.intp) for name in DOMAIN.names}
     counted = count_round(ROUNDS[2], DOMAIN, codes, whole=4.0, choice=choice)
     charged = synthesis_plan(DOMAIN).mechanism(ROUNDS[2], 4.0)
@@ -128,6 +128,13 @@ def test_levels_of_more_people_than_there_are_are_refused() -> None:
         choice["levels"][3] = -(10**13)
         with pytest.raises(GemelError, match="GEM720"):
             check_choice(task, DOMAIN, choice)
+
+
+@pytest.mark.parametrize("multiplier", [-1, 10**13])
+def test_noise_that_no_levels_have_is_refused(multiplier: int) -> None:
+    choice = a_choice(DOMAIN) | {"multiplier": np.array([multiplier])}
+    with pytest.raises(GemelError, match="GEM720"):
+        check_choice(ROUNDS[2], DOMAIN, choice)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,9 @@ class Times:
         tail_low = [last if self.censor_days else 0.0] * self.to_the_end + [0.0] * self.prevalent
         tail_high = [last] * self.to_the_end + [0.0] * self.prevalent
         low = np.concatenate([events[:-1], ends[:-1], tail_low])
-        return low, np.concatenate([events[1:], ends[1:], tail_high])
+        # Who was followed to the last edge left in no bin: that is the next level.
+        left = np.minimum(ends[1:], last - self.to_the_end)
+        return low, np.concatenate([events[1:], left, tail_high])
 
     def encode(self, days: NDArray[Any], event: NDArray[Any]) -> Levels:
         """Levels (n,) of days (n,) and of 1 occurred, 0 left, -1 prevalent (n,)."""
@@ -189,7 +191,7 @@ class Times:
         low, high = (edge[levels] for edge in self.span)
         if follow_up is not None:
             low, high = np.minimum(low, follow_up - 1), np.minimum(high, follow_up)
-        fraction = generator.random(len(levels))
+        fraction = _spread(levels, generator)
         even = low + fraction * (high - low)
         in_logs = np.exp((1 - fraction) * np.log(np.maximum(low, 1)) + fraction * np.log(np.maximum(high, 1)))
         days = np.where((low > 0) & (high > _WIDE * low), in_logs, even)
@@ -201,6 +203,17 @@ class Times:
             before = levels == len(self.levels) - 1
             days, status = np.where(before, 0.0, days), np.where(before, np.int8(PREVALENT), status)
         return days, status
+
+
+def _spread(levels: Levels, generator: np.random.Generator) -> Floats:
+    """Numbers in [0, 1) (n,), those of each level spread evenly: one in each of as many equal parts as it has rows."""
+    shuffle = generator.permutation(len(levels))
+    order = shuffle[np.argsort(levels[shuffle], kind="stable")]
+    ordered, count = levels[order], np.bincount(levels)
+    rank = np.arange(len(levels)) - (np.cumsum(count) - count)[ordered]
+    found = np.empty(len(levels))
+    found[order] = (rank + generator.random(len(levels))) / count[ordered]
+    return found
 
 
 Form = Numbers | Categories | Times

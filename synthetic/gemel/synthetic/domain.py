@@ -32,7 +32,7 @@ from gemel.synthetic.columns import Categories, Column, Floats, Form, Levels, Nu
 
 Codes = Mapping[str, Levels]
 
-_MOST_EVENT_BINS, _MOST_CENSOR_BINS = 10, 4
+_MOST_BINS_OF_TIME = 10
 _BINARY = (FeatureKind.MALE, FeatureKind.PRESENT)
 # Of a feature that declares no bins: where they end, in scales from the reference mean.
 _USUAL_EDGES = (-1.5, -0.5, 0.5, 1.5)
@@ -265,8 +265,8 @@ def _times_of(programme: Programme, outcome: Outcome, *, first: bool) -> Times:
     grid = [float(round(years * DAYS_PER_YEAR)) for years in programme.times_years]
     incident = outcome.kind not in (OutcomeKind.DEATH, OutcomeKind.NEXT_DIAGNOSIS)
     return Times(
-        event_days=_thinned(grid, _MOST_EVENT_BINS),
-        censor_days=_thinned(grid, _MOST_CENSOR_BINS) if first else (),
+        event_days=_thinned(grid, _MOST_BINS_OF_TIME),
+        censor_days=_thinned(grid, _MOST_BINS_OF_TIME) if first else (),
         prevalent=incident,
     )
 

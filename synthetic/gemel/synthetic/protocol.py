@@ -44,6 +44,7 @@ from gemel.synthetic.domain import Codes, Domain
 
 _FIRST, _SECOND, _THIRD = ROUNDS
 _NO_PARENT = -1
+_THOUSAND = 1000
 _MOST = np.iinfo(np.int32).max
 _MOST_PEOPLE = 1e12
 
@@ -100,21 +101,24 @@ def _cells(task: str, domain: Domain) -> int:
 
 def declared_choice(task: str, domain: Domain) -> dict[str, ArraySpec]:
     """What a round takes: after the first the summed levels; the third also the parent of each scored column by its number,
-    -1 for none.
+    -1 for none, and the multiplier of all of synthesis that the levels have, in thousandths.
     """
     if task == _FIRST:
         return {}
     levels = {"levels": ArraySpec((sum(domain.sizes.values()),), "int64")}
     if task == _SECOND:
         return levels
-    return {**levels, "parents": ArraySpec((len(_measured(domain, whole=1.0).scored),), "int64")}
+    scored = len(_measured(domain, whole=1.0).scored)
+    return {**levels, "parents": ArraySpec((scored,), "int64"), "multiplier": ArraySpec((1,), "int64")}
 
 
 def check_choice(task: str, domain: Domain, choice: Arrays) -> None:
-    """Refuse (GEM720) what no round leads to: levels of more people than there are, a parent that is no scored column, a cycle."""
+    """Refuse (GEM720) what no round leads to: more people or noise than there are, a parent that is no scored column, a cycle."""
     if task != _FIRST and (np.abs(choice["levels"].astype(np.float64)) > _MOST_PEOPLE).any():
         raise GemelError("GEM720", "Levels of more people than there are.")
     if task == _THIRD:
+        if not 0 <= int(choice["multiplier"][0]) <= _MOST_PEOPLE:
+            raise GemelError("GEM720", "Noise that no levels have.")
         _tree(_measured(domain, whole=1.0), choice)
 
 
@@ -166,7 +170,12 @@ def outcome(study: Study, domain: Domain, sums: Mapping[str, Summed]) -> Tables:
         tree = tree_of(plan, _by_name(plan, levels), _scores(plan, sums[_SECOND].arrays["scores"]))
         position = {name: number for number, name in enumerate(plan.scored)}
         parents = [position[tree[name]] if name in tree else _NO_PARENT for name in plan.scored]
-        return {"levels": levels, "parents": np.array(parents, np.int64)}
+        multiplier = round(_THOUSAND * _whole(study, sums[_FIRST].hospitals))
+        return {
+            "levels": levels,
+            "parents": np.array(parents, np.int64),
+            "multiplier": np.array([multiplier], np.int64),
+        }
     chosen = outcome(study, domain, {task: sums[task] for task in (_FIRST, _SECOND)})
     return {
         **chosen,
@@ -223,7 +232,8 @@ def _whole(study: Study, hospitals: int) -> float:
 
 def _queries(plan: MeasurePlan, choice: Arrays) -> tuple[Query, ...]:
     """The tables of round 3. Their noise is a matter of the plan; which they are, of the choice."""
-    return pair_queries(plan, _by_name(plan, choice["levels"]), _tree(plan, choice))
+    multiplier = int(choice["multiplier"][0]) / _THOUSAND
+    return pair_queries(plan, _by_name(plan, choice["levels"]), _tree(plan, choice), multiplier=multiplier)
 
 
 def _tree(plan: MeasurePlan, choice: Arrays) -> dict[str, str]:

@@ -139,6 +139,33 @@ def test_without_patients_a_report_says_of_each_block_that_it_is_not_tested(ward
     json.dumps(document, allow_nan=False)
 
 
+def test_rows_and_figures_of_others_stand_in_the_report_and_each_row_is_heard_once(ward_columns, make_ward):
+    rows = [
+        Finding("trajectories", name, 0.5, None, None, None, "≤ 1", Verdict.PASS, internal=internal)
+        for name, internal in (("transitions", True), ("order of events", False))
+    ]
+    heard = []
+    report = make(
+        ward_columns,
+        [make_ward(60, seed) for seed in range(5)],
+        Source("ab" * 32, "a ward"),
+        more=rows,
+        figures=[{"kind": "fan", "name": "hba1c"}],
+        heard=heard.append,
+    )
+    assert heard == list(report.findings)
+    documents = {audience: report.document(audience) for audience in Audience}
+    for document in documents.values():
+        assert {"kind": "fan", "name": "hba1c"} in document["figures"]
+    measures = {
+        a: [r["measure"] for r in d["findings"] if r["block"] == "trajectories"] for a, d in documents.items()
+    }
+    assert measures == {
+        Audience.INTERNAL: ["transitions", "order of events"],
+        Audience.PUBLIC: ["order of events"],
+    }
+
+
 @pytest.mark.parametrize("draws", [0, 4])
 def test_one_draw_is_chance_so_fewer_than_five_are_refused(draws, ward_columns, make_ward):
     with pytest.raises(GemelError, match="GEM757"):

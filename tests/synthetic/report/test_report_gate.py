@@ -148,6 +148,15 @@ def test_who_vouches_for_a_public_report_vouches_for_its_failures_too():
     assert decide(public, model_sha256=MODEL, vouched=True, override=OVERRIDE).failed == ("pairs: it",)
 
 
+@pytest.mark.parametrize(
+    "gate", [None, {}, {"failed": []}, {"failed": 1, "untested": [], "internal_report_sha256": ""}]
+)
+def test_a_public_document_that_does_not_say_how_the_internal_one_stands_is_no_report(gate):
+    public = report().document(Audience.PUBLIC) | {"gate": gate}
+    with pytest.raises(GemelError, match="GEM756"):
+        decide(public, model_sha256=MODEL, vouched=True, override=OVERRIDE)
+
+
 def test_vouching_for_an_internal_report_does_not_spare_it_the_gate():
     with pytest.raises(GemelError, match="GEM755"):
         decide(

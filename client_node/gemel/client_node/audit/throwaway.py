@@ -163,5 +163,5 @@ def throwaway_node(
 
 def a_choice(programme: Programme, task: str) -> dict[str, NDArray[np.int64]]:
     """What a coordinator may send with a round of synthesis: all levels alike, and no pair beside the anchors'."""
-    value = {"levels": 100, "parents": -1}
+    value = {"levels": 100, "parents": -1, "multiplier": 1000}
     return {name: np.full(spec.shape, value[name]) for name, spec in declared_inputs(task, programme).items()}

@@ -117,7 +117,7 @@ def fit_private(
         scored = scoring(plan, levels)
         pairs = zip(scored.count(codes), scored.sigmas(plan.score_sigma), strict=True)
         tree = tree_of(plan, levels, [noisy_counts(s, noise_multiplier=z, noise=noise) for s, z in pairs])
-    queries = pair_queries(plan, levels, tree)
+    queries = pair_queries(plan, levels, tree, multiplier=plan.whole_multiplier)
     tables = add_noise(queries, count(queries, domain, codes), noise)
     model = fit(plan, tree, (*plan.one_ways, *queries), {**levels, **tables})
     mechanisms = (*plan.mechanisms((1, 2)), *charged(queries))

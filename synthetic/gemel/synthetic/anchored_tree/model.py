@@ -136,16 +136,14 @@ class TreeModel:
         positions = (generator.permutation(patients) + generator.random()) / patients
         state = np.minimum(np.searchsorted(shares / shares[-1], positions, side="right"), len(shares) - 1)
         drawn: dict[str, Levels] = {}
+        runs = structure.groups_of[0]
         for member in structure.members:
-            parent = structure.parent.get(member)
+            parent, upward = structure.parent.get(member), beliefs.upward[member]
             if parent is None:
-                drawn[member] = _draw(beliefs.upward[member], state, generator)
+                drawn[member] = _draw(upward, state, generator, runs=runs)
             else:
-                above = self.domain.sizes[parent]
                 pair = np.exp(self.with_parent[member] - self.with_parent[member].max())
-                drawn[member] = _draw(
-                    beliefs.upward[member], state * above + drawn[parent], generator, pair=pair
-                )
+                drawn[member] = _draw(upward, state, generator, runs=runs, parent=drawn[parent], pair=pair)
         for i, anchor in enumerate(structure.anchors):
             if anchor.groups is None:
                 drawn[anchor.column] = structure.groups_of[i][state]
@@ -183,29 +181,44 @@ class TreeModel:
 
 
 def _draw(
-    upward: Floats, group: NDArray[np.intp], generator: np.random.Generator, *, pair: Floats | None = None
+    upward: Floats,
+    state: NDArray[np.intp],
+    generator: np.random.Generator,
+    *,
+    runs: NDArray[np.intp],
+    parent: Levels | None = None,
+    pair: Floats | None = None,
 ) -> Levels:
-    """A level for each row, by systematic sampling among the rows of its group (state, or state and parent's level)."""
-    order = _shuffled(group, generator)
-    ordered = group[order]
-    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    present, size = ordered[first], np.diff(np.append(first, len(ordered)))
-    rows = upward[present] if pair is None else upward[present // len(pair)] * pair[present % len(pair)]
-    shares = np.cumsum(rows, axis=1)
-    shares /= shares[:, -1:]
-    which = np.repeat(np.arange(len(present)), size)
-    rank = np.arange(len(group)) - first[which]
-    position = (rank + generator.random(len(present))[which]) / size[which]
-    # One search for all groups: each group's shares lie in an interval of its own.
-    flat = (shares + np.arange(len(present))[:, None]).ravel()
-    found = np.searchsorted(flat, position + which, side="right") - which * upward.shape[1]
-    levels = np.empty(len(group), np.intp)
-    levels[order] = np.clip(found, 0, upward.shape[1] - 1)
-    return levels
+    """A level for each row by its state, and its parent's level where `pair` (levels of the parent, levels) is given.
 
-
-def _shuffled(group: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.intp]:
-    """An order in which groups follow each other, and the rows of each are shuffled."""
+    Rows stand in the order of their state's run, in chance order of state and parent within it. Levels are halved again and
+    again: of the rows that share a range of levels, those that get its upper half are chosen by systematic sampling along that order.
+    """
+    above = 1 if pair is None else len(pair)
+    group = state if parent is None else state * above + parent
+    present, group = np.unique(group, return_inverse=True)
+    shares = upward[present // above] * (1.0 if pair is None else pair[present % above])
+    below = np.concatenate([np.zeros((len(present), 1)), np.cumsum(shares, axis=1)], axis=1)
+    rank = np.empty(len(present), np.intp)
+    rank[np.lexsort((generator.random(len(present)), runs[present // above]))] = np.arange(len(present))
     shuffle = generator.permutation(len(group))
-    result: NDArray[np.intp] = shuffle[np.argsort(group[shuffle], kind="stable")]
-    return result
+    rows = shuffle[np.argsort(rank[group[shuffle]], kind="stable")]
+    group = group[rows]
+    low, high = np.zeros(len(rows), np.intp), np.full(len(rows), upward.shape[1])
+    while (high - low).max() > 1:
+        # Ranges of the same width start apart, so where they start tells them.
+        order = np.argsort(low, kind="stable")
+        rows, group, low, high = rows[order], group[order], low[order], high[order]
+        middle = (low + high) // 2
+        base = below[group, low]
+        whole = below[group, high] - base
+        part = np.where(low < middle, (below[group, middle] - base) / np.where(whole > 0, whole, 1.0), 0.0)
+        starts = np.flatnonzero(np.concatenate([[True], low[1:] != low[:-1]]))
+        sums = np.cumsum(part)
+        first = np.concatenate([[0.0], sums])[starts] - generator.random(len(starts))
+        sums -= np.repeat(first, np.diff(np.append(starts, len(rows))))
+        lower = (np.floor(sums) > np.floor(sums - part)) & (part > 0) | (part >= 1)
+        low, high = np.where(lower, low, middle), np.where(lower & (low < middle), middle, high)
+    levels = np.empty(len(rows), np.intp)
+    levels[rows] = low
+    return levels

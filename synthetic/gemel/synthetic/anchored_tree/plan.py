@@ -10,19 +10,22 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gemel.core.errors import GemelError
 from gemel.core.mechanism import Mechanism, MechanismKind
+from gemel.synthetic.anchored_tree.grouping import (
+    Groups,
+    Noisy,
+    groups_of_clock,
+    groups_of_pair,
+    groups_with_clock,
+)
 from gemel.synthetic.anchored_tree.queries import Query
 from gemel.synthetic.anchored_tree.structure import Anchor, Structure
-from gemel.synthetic.columns import Column, Numbers, Role, Times
+from gemel.synthetic.columns import Column, Role, Times
 from gemel.synthetic.domain import Domain
-
-Noisy = Mapping[str, NDArray[Any]]
 
 # Of the precision: levels, scores, the anchors with each other, everything else with the clock, with the other anchors,
 # with the hub, and along the tree.
@@ -36,7 +39,12 @@ _SHARES = {
     "tree": 0.14,
 }
 _MOST_STATES, _MOST_JOINT_CELLS = 4096, 64
-_FEATURE_GROUPS, _EVENT_GROUPS, _END_GROUPS = 8, 6, 1
+# In the joint state the ends of follow-up are in so many runs.
+_ENDS_IN_STATE = 4
+# Stands for the groups of the clock, which follow from the noisy levels.
+_AROUND: tuple[int, ...] = (-1,)
+
+_Table = tuple[str, tuple[str, ...], tuple[Groups, ...]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class MeasurePlan:
             `itertools.combinations` order.
         score_sigma: Parameter of the discrete Gaussian on each score.
         pair_precision: What is left for round 3: the sum of 1 over sigma squared.
+        pair_share: The same as a share of the precision of all rounds.
         anchors: The joint state.
     """
 
@@ -58,6 +67,7 @@ class MeasurePlan:
     scored: tuple[str, ...]
     score_sigma: float
     pair_precision: float
+    pair_share: float
 
     @property
     def score_pairs(self) -> tuple[tuple[str, str], ...]:
@@ -97,13 +107,15 @@ def measure_plan(domain: Domain, *, rho: float) -> MeasurePlan:
     pairs = len(scored) * (len(scored) - 1) // 2
     level_sigma = math.sqrt(len(domain.columns) / (precision * shares["levels"]))
     score_sigma = math.sqrt(pairs / (precision * shares["scores"])) if pairs else math.inf
+    left = 1 - shares["levels"] - shares.get("scores", 0.0)
     return MeasurePlan(
         domain,
         anchors,
         tuple(Query(f"levels/{name}", (name,), (None,), level_sigma) for name in domain.names),
         scored if pairs else (),
         score_sigma,
-        precision * (1 - shares["levels"] - shares.get("scores", 0.0)),
+        precision * left,
+        left,
     )
 
 
@@ -116,7 +128,7 @@ def anchors_of(domain: Domain) -> tuple[Anchor, ...]:
     anchors: list[Anchor] = []
     states = 1
     for column in order:
-        outline = _outline(column) if column.role is Role.OUTCOME and column.name != clock else None
+        outline = _few_ends(column) if column.name == clock else _outline(column)
         size = column.size if outline is None else max(outline) + 1
         if states * size <= _MOST_STATES:
             anchors.append(Anchor(column.name, outline))
@@ -124,65 +136,44 @@ def anchors_of(domain: Domain) -> tuple[Anchor, ...]:
     return tuple(anchors)
 
 
-def pair_queries(plan: MeasurePlan, levels: Noisy, tree: Mapping[str, str]) -> tuple[Query, ...]:
+def pair_queries(
+    plan: MeasurePlan, levels: Noisy, tree: Mapping[str, str], *, multiplier: float
+) -> tuple[Query, ...]:
     """Round 3: the tables that the model is fitted to, from the noisy answers of the rounds before.
 
-    With the clock, levels that few patients have are counted with their neighbours: every cell has the same noise, and
-    how a hazard goes with a feature is a sum over cells. That is decided by the noisy one-ways, so it costs nothing, and
-    everybody who has them decides the same.
+    Levels that few patients have are counted with their neighbours: every cell has the same noise, and what is asked of a table
+    is a sum over cells. That is decided by the noisy one-ways, so it costs nothing, and everybody who has them decides the
+    same.
 
     Args:
         plan: What was fixed beforehand.
         levels: Noisy one-ways by query name.
         tree: The parent of each scored column that has one.
+        multiplier: The noise multiplier of all three rounds that `levels` have: it decides about groups, the noise is the plan's.
     """
-    domain, anchors = plan.domain, plan.anchors
-    features = [c.name for c in domain.columns if c.name not in {a.column for a in anchors}]
-    clock, others = anchors[0], anchors[1:]
-    shares = {k: v for k, v in _SHARES.items() if k not in ("levels", "scores")}
-    jobs: dict[str, list[tuple[str, tuple[str, ...], tuple[Any, ...]]]] = {k: [] for k in shares}
-    jobs["anchors"] = _anchor_tables(plan, levels)
-    around, hub = groups_of_clock(domain, clock.column, levels), hub_of(plan, tree)
-    for name in features:
-        few = few_groups(domain.column(name), levels[f"levels/{name}"], _FEATURE_GROUPS)
-        # All that goes by the hub rests on this one table: it is counted in full, with the anchors' own.
-        kind, groups = ("anchors", (None, None)) if name == hub else ("clock", (few, around))
-        jobs[kind].append((f"pair/{name}*{clock.column}", (name, clock.column), groups))
-        for other in others:
-            jobs["others"].append((f"pair/{name}*{other.column}", (name, other.column), (None, other.groups)))
-    edges = {
-        "tree": [(p, x) for x, p in tree.items() if p != hub],
-        "hub": [(hub, x) for x in tree if hub is not None],
-    }
-    used = {kind: shares[kind] for kind in shares if jobs[kind] or edges.get(kind)}
-    precision = {kind: plan.pair_precision * share / sum(used.values()) for kind, share in used.items()}
-    for kind, pairs in edges.items():
-        jobs[kind] = [(f"pair/{parent}*{child}", (parent, child), (None, None)) for parent, child in pairs]
-    return tuple(
-        Query(name, columns, groups, math.sqrt(len(jobs[kind]) / precision[kind]))
-        for kind in used
-        for name, columns, groups in jobs[kind]
-    )
-
-
-def few_groups(column: Column, noisy: NDArray[Any], most: int) -> tuple[int, ...] | None:
-    """At most so many groups of a column's levels, by merging neighbours (of categories: any) with the fewest patients."""
-    if column.size <= most:
-        return None
-    weights = np.maximum(np.asarray(noisy, np.float64), 0.0)
-    return _merged(weights, _ordered_levels(column), enough=lambda sizes: len(sizes) <= most)
-
-
-def groups_of_clock(domain: Domain, clock: str, noisy: Noisy) -> tuple[int, ...] | None:
-    """Groups of the clock's levels: events and ends of follow-up apart, each in runs of about equally many patients."""
-    column, form = domain.column(clock), domain.column(clock).form
-    weights = np.maximum(np.asarray(noisy[f"levels/{clock}"], np.float64), 0.0)
-    if not isinstance(form, Times):
-        return few_groups(column, weights, _FEATURE_GROUPS)
-    events = _merged(weights[: form.events], form.events, enough=lambda sizes: len(sizes) <= _EVENT_GROUPS)
-    rest = weights[form.events :]
-    ends = _merged(rest, len(rest), enough=lambda sizes: len(sizes) <= _END_GROUPS)
-    return (*events, *(max(events) + 1 + group for group in ends))
+    domain, clock = plan.domain, plan.anchors[0]
+    pairs, alone = _pairs(plan, tree), _tables_of_anchors(plan, tree)
+    count = {"anchors": len(alone), **{kind: len(some) for kind, some in pairs.items()}}
+    whole = sum(_SHARES[kind] for kind in count if count[kind])
+    share = {kind: _SHARES[kind] / whole / many for kind, many in count.items() if many}
+    # By public shares, not by the plan's noise: a hospital adds its own part, and all must decide the same.
+    noise = {kind: multiplier / math.sqrt(plan.pair_share * part) for kind, part in share.items()}
+    around = groups_of_clock(domain, clock.column, levels, noise=noise.get("clock", 0.0))
+    hub = hub_of(plan, tree)
+    kept = {anchor.column: anchor.groups for anchor in plan.anchors} | ({} if hub is None else {hub: None})
+    found = [
+        ("anchors", name, columns, tuple(around if group is _AROUND else group for group in groups))
+        for name, columns, groups in alone
+    ]
+    for kind, some in pairs.items():
+        for pair in some:
+            if kind == "clock":
+                groups = groups_with_clock(domain, pair, levels, around, noise=noise[kind])
+            else:
+                groups = groups_of_pair(domain, pair, levels, kept, noise=noise[kind])
+            found.append((kind, f"pair/{pair[0]}*{pair[1]}", pair, groups))
+    sigma = {kind: 1 / math.sqrt(plan.pair_precision * part) for kind, part in share.items()}
+    return tuple(Query(name, columns, groups, sigma[kind]) for kind, name, columns, groups in found)
 
 
 def hubs_of(plan: MeasurePlan) -> tuple[str, ...]:
@@ -208,18 +199,33 @@ def most_pair_cells(plan: MeasurePlan) -> int:
     """At least as many cells as round 3 has, whatever the levels and the tree."""
     sizes = plan.domain.sizes
     full = {query.name: np.full(query.shape(plan.domain), 2**40) for query in plan.one_ways}
-    beside = sum(math.prod(query.shape(plan.domain)) for query in pair_queries(plan, full, {}))
+    beside = sum(
+        math.prod(query.shape(plan.domain)) for query in pair_queries(plan, full, {}, multiplier=0.0)
+    )
     # Every column with the hub, and with a parent: none of which has more levels than the largest; and the hub's own.
     largest, *others = sorted((sizes[name] for name in plan.scored), reverse=True) or [0]
     return beside + 2 * largest * sum(others) + largest * sizes[plan.anchors[0].column]
 
 
-def _anchor_tables(plan: MeasurePlan, levels: Noisy) -> list[tuple[str, tuple[str, ...], tuple[Any, ...]]]:
-    """All anchors in one table where its cells are few, else each two; and the members that anchors outline."""
-    anchors = plan.anchors
+def _pairs(plan: MeasurePlan, tree: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
+    """The two columns of each table that is not the anchors' own, by the share that they have."""
+    clock, others = plan.anchors[0], plan.anchors[1:]
+    hub, anchored = hub_of(plan, tree), {a.column for a in plan.anchors}
+    members = [name for name in plan.domain.names if name not in anchored]
+    return {
+        "clock": [(name, clock.column) for name in members if name != hub],
+        "others": [(name, other.column) for name in members for other in others],
+        "hub": [(hub, name) for name in tree] if hub is not None else [],
+        "tree": [(parent, name) for name, parent in tree.items() if parent != hub],
+    }
+
+
+def _tables_of_anchors(plan: MeasurePlan, tree: Mapping[str, str]) -> list[_Table]:
+    """All anchors in one table where its cells are few, else each two; what anchors outline; and the hub with the clock."""
+    anchors, clock, hub = plan.anchors, plan.anchors[0], hub_of(plan, tree)
     cells = math.prod(Structure(plan.domain, anchors, {}).shape)
     sets = [anchors] if cells <= _MOST_JOINT_CELLS else list(itertools.combinations(anchors, 2))
-    tables: list[tuple[str, tuple[str, ...], tuple[Any, ...]]] = [
+    tables: list[_Table] = [
         (
             "anchors/" + "*".join(a.column for a in some),
             tuple(a.column for a in some),
@@ -228,50 +234,35 @@ def _anchor_tables(plan: MeasurePlan, levels: Noisy) -> list[tuple[str, tuple[st
         for some in sets
         if len(some) > 1
     ]
-    clock = anchors[0]
-    around = groups_of_clock(plan.domain, clock.column, levels)
-    for anchor in anchors[1:]:
-        if anchor.groups is not None:
-            tables.append((f"when/{anchor.column}", (anchor.column, clock.column), (None, around)))
+    tables += [
+        (f"when/{a.column}", (a.column, clock.column), (None, _AROUND))
+        for a in anchors[1:]
+        if a.groups is not None
+    ]
+    if hub is not None:
+        # All that goes by the hub rests on this one table: it is counted as the state has it.
+        tables.append((f"pair/{hub}*{clock.column}", (hub, clock.column), (None, clock.groups)))
     return tables
 
 
-def _outline(column: Column) -> tuple[int, ...] | None:
-    """An outcome in outline: came, did not, was there before."""
+def _outline(column: Column) -> Groups:
+    """An outcome in outline: came, did not, was there before; None for what is no outcome's time."""
     form = column.form
-    if not isinstance(form, Times):
+    if column.role is not Role.OUTCOME or not isinstance(form, Times):
         return None
     rest = column.size - form.events - int(form.prevalent)
     return (*(0,) * form.events, *(1,) * rest, *((2,) if form.prevalent else ()))
 
 
-def _ordered_levels(column: Column) -> int:
-    """How many of the first levels are in an order: only neighbours among them are merged. The rest stay as they are."""
-    if isinstance(column.form, Numbers):
-        return len(column.form.edges) - 1
-    return 0
-
-
-def _merged(weights: NDArray[Any], ordered: int, *, enough: Any) -> tuple[int, ...]:
-    """Groups (levels,) by merging the two neighbours of least weight together until it is enough.
-
-    Levels from `ordered` on are categories ("missing" among them): merged with each other when none is ordered, else kept.
-    """
-    runs = [[i] for i in range(ordered or len(weights))]
-    while not enough([float(weights[run].sum()) for run in runs]) and len(runs) > 1:
-        sums = [float(weights[run].sum()) for run in runs]
-        if ordered:
-            first = int(np.argmin([a + b for a, b in itertools.pairwise(sums)]))
-            second = first + 1
-        else:
-            first, second = sorted(np.argsort(sums, kind="stable")[:2].tolist())
-        runs[first] = runs[first] + runs.pop(second)
-    groups = np.zeros(len(weights), np.intp)
-    for number, run in enumerate(runs):
-        groups[run] = number
-    if ordered:
-        groups[ordered:] = len(runs) + np.arange(len(weights) - ordered)
-    return tuple(int(g) for g in groups)
+def _few_ends(column: Column) -> Groups:
+    """The clock with its ends of follow-up in a few runs; None where there are no more."""
+    form = column.form
+    ends = len(form.censor_days) - 1 if isinstance(form, Times) else 0
+    if not isinstance(form, Times) or ends <= _ENDS_IN_STATE:
+        return None
+    runs = [form.events + number * _ENDS_IN_STATE // ends for number in range(ends)]
+    rest = range(max(runs) + 1, max(runs) + 1 + column.size - form.events - ends)
+    return (*range(form.events), *runs, *rest)
 
 
 def _discrete(noise_multiplier: float, count: int) -> Mechanism:

@@ -89,19 +89,27 @@ class Structure:
             if anchor.groups is not None:
                 fits = self.anchor_groups(i)[None, :] == self.groups_of[i][:, None]
                 allowed[anchor.column] = np.where(fits, 0.0, IMPOSSIBLE)
-            for j, other in enumerate(self.anchors[:i]):
-                mask = domain.impossible(other.column, anchor.column)
-                if mask is not None and anchor.groups is None and other.groups is None:
+            for j in range(i):
+                mask = self._impossible(j, anchor.column)
+                if mask is not None and anchor.groups is None:
                     possible[mask[self.groups_of[j], self.groups_of[i]]] = IMPOSSIBLE
         for member in self.members:
             for i, anchor in enumerate(self.anchors):
-                mask = domain.impossible(anchor.column, member) if anchor.groups is None else None
+                mask = self._impossible(i, member) if member != anchor.column else None
                 if mask is not None:
                     barred = np.where(mask[self.groups_of[i]], IMPOSSIBLE, 0.0)
                     allowed[member] = np.minimum(allowed.get(member, 0.0), barred)
         return Forest(
             states, {m: domain.sizes[m] for m in self.members}, dict(self.parent), allowed, possible
         )
+
+    def _impossible(self, axis: int, column: str) -> NDArray[np.bool_] | None:
+        """Which groups of an anchor and levels of another column cannot be: (groups, levels)."""
+        mask = self.domain.impossible(self.anchors[axis].column, column)
+        if mask is None:
+            return None
+        groups = self.anchor_groups(axis)
+        return np.stack([mask[groups == group].all(axis=0) for group in range(self.shape[axis])])
 
     def reading(self, query: Query) -> Reading:
         """How the query's table is read off the marginals. Raises GEM705 for one that no clique of the model holds."""

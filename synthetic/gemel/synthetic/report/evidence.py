@@ -39,6 +39,9 @@ class Evidence:
         """Raises GEM757 when a column is missing or columns are not equally long."""
         for name, people in (("training", self.training), ("hold-out", self.holdout)):
             check_columns(self.domain, people, name)
+        counts = count_people(self.training), count_people(self.holdout)
+        if self.sites is not None and tuple(map(len, self.sites)) != counts:
+            raise GemelError("GEM757", "The sites of the patients are not as many as the patients.")
 
     @classmethod
     def of_datasets(

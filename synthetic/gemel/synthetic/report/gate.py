@@ -25,6 +25,7 @@ REQUIRED = (
     "singling out",
     "linkability",
     "inference",
+    "evidence",
     "survival",
     "pairs",
 )
@@ -91,10 +92,8 @@ def decide(
     report, GEM755 when it did not pass and nobody overrides that.
     """
     _check_is_about(document, model_sha256)
-    stated = document.get("gate") if vouched else None
-    if stated is not None:
-        failed, untested = tuple(stated["failed"]), tuple(stated["untested"])
-        report_sha256 = str(stated["internal_report_sha256"])
+    if vouched and "gate" in document:
+        failed, untested, report_sha256 = _stated(document["gate"])
     else:
         failed, untested = standing(document)
         report_sha256 = document_hash(dict(document))
@@ -130,6 +129,15 @@ def _check_is_about(document: Mapping[str, Any], model_sha256: str) -> None:
         raise GemelError(
             "GEM756", f"The report is about model {document.get('model_sha256')}, this is {model_sha256}."
         )
+
+
+def _stated(gate: Any) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """What a public document says of the internal one: (failed, not tested, its hash)."""
+    try:
+        failed, untested = (tuple(map(str, gate[part])) for part in ("failed", "untested"))
+        return failed, untested, str(gate["internal_report_sha256"])
+    except (KeyError, TypeError) as error:
+        raise GemelError("GEM756", "The public document does not say how the internal one stands.") from error
 
 
 def _refusal(failed: tuple[str, ...], untested: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from gemel.synthetic.report.analysis import analysis_rows
 from gemel.synthetic.report.attacks import FULL, Effort, attack_findings, mechanism_findings
 from gemel.synthetic.report.attacks.membership import Generator
 from gemel.synthetic.report.constraints import constraint_rows
+from gemel.synthetic.report.counted import counted_row
 from gemel.synthetic.report.document import Audience, Report
 from gemel.synthetic.report.evidence import Columns, Evidence, check_columns
 from gemel.synthetic.report.figures import figures_of
@@ -131,6 +132,8 @@ def _rows(
     yield from statement_rows(source.statement, source_patients=source.source_patients)
     yield from _mechanism(domain, source, effort, seed)
     yield from _attacks(virtual, source, evidence, effort, seed)
+    if evidence is not None:
+        yield counted_row(PeopleTable(domain, evidence.training), source.queries, source.tables)
     yield from usefulness_rows(virtual, evidence)
     yield from constraint_rows(virtual)
     yield from released_rows(domain, source.queries, source.tables, [people.codes for people in virtual])

@@ -74,8 +74,9 @@ def released_rows(
 
     Who follows the tables exactly is as far from them as their noise and the chance of drawing are.
     """
-    for words, columns in (("one column", 1), ("two columns and more", 2)):
-        chosen = [q for q in queries if (len(q.columns) == 1) == (columns == 1)]
+    released = [query for query in queries if query.name in tables]
+    for words, single in (("one column", True), ("two columns and more", False)):
+        chosen = [query for query in released if (len(query.columns) == 1) is single]
         if chosen:
             found = [np.mean([_from_released(domain, q, tables[q.name], d) for q in chosen]) for d in draws]
             yield measured(

@@ -16,6 +16,9 @@ from gemel.synthetic.trajectory.policy import Policy
 # (n, visits, fields), of which the visit's earlier fields are there already.
 Chances = Callable[[int, int, NDArray[np.int64], Levels], NDArray[np.float64]]
 
+# What noise says never happens.
+_HARDLY = 1e-9
+
 
 def draw(
     panel: Panel, strata: NDArray[np.generic], horizon_days: int, policy: Policy, rng: Randomness
@@ -55,6 +58,24 @@ def levels_by(
             ordered = forced[coming, visit, number]
             levels[coming, visit, number] = np.where(ordered == NO_VISIT, found, ordered)
     return levels
+
+
+def log_likelihood_by(histories: Histories, chances: Chances) -> NDArray[np.float64]:
+    """(n,): the log of how likely each history is, given its stratum, under the chances by which `levels_by` draws."""
+    levels, here = histories.levels, histories.here
+    total = np.zeros(len(histories))
+    for visit in range(histories.panel.visits):
+        if visit:
+            asked = np.flatnonzero(here[:, visit - 1])
+            came = here[asked, visit].astype(np.int64)
+            stays = chances(visit, 0, asked, levels)
+            total[asked] += np.log(np.maximum(stays[np.arange(len(asked)), came], _HARDLY))
+        there = np.flatnonzero(here[:, visit])
+        for number in range(len(histories.panel.fields)):
+            found = chances(visit, number + 1, there, levels)
+            chosen = found[np.arange(len(there)), levels[there, visit, number]]
+            total[there] += np.log(np.maximum(chosen, _HARDLY))
+    return total
 
 
 def trajectories_of(histories: Histories, assigned: NDArray[np.int64]) -> Trajectories:

@@ -19,7 +19,13 @@ from gemel.core.mechanism import Mechanism, MechanismKind
 from gemel.privacy import renyi
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.provenance import PrivacyStatement
-from gemel.synthetic.trajectory.drawing import draw, levels_by, trajectories_of
+from gemel.synthetic.trajectory.drawing import (
+    Chances,
+    draw,
+    levels_by,
+    log_likelihood_by,
+    trajectories_of,
+)
 from gemel.synthetic.trajectory.histories import NO_VISIT, Histories, Levels, Panel
 from gemel.synthetic.trajectory.model import Randomness, Trajectories
 from gemel.synthetic.trajectory.policy import Policy
@@ -92,9 +98,18 @@ class MarkovModel:
         """What the tables cost."""
         return self.privacy
 
+    def log_likelihood(self, histories: Histories) -> NDArray[np.float64]:
+        """(n,): the log of how likely each history is, given its stratum."""
+        return log_likelihood_by(histories, self._chances(histories.strata))
+
     def _histories(
         self, strata: Levels, visits: int, forced: Levels, random: np.random.Generator
     ) -> Histories:
+        return Histories(
+            self.panel, strata, levels_by(self.panel, self._chances(strata), random, visits, forced)
+        )
+
+    def _chances(self, strata: Levels) -> Chances:
         panel = self.panel
         first, following = _shares(self.tables["first"]), _shares(self.tables["next"])
         history = _mixed(self.tables["history"], following, panel)
@@ -111,7 +126,7 @@ class MarkovModel:
                 tokens = following[was, :-1] * history[mean_levels(before[:, :, 0]), was]
             return _of_field(panel, tokens, levels[rows, visit], part - 1)
 
-        return Histories(panel, strata, levels_by(panel, chances, random, visits, forced))
+        return chances
 
 
 def fit_markov(histories: Histories, *, epsilon: float, delta: float, noise: NoiseSource) -> MarkovModel:

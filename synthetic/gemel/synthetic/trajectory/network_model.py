@@ -106,6 +106,12 @@ class NetworkModel:
         """What table and training cost."""
         return self.privacy
 
+    def log_likelihood(self, histories: Histories) -> NDArray[np.float64]:
+        """(n,): the log of how likely each history is, given its stratum, whatever the patient's class."""
+        with torch.no_grad():
+            loss = self.network(tensors(histories))
+        return np.asarray(-self.panel.visits * loss.numpy(), np.float64)
+
     def _histories(
         self, strata: Levels, visits: int, forced: Levels, random: np.random.Generator
     ) -> Histories:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from gemel.privacy.noise import NoiseSource
 from gemel.synthetic import protocol
 from gemel.synthetic.report.attacks.federation import Flat, P, Released, Subject, carry_out_rounds
 from gemel.synthetic.report.attacks.masked import sum_through_masks
+from gemel.synthetic.report.attacks.membership import together
 from gemel.synthetic.report.findings import Finding, Verdict
 
 BLOCK = "mechanism"
@@ -32,7 +34,8 @@ _CONFIDENCE_OF_EACH = 0.975
 # How often a fact of a release is looked at before it counts as one that does not change.
 _LOOKS = 6
 _MASKED_LOOKS = 1
-_LOUD = 3.0
+# The control's noise is a third, which so many releases find.
+_LOUD, _ENOUGH = 3.0, 120
 # A score is whole, and sums of squares of whole numbers over σ² are exact but for this.
 _ROUNDING = 1e-9
 
@@ -75,7 +78,8 @@ def attack(subject: Subject[P], *, releases: int, noise: NoiseSource | None = No
 def control(subject: Subject[P], *, releases: int, noise: NoiseSource | None = None) -> Iterator[Check]:
     """The canaries where the noise is a third of what is said: they have to find it out."""
     quiet = replace(subject, task=lambda whole: subject.task(whole / _LOUD))
-    for check in canaries(quiet, releases=releases, noise=noise or NoiseSource.secure()):
+    noise = noise or NoiseSource.secure()
+    for check in canaries(quiet, releases=min(releases, _ENOUGH), noise=noise):
         promise = "With a third of the noise the canary is seen above the claim" + (
             " (rates)." if "rates" in check.promise else " (scores taken for normal)."
         )
@@ -122,17 +126,18 @@ def canaries(subject: Subject[P], *, releases: int, noise: NoiseSource) -> Itera
 
 def scoring(subject: Subject[P]) -> Callable[[Released], float]:
     """How a release is scored: its likelihood ratio, scaled; 0 is expected without the canary, 1 with it."""
-    expected = Expected(subject)
+    before, after = Expected(subject, subject.hospitals), Expected(subject, subject.with_canary)
 
     def score(released: Released) -> float:
         along = length = 0.0
         for task in ROUNDS:
-            without, with_one, sigmas = expected.of(task, released.choices[task])
-            for array, before, after, sigma in zip(
-                released.seen[task], without, with_one, sigmas, strict=True
-            ):
-                step = (after - before) / sigma
-                found = array[: len(before)].astype(np.float64) - before
+            choice = released.choices[task]
+            for number, array in enumerate(released.seen[task]):
+                if not subject.is_summed and subject.hospitals[number] is subject.with_canary[number]:
+                    continue
+                (without, sigma), (with_one, _) = (e.of(task, choice, number) for e in (before, after))
+                step = (with_one - without) / sigma
+                found = array[: len(without)].astype(np.float64) - without
                 length += float(step @ step)
                 along += float(step @ (found / sigma))
         return along / length
@@ -140,39 +145,24 @@ def scoring(subject: Subject[P]) -> Callable[[Released], float]:
     return score
 
 
-class Expected:
-    """What the attacker works out: the exact cells of everything that is seen, and their noise."""
+class Expected(Generic[P]):
+    """What the attacker works out: the exact cells of everything that is seen, and the σ of their noise."""
 
-    def __init__(self, subject: Subject[P]) -> None:
+    def __init__(self, subject: Subject[P], hospitals: Sequence[P]) -> None:
         self._subject = subject
-        self._without = [subject.counted(hospital) for hospital in subject.hospitals]
-        self._changed = {
-            number: subject.counted(after)
-            for number, (before, after) in enumerate(zip(subject.hospitals, subject.with_canary, strict=True))
-            if before is not after
-        }
-        self._fixed: dict[str, tuple[list[Flat], list[Flat], list[Flat]]] = {}
+        each = [subject.counted(hospital) for hospital in hospitals]
+        # All rounds count sums over patients: those of several hospitals are those of their patients as one.
+        self._codes = [together(*each)] if subject.is_summed else each
+        self._shares = math.sqrt(len(each)) if subject.is_summed else 1.0
+        self._fixed: dict[tuple[str, int], tuple[Flat, Flat]] = {}
 
-    def of(self, task: str, choice: Arrays) -> tuple[list[Flat], list[Flat], list[Flat]]:
-        """For each array that is seen: its cells without and with the canary, and the σ of each."""
-        if choice:
-            return self._count(task, choice)
-        if task not in self._fixed:
-            self._fixed[task] = self._count(task, choice)
-        return self._fixed[task]
-
-    def _count(self, task: str, choice: Arrays) -> tuple[list[Flat], list[Flat], list[Flat]]:
-        subject = self._subject
-        each = [subject.count(task, codes, choice) for codes in self._without]
-        without, sigmas = [cells for cells, _ in each], [sigma for _, sigma in each]
-        with_one = [
-            subject.count(task, self._changed[number], choice)[0] if number in self._changed else cells
-            for number, cells in enumerate(without)
-        ]
-        if subject.is_summed:
-            shares = math.sqrt(len(sigmas))
-            return [np.sum(without, axis=0)], [np.sum(with_one, axis=0)], [sigmas[0] * shares]
-        return without, with_one, sigmas
+    def of(self, task: str, choice: Arrays, number: int) -> tuple[Flat, Flat]:
+        """Cells and σ of one array that is seen."""
+        key = (task, number)
+        if choice or key not in self._fixed:
+            cells, sigma = self._subject.count(task, self._codes[number], choice)
+            self._fixed[key] = (cells, sigma * self._shares)
+        return self._fixed[key]
 
 
 def _changes(subject: Subject[P]) -> Iterator[Check]:
@@ -215,7 +205,7 @@ def _changes(subject: Subject[P]) -> Iterator[Check]:
 def _distance(subject: Subject[P]) -> Check:
     """How far apart what is seen lies with and without the canary, worked out: the noise is drawn twice from one seed."""
     choices = carry_out_rounds(subject, subject.hospitals, NoiseSource.for_tests(0)).choices
-    expected, squared = Expected(subject), 0.0
+    expected, squared = Expected(subject, subject.hospitals), 0.0
     for task in ROUNDS:
         (name,) = protocol.declared_tables(task, subject.domain)
         moved = [
@@ -225,9 +215,9 @@ def _distance(subject: Subject[P]) -> Check:
             - subject.carry_out(task, number, before, choices[task], NoiseSource.for_tests(1))[name]
             for number, (before, after) in enumerate(zip(subject.hospitals, subject.with_canary, strict=True))
         ]
-        seen = [np.sum(moved, axis=0)] if subject.is_summed else moved
-        sigmas = expected.of(task, choices[task])[2]
-        squared += sum(float(np.sum((m[: len(s)] / s) ** 2)) for m, s in zip(seen, sigmas, strict=True))
+        for number, cells in enumerate([np.sum(moved, axis=0)] if subject.is_summed else moved):
+            sigma = expected.of(task, choices[task], number)[1]
+            squared += float(np.sum((cells[: len(sigma)] / sigma) ** 2))
     epsilon = gaussian_epsilon(math.sqrt(squared), delta=subject.delta)
     return Check(
         BLOCK,
@@ -261,15 +251,13 @@ def _masks(subject: Subject[P], looks: Sequence[Released]) -> Check:
 
 def _spread(subject: Subject[P], looks: Sequence[Released]) -> Iterator[Check]:
     """Whether what is seen has the noise that it should have; once in ten million audits a sound one does not."""
-    expected = Expected(subject)
+    expected = Expected(subject, subject.hospitals)
     for task in ROUNDS:
         squares: list[NDArray[np.float64]] = []
         for released in looks:
-            without, _, sigmas = expected.of(task, released.choices[task])
-            squares += [
-                ((array[: len(exact)].astype(np.float64) - exact) / sigma) ** 2
-                for array, exact, sigma in zip(released.seen[task], without, sigmas, strict=True)
-            ]
+            for number, array in enumerate(released.seen[task]):
+                exact, sigma = expected.of(task, released.choices[task], number)
+                squares.append(((array[: len(exact)].astype(np.float64) - exact) / sigma) ** 2)
         found = np.concatenate(squares)
         ratio = math.sqrt(float(found.mean()))
         low, high = (math.sqrt(limit) for limit in variance_ratio_limits(found.size))

@@ -146,9 +146,7 @@ def attack_with_shadows(
         found.append(candidates.scores(generator(rows_of(pool, drawn), seed + number)))
         was_in.append(np.isin(mine, theirs[drawn]))
     shadow, inside = np.stack(found), np.stack(was_in)
-    ratio = np.mean(
-        [_likelihood_ratio(candidates.scores(cohort), shadow, inside) for cohort in draws], axis=0
-    )
+    ratio = np.mean([likelihood_ratio(candidates.scores(cohort), shadow, inside) for cohort in draws], axis=0)
     isolated = candidates.isolated()
     yield from rows(f"{shadows} shadow cohorts", ratio, candidates.present, isolated, positive=positive)
 
@@ -230,7 +228,7 @@ def _share_below(scores: Floats, others: Floats) -> Floats:
     return share
 
 
-def _likelihood_ratio(scores: Floats, shadows: Floats, was_in: Flags) -> Floats:
+def likelihood_ratio(scores: Floats, shadows: Floats, was_in: Flags) -> Floats:
     """Log ratios (n,) of normals of one spread, whose means are those of the shadows with and without each patient.
 
     Of the cohort under attack `scores` are (n, s); those of `shadows` are (k, n, s), and `was_in` is (k, n).
