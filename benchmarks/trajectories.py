@@ -57,7 +57,7 @@ from gemel.synthetic.trajectory.study_rounds import (
     trajectory_plan,
 )
 from gemel.synthetic.trajectory.twin_simulated import TwinSimulated
-from gemel.synthetic.trajectory.two_arms import two_arms
+from gemel.synthetic.trajectory.two_arms import StatedTrial, two_arms
 from gemel.twins.causal.estimand import declare
 from gemel.twins.causal.precision import Parameters, retrained
 from gemel.twins.installed import definition_of, make_twin
@@ -401,50 +401,51 @@ def trial_part(data: Path, *, nodes: int, trainings: int, people: int, replicas:
         twins[0], [site.values for site in sites.values()], train, replicas=replicas, seed=1
     )
     away = [{name: one[name] - start[name] for name in start} for one in replicated]
-    rows, outside, holds = [], [], []
+    rows, found = [], []
     for number, twin in enumerate(twins):
-        model = TwinSimulated(twin, visit_days=(), trained=trained(study))
-        own = twin.to_arrays()
+        model, own = TwinSimulated(twin, visit_days=(), trained=trained(study)), twin.to_arrays()
         draws = [{name: own[name] + one[name] for name in own} for one in away]
-        found = two_arms(model, virtual, aspirin, seed=number, baselines=baselines, parameters=draws)
-        value, error = POINTS * found.trial.difference, POINTS * 1.96 * found.trial.paired_error
-        low, high = (POINTS * limit for limit in found.interval or (np.nan, np.nan))
-        outside.append(max(TRIAL[1] - (value - error), (value + error) - TRIAL[2], 0.0))
-        holds.append(float(low <= TRIAL[0] <= high))
-        spent = found.privacy.epsilon if found.privacy else 0.0
-        rows.append(
-            row(
-                "virtual trial, aspirin",
-                f"training {number + 1}",
-                value,
-                "points of risk",
-                low=round(low, 3),
-                high=round(high, 3),
-                drawing=round(error, 3),
-                epsilon=round(spent, 3),
-                people=len(virtual),
-            )
-        )
-        print(
-            f"virtual trial {number + 1}: aspirin {value:.2f} points ({low:.2f} to {high:.2f}; by drawing people and courses alone "
-            f"{value - error:.2f} to {value + error:.2f}), {len(virtual)} people, ε = {spent:.2f}; "
-            f"randomised {TRIAL[0]} ({TRIAL[1]} to {TRIAL[2]})",
-            flush=True,
-        )
+        trial = two_arms(model, virtual, aspirin, seed=number, baselines=baselines, parameters=draws)
+        found.append(trial)
+        rows.append(trial_row(trial, number=number, people=len(virtual)))
+    errors = [POINTS * 1.96 * one.trial.paired_error for one in found]
+    values = [POINTS * one.trial.difference for one in found]
+    outside = [max(TRIAL[1] - (v - e), (v + e) - TRIAL[2], 0.0) for v, e in zip(values, errors, strict=True)]
+    limits = [one.interval for one in found if one.interval is not None]
+    holds = [POINTS * low <= TRIAL[0] <= POINTS * high for low, high in limits]
+    name = "virtual trial, aspirin"
     return rows, [
         bar(
-            "virtual trial, aspirin: points of its drawing interval outside the randomised one, median",
+            f"{name}: points of its drawing interval outside the randomised one, median",
             float(np.median(outside)),
             0.0,
             "max",
         ),
         bar(
-            "virtual trial, aspirin: share of trainings whose interval holds the randomised effect",
+            f"{name}: share of trainings whose interval holds the randomised effect",
             float(np.mean(holds)),
             0.8,
             "min",
         ),
     ]
+
+
+def trial_row(found: StatedTrial, *, number: int, people: int) -> dict[str, Any]:
+    """A virtual trial as a row, printed too."""
+    value, error = POINTS * found.trial.difference, POINTS * 1.96 * found.trial.paired_error
+    low, high = (POINTS * limit for limit in found.interval or (np.nan, np.nan))
+    spent = found.privacy.epsilon if found.privacy else 0.0
+    print(
+        f"virtual trial {number + 1}: aspirin {value:.2f} points ({low:.2f} to {high:.2f}; by drawing people and courses alone "
+        f"{value - error:.2f} to {value + error:.2f}), {people} people, ε = {spent:.2f}; "
+        f"randomised {TRIAL[0]} ({TRIAL[1]} to {TRIAL[2]})",
+        flush=True,
+    )
+    more = {"low": low, "high": high, "drawing": error, "epsilon": spent}
+    more = {key: round(one, 3) for key, one in more.items()}
+    return row(
+        "virtual trial, aspirin", f"training {number + 1}", value, "points of risk", people=people, **more
+    )
 
 
 def main() -> None:
