@@ -13,17 +13,19 @@ import pytest
 from gemel.client_node import gate as node_gate
 from gemel.client_node import node as node_module
 from gemel.client_node import outbox, patients, tasks
-from gemel.client_node.audit import accounts, gate, releases
+from gemel.client_node.audit import accounts, gate, releases, synthesis
 from gemel.client_node.audit.studies import usual_study
 from gemel.client_node.audit.throwaway import Throwaway, throwaway_node
 from gemel.client_node.home import NodeHome
 from gemel.core import arrays as core_arrays
+from gemel.core.dataset import Dataset
 from gemel.core.mechanism import mechanisms_by_patient
 from gemel.core.study import Study
 from gemel.privacy import accounting
 from gemel.privacy.audit.report import Check, carry_out
 from gemel.privacy.ledger import Ledger, LedgerEntry
 from gemel.synthetic import protocol
+from gemel.synthetic.anchored_tree.scores import Scoring
 from gemel.twins.programmes.fatty_liver import PROGRAMME
 
 Attack = Callable[[Throwaway, Study], Iterable[Check]]
@@ -263,6 +265,37 @@ def the_studys_own_price_is_believed(patch: Patch) -> None:
     patch.setattr(node_gate, "admit_price", lambda *_args, **_named: None)
 
 
+# --- virtual cohorts -----------------------------------------------------------------------------
+
+
+def held_out_patients_are_in_the_virtual_cohort(patch: Patch) -> None:
+    split = Dataset.split
+
+    def everybody(self: Dataset, **asked: Any) -> tuple[Dataset, Dataset]:
+        return self, split(self, **asked)[1]
+
+    patch.setattr(Dataset, "split", everybody)
+
+
+def rounds_of_virtual_cohorts_take_half_of_the_noise(patch: Patch) -> None:
+    noisy = protocol.noisy_counts
+
+    def quieter(counts: Any, *, noise_multiplier: float, noise: Any) -> Any:
+        return noisy(counts, noise_multiplier=noise_multiplier / 2, noise=noise)
+
+    patch.setattr(protocol, "noisy_counts", quieter)
+
+
+def a_score_moves_twice_as_far_as_it_is_charged_for(patch: Patch) -> None:
+    count = Scoring.count
+    patch.setattr(Scoring, "count", lambda self, codes: [2 * table for table in count(self, codes)])
+
+
+def attack_synthesis(node: Throwaway, study: Study) -> Iterator[Check]:
+    """What needs few releases."""
+    return synthesis.attack(node.programme, study, releases=0)
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A fault and the attack that has to find it."""
@@ -300,8 +333,11 @@ MUTANTS = (
     Mutant(approval_is_not_asked_for, forging("a task of a study that waits for the steward")),
     Mutant(changed_data_are_not_noticed, forging("patients that differ from those approved")),
     Mutant(the_studys_own_price_is_believed, forging("a study that understates its price")),
+    Mutant(held_out_patients_are_in_the_virtual_cohort, attack_synthesis),
+    Mutant(rounds_of_virtual_cohorts_take_half_of_the_noise, attack_synthesis),
+    Mutant(a_score_moves_twice_as_far_as_it_is_charged_for, attack_synthesis),
 )
-ATTACKS = (gate.attack_replay, accounts.attack_crash, releases.attack)
+ATTACKS = (gate.attack_replay, accounts.attack_crash, releases.attack, attack_synthesis)
 WHOLE = (gate.attack, accounts.attack)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from gemel.client_node.audit import accounts, gate, releases
+from gemel.client_node.audit import accounts, gate, releases, synthesis
 from gemel.client_node.audit.people import made_up_dataset
 from gemel.client_node.audit.throwaway import Throwaway, throwaway_node
 from gemel.core.programme import Programme
@@ -34,10 +34,15 @@ def subject_of(programme: Programme, study: Study, *, patients: int, seed: int) 
     )
 
 
-def examine(programme: Programme, template: Study, *, seed: int = 0) -> Iterator[Check]:
-    """Attack a throwaway node that runs the programme under studies like the template; each check as it is done."""
+def examine(programme: Programme, template: Study, *, canaries: int = 0, seed: int = 0) -> Iterator[Check]:
+    """Attack a throwaway node that runs the programme under studies like the template; each check as it is done.
+
+    The rounds of virtual cohorts are released so many times with and without a canary, besides what needs few releases.
+    """
     people = made_up_dataset(programme, patients=40, seed=seed)
     yield from carry_out(described.ATTACK, partial(described.attack, people, template.statistics))
+    rounds = partial(synthesis.attack, programme, template, releases=canaries, seed=seed)
+    yield from carry_out(synthesis.ATTACK, rounds)
     with one_thread(), gate.quiet_log(), throwaway_node(programme, seed=seed) as node:
         for name, attack in _ATTACKS:
             yield from carry_out(name, partial(attack, node, template))

@@ -66,7 +66,10 @@ class Scoring:
         return [sigma * math.sqrt(self.marks[a].most * self.marks[b].most) for a, b in self.pairs]
 
     def strengths(self, levels: Mapping[str, NDArray[Any]], sums: Sequence[Whole], sigma: float) -> Whole:
-        """How strongly each two columns go together, about in patients, (pairs,): 0 where half the noise explains it all.
+        """How strongly each two columns go together, (pairs,), about in patients: 0 where half the noise explains it all.
+
+        Times the geometric mean of the two columns' variety (how likely two people differ): where nearly everybody is alike there
+        is little to go together, and what is seen is the noise of many marks.
 
         Args:
             levels: The noisy levels by column name.
@@ -77,14 +80,16 @@ class Scoring:
         order of additions is left to a library, so that everybody finds the same to the last bit.
         """
         apart = self._independent(levels)
+        variety = {name: _variety(levels[name]) for name in self.marks}
         weights = [1.0 / (self.marks[a].most * self.marks[b].most) for a, b in self.pairs]
         people = _people_in(sums, apart, weights)
         found = []
-        for table, expected, weight, noise in zip(sums, apart, weights, self.sigmas(sigma), strict=True):
+        each = zip(self.pairs, sums, apart, weights, self.sigmas(sigma), strict=True)
+        for (a, b), table, expected, weight, noise in each:
             square = 0.0
             for seen, share in zip(table.ravel().tolist(), expected, strict=True):
                 square += max(abs(seen - people * share) - noise / 2, 0.0) ** 2
-            found.append(round(math.sqrt(square * weight)))
+            found.append(round(math.sqrt(square * weight * variety[a] * variety[b])))
         return np.array(found, np.int64)
 
     def _independent(self, levels: Mapping[str, NDArray[Any]]) -> list[list[float]]:
@@ -193,6 +198,12 @@ def _marked(marks: Marks, noisy: NDArray[Any]) -> list[float]:
     """The mean of each mark over the patients that noisy levels speak of."""
     counts = _people(noisy)
     return [int(mark) / max(int(counts.sum()), 1) for mark in counts @ marks.of_level]
+
+
+def _variety(noisy: NDArray[Any]) -> float:
+    """How likely two of the people that noisy levels speak of have different ones."""
+    counts = [int(count) for count in _people(noisy)]
+    return 1.0 - sum(count * count for count in counts) / max(sum(counts), 1) ** 2
 
 
 def _people_in(sums: Sequence[Whole], shares: Sequence[Sequence[float]], weights: Sequence[float]) -> float:

@@ -7,10 +7,11 @@ have told what they sent, so what is left is the sum of the honest ones. Only th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Generic, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -115,6 +116,13 @@ class Subject(Generic[P]):
     def carry_out(self) -> Task[P]:
         """A hospital's task under the study's own noise."""
         return self.task(self.whole)
+
+    def at_price(self, epsilon: float) -> Subject[P]:
+        """The same rounds under a study of another price."""
+        whole = plan_for(self.domain, epsilon=epsilon, delta=self.delta).whole_multiplier
+        privacy = msgspec.structs.replace(self.study.privacy, synthesis_noise_multiplier=whole)
+        study = msgspec.structs.replace(self.study, privacy=privacy)
+        return replace(self, study=study, epsilon=epsilon)
 
     def count(self, task: str, codes: Codes, choice: Arrays) -> tuple[Flat, Flat]:
         """One hospital's exact cells of a round, and the σ that each of them gets."""

@@ -35,9 +35,11 @@ _CONFIDENCE_OF_EACH = 0.975
 _LOOKS = 6
 _MASKED_LOOKS = 1
 # The control's noise is a third, which so many releases find.
-_LOUD, _ENOUGH = 3.0, 120
+_LOUD, _ENOUGH, _CONTROL_EPSILON = 3.0, 120, 3.0
 # A score is whole, and sums of squares of whole numbers over σ² are exact but for this.
 _ROUNDING = 1e-9
+# An accountant's ε and the closed form differ by less.
+_ACCOUNTED = 1e-4
 
 
 def attack(subject: Subject[P], *, releases: int, noise: NoiseSource | None = None) -> Iterator[Check]:
@@ -76,7 +78,11 @@ def attack(subject: Subject[P], *, releases: int, noise: NoiseSource | None = No
 
 
 def control(subject: Subject[P], *, releases: int, noise: NoiseSource | None = None) -> Iterator[Check]:
-    """The canaries where the noise is a third of what is said: they have to find it out."""
+    """The canaries where the noise is a third of what is said: they have to find it out.
+
+    At a small ε a third of the noise still hides a lot: the control is made at ε = 3 then.
+    """
+    subject = subject.at_price(max(subject.epsilon, _CONTROL_EPSILON))
     quiet = replace(subject, task=lambda whole: subject.task(whole / _LOUD))
     noise = noise or NoiseSource.secure()
     for check in canaries(quiet, releases=min(releases, _ENOUGH), noise=noise):
@@ -224,7 +230,7 @@ def _distance(subject: Subject[P]) -> Check:
         "Worked out from what the canary moves, everything that is seen together tells no better than ε allows.",
         f"ε = {subject.epsilon:.3f}",
         f"ε = {epsilon:.3f}: {math.sqrt(squared):.3f} standard deviations",
-        epsilon <= subject.epsilon,
+        epsilon <= subject.epsilon + _ACCOUNTED,
         numbers={"claimed": subject.epsilon, "measured": epsilon},
     )
 
