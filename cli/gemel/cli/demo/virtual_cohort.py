@@ -100,7 +100,7 @@ def _likeness(figures: list[Mapping[str, Any]]) -> dict[str, Any]:
             "virtual": curve["virtual"]["middle"],
         },
         "marginal_distance": {
-            figure["name"]: sum(
+            figure["title"]: sum(
                 abs(a - b) for a, b in zip(figure["training"], figure["virtual"]["middle"], strict=True)
             )
             / 2

@@ -34,13 +34,14 @@ _ACCOUNTED = 1 - 1e-4
 
 @dataclass(frozen=True)
 class PrivateFit:
-    """A model and what it cost: `epsilon` at `delta`, for one patient more or fewer, by the accountant."""
+    """A model, what it cost (`epsilon` at `delta`, for one patient more or fewer, by the accountant), and the noisy `tables`."""
 
     model: TreeModel
     plan: MeasurePlan
     mechanisms: tuple[Mechanism, ...]
     epsilon: float
     delta: float
+    tables: Mapping[str, Table]
 
 
 def count(queries: tuple[Query, ...], domain: Domain, codes: Codes) -> dict[str, Table]:
@@ -119,9 +120,10 @@ def fit_private(
         tree = tree_of(plan, levels, [noisy_counts(s, noise_multiplier=z, noise=noise) for s, z in pairs])
     queries = pair_queries(plan, levels, tree, multiplier=plan.whole_multiplier)
     tables = add_noise(queries, count(queries, domain, codes), noise)
-    model = fit(plan, tree, (*plan.one_ways, *queries), {**levels, **tables})
+    released = {**levels, **tables}
+    model = fit(plan, tree, (*plan.one_ways, *queries), released)
     mechanisms = (*plan.mechanisms((1, 2)), *charged(queries))
-    return PrivateFit(model, plan, mechanisms, epsilon_of(mechanisms, delta=delta), delta)
+    return PrivateFit(model, plan, mechanisms, epsilon_of(mechanisms, delta=delta), delta, released)
 
 
 def charged(queries: tuple[Query, ...]) -> tuple[Mechanism, ...]:
