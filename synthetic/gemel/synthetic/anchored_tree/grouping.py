@@ -20,7 +20,7 @@ from gemel.synthetic.domain import Domain
 Noisy = Mapping[str, NDArray[Any]]
 Groups = tuple[int, ...] | None
 
-_FEATURE_GROUPS, _EVENT_GROUPS = 8, 6
+_FEATURE_GROUPS, _EVENT_GROUPS = 8, 10
 # Groups are so few that cells would have so many times their noise were patients spread evenly, but no fewer than three of a
 # column. With the clock more of them pay: what is asked of those tables are sums along the clock.
 _NOISES_A_CELL, _NOISES_A_CLOCK_CELL, _FEWEST = 8.0, 3.0, 3
@@ -107,14 +107,16 @@ def _merged(weights: NDArray[Any], ordered: int, most: int) -> tuple[int, ...]:
     Levels from `ordered` on are categories ("missing" among them): merged with each other when none is ordered, else kept.
     """
     runs = [[i] for i in range(ordered or len(weights))]
+    sums = [float(weights[i]) for (i,) in runs]
     while len(runs) > max(most, 1):
-        sums = [float(weights[run].sum()) for run in runs]
         if ordered:
-            first = int(np.argmin([a + b for a, b in itertools.pairwise(sums)]))
+            both = [a + b for a, b in itertools.pairwise(sums)]
+            first = both.index(min(both))
             second = first + 1
         else:
-            first, second = sorted(np.argsort(sums, kind="stable")[:2].tolist())
-        runs[first] = runs[first] + runs.pop(second)
+            first, second = sorted(sorted(range(len(sums)), key=sums.__getitem__)[:2])
+        runs[first] += runs.pop(second)
+        sums[first] += sums.pop(second)
     groups = np.zeros(len(weights), np.intp)
     for number, run in enumerate(runs):
         groups[run] = number
