@@ -3,7 +3,7 @@
 Usage: python benchmarks/synthetic_federated.py [--quick] [--json FILE] [--data DIR] [--seeds N] [--hospitals N] [--selection]
 Patients of SUPPORT2 are dealt to hospitals by diagnosis and age with a Dirichlet distribution: 0.2 is a strong skew, 0.6 some, none none.
 "Information kept" is asked of three more tables too, dealt by what their people differ in. Noise is seeded, for it is a
-benchmark. Every figure is the median over seeds of dealing and noise.
+benchmark. Every figure is the median over seeds of dealing and noise: N of them (10 if not told), of what is kept three times as many.
 """
 
 from __future__ import annotations
@@ -152,16 +152,17 @@ def kept(asked: Domain, measured: dict[str, Any], truth: dict[tuple[str, str], f
 
 def measure(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows and bars."""
-    _, _, training, _ = training_and_holdout(arguments.data)
-    codes = SUPPORT2.encode_columns(training)
-    everybody = Table(SUPPORT2, codes, codes["dzgroup"] * 3 + np.digitize(codes["age"], [6, 9]))
+    some, _, training, _ = training_and_holdout(arguments.data)
+    everybody, fewer = _by_diagnosis_and_age(training), _by_diagnosis_and_age(some)
     epsilons, skews = ((1.0,), ("Dirichlet 0.2",)) if arguments.quick else ((1.0, 3.0), tuple(SKEWS))
     rows: list[dict[str, Any]] = []
     for epsilon in epsilons:
         rows += _selection("SUPPORT2", everybody, skews, epsilon, arguments)
+    rows += _selection("SUPPORT2 less hold-out", fewer, skews, 1.0, arguments, ways=(SHARES,))
     for name, read in TABLES.items() if not arguments.quick else ():
         rows += _selection(name, read(arguments.data), skews, 1.0, arguments, ways=(SHARES,))
-    dealt = [f"kept, SUPPORT2, {skew}, epsilon 1" for skew in skews]
+    names = ("SUPPORT2", "SUPPORT2 less hold-out")
+    dealt = [f"kept, {name}, {skew}, epsilon 1" for name, skew in itertools.product(names, skews)]
     worst = min(r["value"] for r in rows if r["case"] in dealt and r["side"] == SHARES)
     bars = [bar("information kept at epsilon 1, worst skew", worst, 0.90, "min")]
     sent = sum(4 * spec.shape[0] for task in ROUNDS for spec in declared_tables(task, SUPPORT2).values())
@@ -174,6 +175,11 @@ def measure(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[d
             bar(f"federated over central 2-way TV, epsilon {epsilon:g}, worst skew", ratio, 1.05, "max")
         )
     return rows, bars
+
+
+def _by_diagnosis_and_age(raw: Any) -> Table:
+    codes = SUPPORT2.encode_columns(raw)
+    return Table(SUPPORT2, codes, codes["dzgroup"] * 3 + np.digitize(codes["age"], [6, 9]))
 
 
 def _distances(
@@ -217,7 +223,7 @@ def _selection(
     for case, skew, hospitals, aggregation, persons in (*one_table, *over, *twenty, *twice):
         study = study_of(table.domain, hospitals, epsilon=epsilon, aggregation=aggregation, persons=persons)
         shares = []
-        for seed in range(arguments.seeds):
+        for seed in range(3 * arguments.seeds):
             sites = deal(table.codes, table.kind, hospitals, skew, np.random.default_rng(seed))
             measured = federated(study, table.domain, sites, seed=seed, rounds=ROUNDS[:2])
             shares.append(kept(table.domain, measured, truth))

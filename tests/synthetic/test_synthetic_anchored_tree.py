@@ -191,6 +191,48 @@ def test_round_three_follows_from_noisy_answers_alone_and_fits_its_bound(fitted)
     assert sum(np.prod(q.shape(DOMAIN)) for q in queries) <= most_pair_cells(plan)
 
 
+def test_more_noise_means_fewer_cells_and_none_all_levels():
+    wide = Numbers(tuple(map(float, range(12))), 0.1, stand_in=1.0)
+    features = [(name, wide, Role.FEATURE) for name in "xyz"]
+    domain = table_domain(
+        [*features, ("death", SURVIVAL, Role.OUTCOME), ("drug", Categories((0, 1)), Role.TREATMENT)]
+    )
+    plan = measure_plan(domain, rho=0.2)
+    levels = {q.name: np.full(q.shape(domain), 300) for q in plan.one_ways}
+
+    def cells(multiplier):
+        queries = pair_queries(plan, levels, {"x": "y", "y": "z"}, multiplier=multiplier)
+        return {q.name: np.prod(q.shape(domain)) for q in queries if "death" not in q.columns}
+
+    none, some, much = cells(0.0), cells(3.0), cells(100.0)
+    assert none["pair/y*x"] == 121 > some["pair/y*x"] > much["pair/y*x"] == 9
+    assert all(much[name] <= some[name] <= none[name] for name in none)
+
+
+def test_a_rare_outcome_that_is_no_anchor_is_counted_as_a_whole_too():
+    outcomes = [(f"o{i}", Times(event_days=(0, 10, 30, 90), prevalent=True), Role.OUTCOME) for i in range(9)]
+    domain = table_domain(
+        [("death", SURVIVAL, Role.OUTCOME), *outcomes, ("x", Categories(("u", "v")), Role.FEATURE)]
+    )
+    plan = measure_plan(domain, rho=0.5)
+    late = set(domain.names) - {a.column for a in plan.anchors} - {"x"}
+    assert late
+    levels = {q.name: np.full(q.shape(domain), 50) for q in plan.one_ways}
+    found = {q.name: q.shape(domain) for q in pair_queries(plan, levels, {}, multiplier=1.0)}
+    assert {name: found[f"came/{name}"] for name in late} == dict.fromkeys(late, (3,))
+
+
+def test_a_draw_s_counts_by_level_of_the_clock_are_the_model_s_to_within_a_few_patients(fitted):
+    rows = 5_000
+    drawn = fitted.model.sample(rows, seed=8)
+    for name in ("a", "b", "c", "d"):
+        found = np.zeros((DOMAIN.sizes["death"], DOMAIN.sizes[name]))
+        np.add.at(found, (drawn["death"], drawn[name]), 1)
+        expected = rows * fitted.model.marginal("death", name)
+        # Independent rows would miss by the root of the count: 15 and more where there are hundreds.
+        assert np.abs(found - expected).max() < 8, name
+
+
 def test_an_impossible_course_is_never_drawn(fitted):
     drawn = fitted.model.sample(50_000, seed=2)
     assert not DOMAIN.impossible("death", "stroke")[drawn["death"], drawn["stroke"]].any()

@@ -47,6 +47,16 @@ def test_a_cohort_under_a_condition_meets_it(model, provenance):
     assert (women.values[:, PROGRAMME.feature_names.index("male")] == 0).all()
 
 
+def test_a_history_and_its_outcome_s_prevalent_level_are_one_fact(model, provenance):
+    cohort = sample(model, patients=5_000, seed=6, provenance=provenance)
+    assert set(model.domain.told_by) == {"diabetes_history", "cardiovascular_history"}
+    for history, outcome in model.domain.told_by.items():
+        told = cohort.values[:, PROGRAMME.feature_names.index(history)] == 1
+        before = cohort.event[:, PROGRAMME.outcome_names.index(outcome.removeprefix("outcome/"))] == -1
+        assert told.any()
+        assert (told == before).all()
+
+
 def test_times_are_whole_days_after_the_index_date_and_zero_where_prevalent(cohort):
     days = cohort.time_years.astype(float) * 365.25
     assert np.abs(days - np.rint(days)).max() < 1e-2

@@ -37,6 +37,79 @@ Patients = Annotated[
 ]
 
 
+Training = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR", help="Instead of --data: a data set of patients who were counted. May be repeated."
+    ),
+]
+Holdout = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR", help="Instead of --data: a data set of patients who were not. May be repeated."
+    ),
+]
+OpenData = Annotated[
+    bool,
+    typer.Option(
+        "--open-data", help="The patients' data are public anyway: the public report may say exact numbers."
+    ),
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Fewer attacks: to look at, too few for a release to rest on.")
+]
+OfficersKey = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Your signing key, which signs the public report: others may then draw by it."
+    ),
+]
+Draws = Annotated[int, typer.Option(min=DRAWS, max=100, help="Cohorts that are drawn and looked at.")]
+ReportFile = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="The report on this model: internal/report.json of gemel synth report, or public/report.signed.json.",
+        show_default=False,
+    ),
+]
+Size = Annotated[int, typer.Option(min=1, help="Virtual patients of each cohort.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COND",
+        help='What all of them have: "age_years>=70", "male=0", "death=no event". May be repeated.',
+    ),
+]
+Cohorts = Annotated[
+    int, typer.Option(min=1, max=1000, help="How many, each from the next seed, in DIR/1, DIR/2, …")
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--as",
+        click_type=click.Choice(FORMATS),
+        help="What to write. May be repeated.",
+        show_default="all but bundles",
+    ),
+]
+Key = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Your signing key: gemel verify then names the signer.")
+]
+Officer = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Fingerprint or public key of who signed the public report."),
+]
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REASON", help="Release cohorts whose report does not pass, for this reason, on record."
+    ),
+]
+Name = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who answers for the override.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Processes that write FHIR.")]
+
+
 @app.command(no_args_is_help=True)
 def fit(
     run: Annotated[
@@ -76,38 +149,12 @@ def report(
     *,
     out: Folder,
     data: Patients = None,
-    training: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR", help="Instead of --data: a data set of patients who were counted. May be repeated."
-        ),
-    ] = None,
-    holdout: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR", help="Instead of --data: a data set of patients who were not. May be repeated."
-        ),
-    ] = None,
-    open_data: Annotated[
-        bool,
-        typer.Option(
-            "--open-data",
-            help="The patients' data are public anyway: the public report may say exact numbers.",
-        ),
-    ] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer attacks: to look at, too few for a release to rest on.")
-    ] = False,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Your signing key, which signs the public report: others may then draw by it.",
-        ),
-    ] = None,
-    draws: Annotated[
-        int, typer.Option(min=DRAWS, max=100, help="Cohorts that are drawn and looked at.")
-    ] = DRAWS,
+    training: Training = None,
+    holdout: Holdout = None,
+    open_data: OpenData = False,
+    quick: Quick = False,
+    key: OfficersKey = None,
+    draws: Draws = DRAWS,
     seed: Annotated[int, typer.Option(help="Of the first draw; the others follow.")] = 0,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -145,53 +192,17 @@ def sample(
     model: Model,
     *,
     out: Folder,
-    report: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="The report on this model: internal/report.json of gemel synth report, or public/report.signed.json.",
-            show_default=False,
-        ),
-    ],
-    patients: Annotated[int, typer.Option(min=1, help="Virtual patients of each cohort.")] = 1000,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COND",
-            help='What all of them have: "age_years>=70", "male=0", "death=no event". May be repeated.',
-        ),
-    ] = None,
+    report: ReportFile,
+    patients: Size = 1000,
+    where: Where = None,
     seed: Annotated[int, typer.Option(help="Of the first cohort; equal seeds give equal cohorts.")] = 0,
-    cohorts: Annotated[
-        int, typer.Option(min=1, max=1000, help="How many, each from the next seed, in DIR/1, DIR/2, …")
-    ] = 1,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--as",
-            click_type=click.Choice(FORMATS),
-            help="What to write. May be repeated.",
-            show_default="all but bundles",
-        ),
-    ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your signing key: gemel verify then names the signer."),
-    ] = None,
-    officer: Annotated[
-        str | None,
-        typer.Option(metavar="KEY", help="Fingerprint or public key of who signed the public report."),
-    ] = None,
-    override: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REASON", help="Release cohorts whose report does not pass, for this reason, on record."
-        ),
-    ] = None,
-    by: Annotated[
-        str | None, typer.Option("--by", metavar="NAME", help="Who answers for the override.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Processes that write FHIR.")] = 1,
+    cohorts: Cohorts = 1,
+    formats: Formats = None,
+    key: Key = None,
+    officer: Officer = None,
+    override: Reason = None,
+    by: Name = None,
+    workers: Workers = 1,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Draw virtual cohorts and write them, marked as synthetic in every resource, with their provenance.
@@ -201,7 +212,7 @@ def sample(
     """
     with failures(output):
         from gemel.cli.synth_conditions import read_conditions
-        from gemel.cli.synth_render import render_cohorts
+        from gemel.cli.synth_render import cohort_record, render_cohorts
         from gemel.cli.synth_steps import Wanted, draw, read_report
         from gemel.core.signing import SigningKey
         from gemel.synthetic.export import USUAL_FORMATS
@@ -229,13 +240,7 @@ def sample(
         }
         for drawn, files, folder in draw(opened, decision, wanted, out):
             result["where"] = {name: list(levels) for name, levels in drawn.given.items()}
-            said = {
-                "folder": str(folder),
-                "seed": drawn.seed,
-                "patients": len(drawn),
-                "release": drawn.release,
-            }
-            result["cohorts"].append({**said, "files": [str(file.relative_to(folder)) for file in files]})
+            result["cohorts"].append(cohort_record(drawn, files, folder))
         emit(result, output, render=lambda console: render_cohorts(console, result))
         say(f"Check it: gemel verify {result['cohorts'][0]['folder']}")
 

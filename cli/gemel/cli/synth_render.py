@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from gemel.cli.output import plain, table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
+    from gemel.synthetic.cohort import VirtualCohort
     from gemel.synthetic.model_file import CohortModel
 
 _MARKS = {"fail": "FAIL", "not tested": "not tested", "pass": "pass", "for information": ""}
@@ -131,6 +134,17 @@ def figure(value: float | None) -> str:
     ('0.012', '12.3', '–')
     """
     return "–" if value is None else f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def cohort_record(cohort: VirtualCohort, files: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """What there is to say of a cohort that was written."""
+    return {
+        "folder": str(folder),
+        "seed": cohort.seed,
+        "patients": len(cohort),
+        "release": cohort.release,
+        "files": [str(file.relative_to(folder)) for file in files],
+    }
 
 
 def render_cohorts(console: Console, result: Mapping[str, Any]) -> None:

@@ -92,9 +92,33 @@ class Domain:
         leaving = [c for c in times if isinstance(c.form, Times) and c.form.censor_days]
         return next((column.name for column in (*leaving, *times)), None)
 
+    @cached_property
+    def told_by(self) -> dict[str, str]:
+        """Histories that an outcome's "prevalent" level tells as well: a feature's name -> the outcome's column."""
+        if self.programme is None:
+            return {}
+        outcomes = {
+            o.concepts: _outcome_column(o.name)
+            for o in self.programme.outcomes
+            if o.kind is OutcomeKind.FIRST_DIAGNOSIS
+        }
+        return {
+            f.name: outcomes[f.concepts]
+            for f in self.programme.columns
+            if f.concepts in outcomes
+            and f.kind is FeatureKind.PRESENT
+            and (f.start_days, f.to_days, f.missing_policy) == (None, 0, Missing.ZERO)
+        }
+
     def impossible(self, first: str, second: str) -> NDArray[np.bool_] | None:
-        """Level pairs (levels of first, levels of second) that cannot be: an event after the end of follow-up."""
-        if second == self.clock != first:
+        """Level pairs (levels of first, levels of second) that cannot be: an event after the end of follow-up, a history
+        that its outcome denies.
+        """
+        if self.told_by.get(second) == first:
+            before = np.arange(self.sizes[first]) == self.sizes[first] - 1
+            told: NDArray[np.bool_] = before[:, None] != (np.arange(self.sizes[second]) == 1)
+            return told
+        if second == self.clock != first or self.told_by.get(first) == second:
             turned = self.impossible(second, first)
             return None if turned is None else turned.T
         end, other = self.column(first).form, self.column(second).form

@@ -95,8 +95,13 @@ def _cells(task: str, domain: Domain) -> int:
         return sum(domain.sizes.values())
     plan = _measured(domain, whole=1.0)
     if task == _SECOND:
-        return sum(math.prod(sums_shape(domain, pair)) for pair in plan.score_pairs)
+        return sum(math.prod(shape) for shape in _score_shapes(domain))
     return most_pair_cells(plan)
+
+
+@lru_cache(maxsize=16)
+def _score_shapes(domain: Domain) -> tuple[tuple[int, int], ...]:
+    return tuple(sums_shape(domain, pair) for pair in _measured(domain, whole=1.0).score_pairs)
 
 
 def declared_choice(task: str, domain: Domain) -> dict[str, ArraySpec]:
@@ -254,7 +259,7 @@ def _by_name(plan: MeasurePlan, levels: NDArray[np.generic]) -> Tables:
 
 def _scores(plan: MeasurePlan, flat: NDArray[np.generic]) -> list[NDArray[np.int64]]:
     """The sums of each two scored columns."""
-    return _cut(flat, [sums_shape(plan.domain, pair) for pair in plan.score_pairs])
+    return _cut(flat, _score_shapes(plan.domain))
 
 
 def _split(domain: Domain, queries: Iterable[Query], flat: NDArray[np.generic]) -> Tables:

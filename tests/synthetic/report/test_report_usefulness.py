@@ -129,6 +129,19 @@ def test_people_of_the_patients_law_pass_the_smoke_test(ward_columns, make_ward,
     assert by_measure(found, "smoke test", "nearer").verdict is Verdict.PASS
 
 
+def test_a_group_in_which_too_little_happened_is_left_out_and_never_counts_as_served_well(
+    ward_columns, make_ward, faithful
+):
+    def spare_women(people):
+        women = people["sex"] == "female"
+        return people | {"death": (people["death"][0], np.where(women, 0, people["death"][1]))}
+
+    evidence = Evidence(ward_columns, spare_women(make_ward(1500, 1)), spare_women(make_ward(1200, 3)))
+    found = rows_of(ward_columns, [spare_women(faithful[0])], evidence)
+    row = by_measure(found, "fairness", "death: Cox coefficients by sex")
+    assert (row.verdict, row.detail) == (Verdict.NOT_TESTED, "no two groups with enough people who had it")
+
+
 def test_copies_of_the_training_patients_fail_the_smoke_test_and_the_control_says_that_it_can(
     ward_columns, patients
 ):

@@ -20,7 +20,7 @@ from gemel.synthetic.report.attacks import QUICK
 MODEL, REPORTS, COHORT = "cohorts.safetensors", "virtual_cohort_report", "virtual_cohort"
 DRAWS = 5
 # To see every row at work within the time of a demo; what a release rests on is `gemel synth report`.
-EFFORT = replace(QUICK, shadows=0, releases=0)
+EFFORT = replace(QUICK, attacks=100, people=200, shadows=0, releases=0)
 WHO = "gemel demo"
 
 

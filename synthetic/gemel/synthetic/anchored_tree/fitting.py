@@ -39,7 +39,7 @@ def measured_tables(
     Where the clock or the hub is counted, trends are what matters, and none is shrunk. Elsewhere a table counts by how far
     its associations exceed its noise.
     """
-    levels = {q.columns[0]: np.asarray(tables[q.name]) for q in queries if len(q.columns) == 1}
+    levels = {q.columns[0]: np.asarray(tables[q.name]) for q in queries if q.name.startswith("levels/")}
     hubs = (a.column for a in structure.anchors if structure.domain.column(a.column).role is Role.FEATURE)
     trends = {structure.anchors[0].column, *hubs}
     found = []

@@ -107,14 +107,16 @@ def _merged(weights: NDArray[Any], ordered: int, most: int) -> tuple[int, ...]:
     Levels from `ordered` on are categories ("missing" among them): merged with each other when none is ordered, else kept.
     """
     runs = [[i] for i in range(ordered or len(weights))]
+    sums = [float(weights[i]) for (i,) in runs]
     while len(runs) > max(most, 1):
-        sums = [float(weights[run].sum()) for run in runs]
         if ordered:
-            first = int(np.argmin([a + b for a, b in itertools.pairwise(sums)]))
+            both = [a + b for a, b in itertools.pairwise(sums)]
+            first = both.index(min(both))
             second = first + 1
         else:
-            first, second = sorted(np.argsort(sums, kind="stable")[:2].tolist())
-        runs[first] = runs[first] + runs.pop(second)
+            first, second = sorted(sorted(range(len(sums)), key=sums.__getitem__)[:2])
+        runs[first] += runs.pop(second)
+        sums[first] += sums.pop(second)
     groups = np.zeros(len(weights), np.intp)
     for number, run in enumerate(runs):
         groups[run] = number

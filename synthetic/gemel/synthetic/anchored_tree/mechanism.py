@@ -34,13 +34,14 @@ _ACCOUNTED = 1 - 1e-4
 
 @dataclass(frozen=True)
 class PrivateFit:
-    """A model and what it cost: `epsilon` at `delta`, for one patient more or fewer, by the accountant."""
+    """A model, what it cost (`epsilon` at `delta`, for one patient more or fewer, by the accountant), and the noisy `tables`."""
 
     model: TreeModel
     plan: MeasurePlan
     mechanisms: tuple[Mechanism, ...]
     epsilon: float
     delta: float
+    tables: Mapping[str, Table]
 
 
 def count(queries: tuple[Query, ...], domain: Domain, codes: Codes) -> dict[str, Table]:
@@ -126,9 +127,10 @@ def fit_private(
         scores, tree = Scores(scored, sums, plan.score_sigma), tree_of(plan, levels, sums)
     queries = pair_queries(plan, levels, tree, multiplier=plan.whole_multiplier)
     tables = add_noise(queries, count(queries, domain, codes), noise)
-    model = fit(plan, tree, (*plan.one_ways, *queries), {**levels, **tables}, scores=scores)
+    released = {**levels, **tables}
+    model = fit(plan, tree, (*plan.one_ways, *queries), released, scores=scores)
     mechanisms = (*plan.mechanisms((1, 2)), *charged(queries))
-    return PrivateFit(model, plan, mechanisms, epsilon_of(mechanisms, delta=delta), delta)
+    return PrivateFit(model, plan, mechanisms, epsilon_of(mechanisms, delta=delta), delta, released)
 
 
 def charged(queries: tuple[Query, ...]) -> tuple[Mechanism, ...]:

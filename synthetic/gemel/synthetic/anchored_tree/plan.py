@@ -97,9 +97,9 @@ def measure_plan(domain: Domain, *, rho: float) -> MeasurePlan:
     anchors = anchors_of(domain)
     if not anchors or not features:
         raise GemelError("GEM705", "A cohort's domain needs an outcome, treatment or target, and features.")
-    whole = {a.column for a in anchors}
-    late = [c.name for c in domain.columns if c.role is not Role.FEATURE and c.name not in whole]
-    scored = (*(c.name for c in features), *late)
+    scored = (*(c.name for c in features), *(c.name for c in domain.columns if c.role is not Role.FEATURE))
+    known = _known(domain, anchors)
+    scored = tuple(name for name in scored if name not in known)
     precision = 2 * rho
     shares = dict(_SHARES)
     if len(scored) < 2:
@@ -210,8 +210,8 @@ def most_pair_cells(plan: MeasurePlan) -> int:
 def _pairs(plan: MeasurePlan, tree: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
     """The two columns of each table that is not the anchors' own, by the share that they have."""
     clock, others = plan.anchors[0], plan.anchors[1:]
-    hub, anchored = hub_of(plan, tree), {a.column for a in plan.anchors}
-    members = [name for name in plan.domain.names if name not in anchored]
+    hub, known = hub_of(plan, tree), _known(plan.domain, plan.anchors)
+    members = [name for name in plan.domain.names if name not in known]
     return {
         "clock": [(name, clock.column) for name in members if name != hub],
         "others": [(name, other.column) for name in members for other in others],
@@ -239,10 +239,23 @@ def _tables_of_anchors(plan: MeasurePlan, tree: Mapping[str, str]) -> list[_Tabl
         for a in anchors[1:]
         if a.groups is not None
     ]
+    # The noise of many bins that cannot go below nothing would make rare events frequent: how many they are in all.
+    anchored = {a.column for a in anchors}
+    tables += [
+        (f"came/{c.name}", (c.name,), (_outline(c),))
+        for c in plan.domain.with_roles(Role.OUTCOME)
+        if c.name not in anchored
+    ]
     if hub is not None:
         # All that goes by the hub rests on this one table: it is counted as the state has it.
         tables.append((f"pair/{hub}*{clock.column}", (hub, clock.column), (None, clock.groups)))
     return tables
+
+
+def _known(domain: Domain, anchors: Sequence[Anchor]) -> set[str]:
+    """The columns that follow from the joint state, and anchors, which are asked of by it."""
+    anchored = {anchor.column for anchor in anchors}
+    return anchored | {name for name, outcome in domain.told_by.items() if outcome in anchored}
 
 
 def _outline(column: Column) -> Groups:

@@ -7,6 +7,7 @@ the ratio of AUCs, at most 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from gemel.synthetic.report.marginals import mean_two_way, mean_with_time, rank_
 from gemel.synthetic.report.measures import Limit, measured, untested
 from gemel.synthetic.report.people_table import PeopleTable
 from gemel.synthetic.report.prediction import Predicts, Question, auc, enough, learn_logistic, questions
-from gemel.synthetic.report.regression import chosen_covariates, cox_of, difference
+from gemel.synthetic.report.regression import chosen_covariates, cox_of, difference, enough_events
 from gemel.synthetic.report.survival import compare, time_columns
 from gemel.synthetic.report.thresholds import FEWEST_IN_GROUP, LEAST_GROUP_RATIO, MOST_PREVALENCE_ERROR
 
@@ -31,6 +32,7 @@ BLOCK = "fairness"
 # Names under which tables without a programme have what people are grouped by.
 _NAMES = ("sex", "male", "age", "age_years", "race", "ethnicity")
 _BANDS = 4
+_NOTHING = 1e-9
 
 Sites = tuple[NDArray[Any], NDArray[Any]]
 Distance = Callable[[PeopleTable, PeopleTable], float]
@@ -126,18 +128,25 @@ def _kept_rows(
     }
     for measure, distance in _distances(draws[0]).items():
         kept = {g: _kept(distance, *parts[g]) for g in groups}
+        kept = {g: values for g, values in kept.items() if values}
         yield _worst_over_best(f"{measure} by {grouping.column.title}", kept, internal=internal)
 
 
 def _kept(
     distance: Distance, training: PeopleTable, holdout: PeopleTable, draws: Sequence[PeopleTable]
 ) -> list[float]:
-    """1 less what each draw's distance has above the hold-out's, equally many people on both sides."""
+    """1 less what each draw's distance has above the hold-out's, equally many people on both sides; at least 0.
+
+    Empty where real patients do not tell. What virtual people do not tell where real ones do has not been kept.
+    """
     size = min(len(holdout), *map(len, draws))
     if size == 0:
         return [0.0 for _ in draws]
     floor = distance(training, holdout.first(size))
-    return [1 - max(0.0, distance(training, draw.first(size)) - floor) for draw in draws]
+    if not math.isfinite(floor):
+        return []
+    found = [distance(training, draw.first(size)) for draw in draws]
+    return [max(0.0, min(1.0, 1 + floor - apart)) if math.isfinite(apart) else 0.0 for apart in found]
 
 
 def _prediction_rows(
@@ -162,7 +171,11 @@ def _prediction_rows(
 
 
 def _worst_over_best(measure: str, kept: Mapping[str, Sequence[float]], *, internal: bool) -> Finding:
-    ratios = [min(each) / max(each) for each in zip(*kept.values(), strict=True)]
+    if len(kept) < 2:
+        detail = "no two groups with enough people who had it"
+        words = Limit(LEAST_GROUP_RATIO).words
+        return untested(BLOCK, f"{measure}: worst group over best", words, internal=internal, detail=detail)
+    ratios = [min(each) / max(*each, _NOTHING) for each in zip(*kept.values(), strict=True)]
     middle = {group: float(np.median(values)) for group, values in kept.items()}
     return measured(
         BLOCK,
@@ -195,6 +208,9 @@ def _apart(which: int, column: Column, one: PeopleTable, other: PeopleTable) -> 
 
 
 def _coefficients(column: Column, chosen: Sequence[Covariate], one: PeopleTable, other: PeopleTable) -> float:
+    """NaN where patients have too few events for so many covariates."""
+    if not enough_events(column, one, chosen):
+        return math.nan
     return difference(cox_of(column, one, chosen), cox_of(column, other, chosen))
 
 
@@ -226,4 +242,5 @@ def _groups(column: Column) -> dict[str, tuple[int, ...]]:
             f"{form.edges[part[0]]:g} to {form.edges[part[-1] + 1]:g}": tuple(map(int, part))
             for part in parts
         }
-    return {level: (number,) for number, level in enumerate(column.levels)}
+    words = {"0.0": "women", "1.0": "men"} if column.name == "male" else {"0.0": "no", "1.0": "yes"}
+    return {words.get(level, level): (number,) for number, level in enumerate(column.levels)}

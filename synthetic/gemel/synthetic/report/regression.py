@@ -67,9 +67,13 @@ def regression_rows(
 def chosen_covariates(column: Column, virtual: PeopleTable) -> tuple[Covariate, ...]:
     """The covariates of an outcome's model, by the public rule."""
     names = [n for n in predictors(virtual) if share_missing(virtual, n) <= _MOST_MISSING]
-    events = int(np.count_nonzero(virtual.times(column.name)[1] == OCCURRED))
     found = [c for c in covariates(virtual, names, least_share=_LEAST_SHARE) if not _is_missing(virtual, c)]
-    return tuple(found[: events // _EVENTS_OF_EACH])
+    return tuple(found[: _events(column, virtual) // _EVENTS_OF_EACH])
+
+
+def enough_events(column: Column, people: PeopleTable, chosen: Sequence[Covariate]) -> bool:
+    """Whether there are as many events as so many covariates need."""
+    return _events(column, people) >= _EVENTS_OF_EACH * len(chosen)
 
 
 def cox_of(column: Column, people: PeopleTable, chosen: Sequence[Covariate]) -> CoxFit:
@@ -90,6 +94,10 @@ def interval_overlap(one: CoxFit, other: CoxFit) -> float:
     common = np.minimum(first[:, 1], second[:, 1]) - np.maximum(first[:, 0], second[:, 0])
     narrower = np.minimum(np.ptp(first, axis=1), np.ptp(second, axis=1))
     return float(np.mean(np.maximum(common, 0) / narrower))
+
+
+def _events(column: Column, people: PeopleTable) -> int:
+    return int(np.count_nonzero(people.times(column.name)[1] == OCCURRED))
 
 
 def _is_missing(virtual: PeopleTable, covariate: Covariate) -> bool:
