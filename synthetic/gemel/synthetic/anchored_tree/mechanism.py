@@ -71,7 +71,7 @@ def tree_of(
     """
     by_column = _by_column(plan, levels)
     strengths = scoring(plan, levels).strengths(by_column, sums, plan.score_sigma)
-    return choose_tree(plan.score_pairs, strengths, hubs=hubs_of(plan))
+    return choose_tree(plan.score_pairs, strengths.edges, hubs=hubs_of(plan), pull=strengths.hubs)
 
 
 def fit(
