@@ -1,6 +1,6 @@
 """Attacks on virtual cohorts of SUPPORT2 (epsilon 3) and on the mechanism that measures them, beside their controls.
 
-Usage: python benchmarks/synthetic_attacks.py [--quick] [--json FILE] [--data DIR] [--seeds N] [--hold-out FILE ...]
+Usage: python benchmarks/synthetic_attacks.py [--quick] [--part PART] [--json FILE] [--data DIR] [--seeds N] [--hold-out FILE ...]
 Needs clinical/support2 under the data folder; `--hold-out` names a file of people who were kept out, else some of the first are.
 Real people are open data here: a hospital's own numbers of this kind stay inside.
 """
@@ -24,7 +24,10 @@ from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.anchored_tree import fit_private
 from gemel.synthetic.domain import Codes, Domain
 from gemel.synthetic.report import Evidence, Finding
-from gemel.synthetic.report.attacks import FULL, QUICK, attack_findings, mechanism_findings
+from gemel.synthetic.report.attacks import FULL, QUICK, attack_findings, histories, mechanism_findings
+from gemel.synthetic.trajectory.histories import Histories
+from gemel.synthetic.trajectory.markov import fit_markov
+from gemel.synthetic.trajectory.network_model import fit_network
 
 NAME = "synthetic_attacks"
 HERE = Path(__file__).resolve().parent
@@ -75,20 +78,58 @@ def on_mechanism(*, quick: bool) -> Iterator[Finding]:
     return mechanism_findings(support2(), epsilon=EPSILON, delta=DELTA, effort=effort)
 
 
-def bars_of(cohorts: list[Finding], mechanics: list[Finding]) -> list[dict[str, Any]]:
+def on_trajectories(*, quick: bool) -> Iterator[Finding]:
+    """Membership in models of visits of rwm5yr, a quarter of whose persons is held out."""
+    from trajectories import real_panel
+
+    everybody = real_panel()
+    order = np.random.default_rng(0).permutation(len(everybody))
+    training, holdout = (everybody.take(part) for part in np.split(order, [3 * len(order) // 4]))
+
+    def markov(people: Histories, _number: int) -> histories.Likelihood:
+        noise = NoiseSource.secure()
+        return fit_markov(people, epsilon=EPSILON, delta=DELTA, noise=noise).log_likelihood
+
+    def network(people: Histories, _number: int) -> histories.Likelihood:
+        noise, about = NoiseSource.secure(), len(training)
+        fitted = fit_network(people, patients=about, epsilon=EPSILON, delta=DELTA, noise=noise)
+        return fitted.log_likelihood
+
+    candidates = histories.HistoryCandidates.of(training, holdout, seed=0)
+    for name, trainer, shadows in (("tables", markov, 16), ("network", network, 0 if quick else 4)):
+        model = trainer(training, 0)
+        yield from histories.attack(candidates, model, name=name)
+        if shadows:
+            yield from histories.attack_with_shadows(
+                candidates, model, trainer, name=name, shadows=shadows, seed=0
+            )
+    yield from histories.control(candidates)
+
+
+def bars_of(mechanics: list[Finding], cohorts: list[Finding]) -> list[dict[str, Any]]:
+    """Of the parts that were run."""
+    return [*(_of_mechanism(mechanics) if mechanics else ()), *(_of_cohorts(cohorts) if cohorts else ())]
+
+
+def _of_mechanism(mechanics: list[Finding]) -> list[dict[str, Any]]:
     planted = [f for f in mechanics if "planted fault" in f.measure]
     sound = [f for f in mechanics if not f.control]
     quiet = [f for f in mechanics if f.control and f not in planted]
     bounds = [f.value or 0.0 for f in sound if f.low is not None]
-    controls = [f for f in cohorts if f.control]
-    attacks = [f for f in cohorts if not f.control]
     return [
         bar("canaries: lower bound of epsilon, at most the claim", max(bounds), EPSILON, "max"),
         bar("canaries, a third of the noise: share of the checks that see it", _passed(quiet), 1.0, "min"),
         bar("the real mechanism: share of its checks that hold", _passed(sound), 1.0, "min"),
         bar("planted faults caught, of 16", sum(f.passed for f in planted), len(planted), "min"),
+    ]
+
+
+def _of_cohorts(cohorts: list[Finding]) -> list[dict[str, Any]]:
+    controls = [f for f in cohorts if f.control]
+    attacks = [f for f in cohorts if not f.control]
+    return [
         bar("positive controls caught, share", _passed(controls), 1.0, "min"),
-        bar("attacks on the cohorts that fail a threshold", _failed(attacks), 0, "max"),
+        bar("attacks on cohorts and trajectories that fail a threshold", _failed(attacks), 0, "max"),
     ]
 
 
@@ -107,9 +148,19 @@ def line(finding: Finding) -> str:
     return f"{finding.verdict:<10} {side:<12} {finding.measure}: {numbers} ({finding.threshold}) {finding.detail}"
 
 
+def _everything(arguments: argparse.Namespace) -> Iterator[tuple[str, Finding]]:
+    if arguments.part in ("mechanism", "all"):
+        yield from (("mechanism", finding) for finding in on_mechanism(quick=arguments.quick))
+    if arguments.part in ("trajectories", "all"):
+        yield from (("trajectories", finding) for finding in on_trajectories(quick=arguments.quick))
+    if arguments.part in ("cohorts", "all"):
+        yield from ((f"split {seed}", finding) for seed, finding in on_cohorts(arguments))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="300 attacks, one seed")
+    parser.add_argument("--part", choices=("all", "mechanism", "trajectories", "cohorts"), default="all")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
     parser.add_argument(
@@ -122,22 +173,20 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.seeds = arguments.seeds or (1 if arguments.quick else 5)
     started = time.monotonic()
-    mechanics: list[Finding] = []
-    for finding in on_mechanism(quick=arguments.quick):
-        mechanics.append(finding)
-        print(f"{time.monotonic() - started:5.0f} s: {line(finding)}", flush=True)
-    cohorts: list[tuple[int, Finding]] = []
-    for seed, finding in on_cohorts(arguments):
-        cohorts.append((seed, finding))
-        print(f"{time.monotonic() - started:5.0f} s, seed {seed}: {line(finding)}", flush=True)
-    bars = bars_of([finding for _, finding in cohorts], mechanics)
+    found: list[tuple[str, Finding]] = []
+    for side, finding in _everything(arguments):
+        found.append((side, finding))
+        print(f"{time.monotonic() - started:5.0f} s, {side}: {line(finding)}", flush=True)
+    print(f"{time.process_time():.0f} s of one processor")
+    mechanics = [f for side, f in found if side == "mechanism"]
+    bars = bars_of(mechanics, [f for side, f in found if side != "mechanism"])
     for one in bars:
         sign = ">=" if one["direction"] == "min" else "<="
         print(f"bar {one['name']}: {one['value']} {sign} {one['bar']} {'ok' if one['ok'] else 'MISSED'}")
     rows = [
         row(f"{f.block}: {f.measure}", side, f.value, "", low=f.low, high=f.high, baseline=f.baseline)
         | {"verdict": str(f.verdict), "control": f.control, "detail": f.detail}
-        for side, f in [*(("mechanism", f) for f in mechanics), *((f"seed {s}", f) for s, f in cohorts)]
+        for side, f in found
         if f.value is not None
     ]
     if arguments.json is not None:

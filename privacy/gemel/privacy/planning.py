@@ -113,10 +113,9 @@ def plan(
 
     One factor scales all shares; multipliers are rounded up to six decimals, and what is returned was accounted
     after that rounding: `accounting.price(study.charges(), delta=delta) <= epsilon`. Metrics without a share of their
-    own get what is left of `epsilon` for a held-out patient. `fixed` charges (of statistics, whose noise is their own) are
-    part of the price. `evaluations` is how many tasks release metrics (the last one, validations, personal twins, the
-    cross-site matrix), each all of `metrics_tables`; `synthesis` divides its share among tables; `twins` is 2 where a personal twin takes steps of its own: `planned_study`
-    reads both from a study. Raises GEM305 when the request is out of range or no noise in the allowed range meets it.
+    own get what is left of `epsilon` for a held-out patient. `fixed` charges (statistics, with noise of their own) are part of the
+    price. `evaluations` tasks release metrics, each all of `metrics_tables`; `twins` is 2 where a personal twin takes steps of its
+    own; `synthesis` and `trajectories` divide their shares: `planned_study` reads all from a study. Raises GEM305 where no noise in the allowed range meets the request.
     """
     if min(evaluations, twins) < 1:
         raise GemelError("GEM305", f"Out of range: {evaluations=}, {twins=}.")
@@ -128,17 +127,13 @@ def plan(
     quantile = shares.quantile if clipping is Clipping.ADAPTIVE else 0.0
 
     def cost(noise: NoisePlan) -> dict[Share, float]:
-        charges = (
-            *_charges(noise, *counts, synthesis, sample_rate=sample_rate),
-            *_trajectories(noise, trajectories),
-        )
-        paid = mechanisms_by_patient((*fixed, *charges))
+        own = _charges(noise, *counts, synthesis, trajectories, sample_rate=sample_rate)
+        paid = mechanisms_by_patient((*fixed, *own))
         return {share: epsilon_of(mechanisms, delta=delta) for share, mechanisms in paid.items()}
 
     def scaled(log_scale: float) -> NoisePlan:
         noise = _divide(shares, math.exp(log_scale), *counts, sample_rate=sample_rate, quantile=quantile)
-        if trajectories is not None:
-            noise = _divide_trajectories(noise, shares.trajectories * math.exp(log_scale), trajectories)
+        noise = _divide_trajectories(noise, shares.trajectories * math.exp(log_scale), trajectories)
         costs = cost(noise)
         # Metrics that take what is left are solved for afterwards.
         paid = costs[Share.TRAINING] if shares.metrics is None else max(costs.values())
@@ -219,7 +214,9 @@ def _divide(
     )
 
 
-def _divide_trajectories(noise: NoisePlan, precision: float, plan: TrajectoryPlan) -> NoisePlan:
+def _divide_trajectories(noise: NoisePlan, precision: float, plan: TrajectoryPlan | None) -> NoisePlan:
+    if plan is None:
+        return noise
     steps = (1 - _STRATA_PART) * precision / (plan.rounds * plan.local_steps)
     return msgspec.structs.replace(
         noise,
@@ -330,6 +327,7 @@ def _charges(
     local_steps: int,
     metrics_tables: int,
     synthesis: SynthesisPlan | None,
+    trajectories: TrajectoryPlan | None,
     *,
     sample_rate: float,
 ) -> tuple[Charge, ...]:
@@ -340,6 +338,7 @@ def _charges(
         charge_for("train", noisy_steps(z, rounds * local_steps, sample_rate=sample_rate)),
         charge_for("evaluate", noisy_tables(noise.metrics, metrics_tables)),
         *_synthesis(noise.synthesis, synthesis),
+        *_trajectories(noise, trajectories),
     )
 
 

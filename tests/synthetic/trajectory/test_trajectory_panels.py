@@ -133,11 +133,13 @@ def test_a_frail_patient_stays_frail_in_what_the_network_draws() -> None:
 
 def test_rules_follow_from_public_numbers_and_stay_small() -> None:
     assert rules_for(patients=300, epsilon=3.0) == rules_for(patients=900, epsilon=1.0)
-    rates = [rules_for(patients=n, epsilon=1.0).learning_rate for n in (100, 1000, 10_000, 1_000_000)]
-    assert rates == sorted(rates)
-    rules = rules_for(patients=10**6, epsilon=3.0)
+    rules = [rules_for(patients=n, epsilon=1.0) for n in (100, 1000, 10_000, 1_000_000)]
+    steps = [one.learning_rate * one.max_grad_norm for one in rules]
+    assert steps == sorted(steps)
+    assert [one.local_steps for one in rules] == [20, 20, 5, 5]
+    largest = rules_for(patients=10**6, epsilon=3.0)
     panel = Panel(50, tuple(Field(f"f{i}", tuple(map(float, range(10)))) for i in range(10)), 20, 30)
-    network = VisitNetwork(panel, classes=rules.classes, hidden=rules.hidden)
+    network = VisitNetwork(panel, classes=largest.classes, hidden=largest.hidden)
     assert sum(p.numel() for p in network.parameters()) <= 50_000
     with pytest.raises(GemelError, match="nothing to plan"):
         rules_for(patients=0, epsilon=1.0)

@@ -18,7 +18,7 @@ A metric that cannot be computed (no event in time) is null, never 0.
                      time_unit, titles: {outcome: title}, with_plan, with_other: {outcome: [..]}, low, high: {"plan" | "other": {outcome: [..]}},
                      range_note, courses[]: {name, unit, with_plan[], with_other[]}, targets[]: {title, with_plan, with_other}}
     assimilation     {title, parameters[], steps[]: {observations, taken, parameters[], expected, later[]}, later[], at}
-    synthetic        {patients, files[], survival: {years[], real[], virtual[]}, marginal_distance: {column: distance}, model,
+    synthetic        {patients, files[], survival: {years[], real[], virtual[]}, marginal_distance: {column's title: distance}, model,
                      report, internal_report, gate: {outcome, passed, failed[], untested[], by, reason}}
     ledgers[]        {site, file, entries[]: {task, epsilon_after}}
     certificate      {file, sha256}, or the file's name alone

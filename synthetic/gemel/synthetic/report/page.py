@@ -23,6 +23,10 @@ BLOCKS: Mapping[str, tuple[str, str]] = {
     "singling out": ("Singling out", "Does a cohort point at one person whom nothing else would point at?"),
     "linkability": ("Linkability", "Does a cohort join what is known of a person in two places?"),
     "inference": ("Inference", "Does a cohort tell of a counted person what it would not tell of any other?"),
+    "evidence": (
+        "The patients of this report",
+        "Are they those who were counted? Attacks on anybody else find nothing, whatever a cohort gives away.",
+    ),
     "pairs": (
         "Columns, alone and in pairs",
         "Are shares as in patients, as far as chance lets any two groups agree?",
@@ -39,6 +43,7 @@ BLOCKS: Mapping[str, tuple[str, str]] = {
     "fairness": ("Fairness", "Is a cohort as good for women, the old, each hospital?"),
     "trajectories": ("Courses over time", "Do patients change from visit to visit as real ones do?"),
     "analysis": ("Analyses of several cohorts", "Are intervals as wide as they must be?"),
+    "telling apart": ("Telling apart", "How well can a classifier tell virtual patients from real ones?"),
     "smoke test": ("Smoke test", "Notices a copy; proves nothing when it notices none."),
     "provenance": ("Where it comes from", "Is everything on record?"),
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gemel.core.concepts import Concept
 from gemel.core.dataset import OCCURRED
 from gemel.core.programme import DAYS_PER_YEAR, Programme, TargetKind
 from gemel.synthetic.cohort import VirtualCohort
@@ -49,45 +50,41 @@ def trajectories_of(
 
 
 def visits_of(programme: Programme, cohort: VirtualCohort, drawn: Trajectories) -> Visits:
-    """Trajectories as visits: after the index date, before follow-up ends, by measured concept; what measured nothing is no visit."""
-    values = {
-        concept: values
-        for name, values in drawn.values.items()
-        if (concept := measured_concept(programme, name)) is not None
-    }
+    """Trajectories as visits: after the index date, before follow-up ends, by measured concept.
+
+    What measured nothing is no visit. Values are left out where a target or an outcome of the programme is read from them: one more
+    would change what the cohort says of it.
+    """
+    values: dict[str, NDArray[np.float64]] = {}
+    for name, given in drawn.values.items():
+        concept = measured_concept(programme, name)
+        if concept is not None:
+            free = np.isfinite(given) & ~_read_then(programme, concept.name, drawn.days)
+            values[concept.name] = np.where(free, np.clip(given, concept.low, concept.high), np.nan)
     end = np.rint(cohort.time_years[:, 0].astype(np.float64) * DAYS_PER_YEAR)
     died = cohort.event[:, 0] == OCCURRED
     kept = (drawn.days >= 1) & (drawn.days <= end[drawn.rows] - died[drawn.rows])
-    some = np.zeros(len(drawn.rows), bool)
-    for each in values.values():
-        some |= np.isfinite(each)
-    kept &= some
-    return Visits(
-        drawn.rows[kept],
-        drawn.days[kept],
-        {name: _bounded(programme, name, each[kept]) for name, each in values.items()},
-    )
+    kept &= np.any([np.isfinite(each) for each in values.values()] or [np.zeros(len(kept), bool)], axis=0)
+    return Visits(drawn.rows[kept], drawn.days[kept], {name: each[kept] for name, each in values.items()})
 
 
-def measured_concept(programme: Programme, name: str) -> str | None:
-    """The measured concept that something in a trajectory is a value of: by its own name, or that of a feature or series.
-
-    None where there is none, and where a target or an outcome of the programme is read from the concept: one more value would
-    change what the cohort says of it.
-    """
+def measured_concept(programme: Programme, name: str) -> Concept | None:
+    """The measured concept that something in a trajectory is a value of, by its own name or that of a feature or series."""
     concepts = {concept.name: concept for concept in programme.concepts if concept.unit is not None}
     named = {one.name: one.concepts[0] for one in programme.features if len(one.concepts) == 1}
     series = [one for one in programme.targets if one.kind is TargetKind.SERIES and len(one.concepts) == 1]
     named |= {one.name: one.concepts[0] for one in series}
-    found = name if name in concepts else named.get(name, "")
-    read = {
-        c for target in programme.targets if target.kind is not TargetKind.SERIES for c in target.concepts
-    }
-    read |= {c for outcome in programme.outcomes for c in outcome.concepts}
-    return found if found in concepts and found not in read else None
+    return concepts.get(name) or concepts.get(named.get(name, ""))
 
 
-def _bounded(programme: Programme, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Within what the concept allows, as hospitals' values are."""
-    concept = programme.concept(name)
-    return np.clip(values, concept.low, concept.high)
+def _read_then(programme: Programme, concept: str, days: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """At which days something of the programme is read from a concept's values."""
+    if any(concept in outcome.concepts for outcome in programme.outcomes):
+        return np.ones(len(days), bool)
+    read = np.zeros(len(days), bool)
+    for target in programme.targets:
+        if concept in target.concepts and target.kind is not TargetKind.SERIES:
+            last = (target.at_days or 0) + target.tolerance_days
+            first = 0 if target.kind is TargetKind.BINARY else (target.at_days or 0) - target.tolerance_days
+            read |= (days >= first) & (days <= last)
+    return read

@@ -20,7 +20,7 @@ BLOCK = "trajectories"
 # Transitions may lie so much farther from held-out patients than other patients do; correlations so far apart.
 MOST_OVER_FLOOR, MOST_LAG_ERROR = 1.3, 0.10
 LAGS = (1, 2, 3)
-_MEAN_BINS = 11
+_MEAN_BINS = 10
 # A quantile of fewer is one person's fate.
 _FEWEST = 20
 

@@ -27,6 +27,8 @@ from gemel.synthetic.trajectory.policy import Policy
 # Of the precision of all releases (the sum of 1/sigma^2), what the table of strata gets; training has the rest.
 _STRATA_SHARE = 0.05
 _BISECTIONS = 24
+# Patients times epsilon from which there is much to learn.
+_MUCH = 9000
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,24 @@ def rules_for(*, patients: int, epsilon: float) -> NetworkRules:
     """The rules, by a public number of patients (declared, or counted with noise) and the budget; never by data.
 
     All steps take everybody. After a path of length L = steps * rate, the noise in each parameter is about L * C / (n epsilon): the
-    rate grows with n epsilon, between bounds, and the hidden layer is used where there is enough to learn. Raises GEM305.
+    rate grows with n epsilon, between bounds, and the hidden layer is used where there is enough to learn. Where there is little, more
+    steps at a bound that nearly every patient's gradient meets: noise is made for the bound, and what stays below it is lost. With fewer
+    steps the classes are not learnt. Chosen on public panels (`benchmarks/trajectories.py --part rules`). Raises GEM305.
     """
     strength = patients * epsilon
     if not (patients >= 1 and math.isfinite(strength) and epsilon > 0):
         raise GemelError(
             "GEM305", f"{patients} patients and epsilon {epsilon:g} are nothing to plan a training by."
         )
-    rate = min(max(strength / 7000, 0.05), 4.0)
-    hidden = 16 if strength >= 9000 else (4 if strength >= 2500 else 1)
+    much = strength >= _MUCH
     return NetworkRules(
         classes=5,
-        hidden=hidden,
+        hidden=16 if much else 4 if strength >= 2500 else 1,
         rounds=20,
-        local_steps=5,
-        learning_rate=rate,
+        local_steps=5 if much else 20,
+        learning_rate=min(max(strength / 7000, 0.05), 4.0) * (1 if much else 2),
         momentum=0.8,
-        max_grad_norm=1.0,
+        max_grad_norm=1.0 if much else 0.25,
     )
 
 
@@ -141,7 +144,7 @@ def fit_network(
     """
     panel, rules = histories.panel, rules_for(patients=patients, epsilon=epsilon)
     steps = rules.rounds * rules.local_steps
-    table, training = _noise(epsilon, delta, steps)
+    table, training = noise_for(epsilon, delta, steps)
     exact = np.bincount(histories.strata, minlength=panel.strata).astype(np.int64)
     strata = noisy_counts(exact, noise_multiplier=table.noise_multiplier, noise=noise)
     network = VisitNetwork(panel, classes=rules.classes, hidden=rules.hidden)
@@ -186,8 +189,8 @@ def _train(network: VisitNetwork, trainer: DpTrainer, histories: Histories, roun
 
 
 @lru_cache(maxsize=64)
-def _noise(epsilon: float, delta: float, steps: int) -> tuple[Mechanism, Mechanism]:
-    """The mechanisms of the table of strata and of all steps that cost at most (epsilon, delta), by the accountant."""
+def noise_for(epsilon: float, delta: float, steps: int) -> tuple[Mechanism, Mechanism]:
+    """The mechanisms of the table of strata and of all steps that cost at most (epsilon, delta), by the accountant. Raises GEM305."""
     if not (0 < epsilon < math.inf and 0 < delta < 1):
         raise GemelError("GEM305", f"epsilon {epsilon:g} and delta {delta:g} are no budget.")
 
