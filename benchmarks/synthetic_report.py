@@ -86,6 +86,7 @@ def source_of(fitted: PrivateFit, size: int, *, draws: int) -> Source:
         "0" * 64,
         "SUPPORT2",
         statement=Statement(promise, promise, sites_of_a_person=2),
+        queries=fitted.model.queries,
         tables=fitted.tables,
         source_patients=fitted.model.total,
         seeds=tuple(range(draws)),
