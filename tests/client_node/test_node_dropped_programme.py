@@ -124,7 +124,10 @@ def test_a_dropped_programme_goes_the_whole_way_with_every_kind_of_endpoint_and_
     assert np.isfinite(cohort.targets[~died]).any(axis=0).all()
     said = (tmp_path / "cohort" / "fhir" / "Observation.ndjson").read_text("utf-8").splitlines()
     later = [json.loads(line) for line in said]
-    rankin = [o for o in later if o["effectiveDateTime"] == "2000-02-12"]  # day 42
+    # On day 42, or on the last day before it that the target's tolerance allows.
+    title = next(target.title for target in dropped.targets if target.name == "rankin")
+    rankin = [o for o in later if o["code"]["text"] == title]
+    assert all("2000-01-01" < o["effectiveDateTime"] <= "2000-02-12" for o in rankin)
     assert len(rankin) == np.isfinite(cohort.targets[:, dropped.target_names.index("rankin")]).sum()
 
 

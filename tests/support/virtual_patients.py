@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pyarrow import parquet
 
 from gemel.core.programme import Programme
@@ -33,9 +34,22 @@ def unrelated_cohort(
     programme: Programme, provenance: Mapping[str, Any], *, patients: int, seed: int = 0
 ) -> VirtualCohort:
     """Levels drawn at random and independently, so that many rows contradict themselves."""
-    domain, random = domain_of(programme), np.random.default_rng(seed)
-    codes = {column.name: random.integers(0, column.size, patients) for column in domain.columns}
-    table = domain.decode(codes, seed=seed)
+    random = np.random.default_rng(seed)
+    codes = {
+        column.name: random.integers(0, column.size, patients) for column in domain_of(programme).columns
+    }
+    return cohort_of_codes(programme, provenance, codes, seed=seed)
+
+
+def cohort_of_codes(
+    programme: Programme,
+    provenance: Mapping[str, Any],
+    codes: Mapping[str, NDArray[np.int64]],
+    *,
+    seed: int = 0,
+) -> VirtualCohort:
+    """Patients of these levels, by column of the programme's domain."""
+    table, patients = domain_of(programme).decode(codes, seed=seed), len(next(iter(codes.values())))
     return VirtualCohort(
         programme,
         table.values,
@@ -50,14 +64,8 @@ def unrelated_cohort(
 
 
 def without_marks(export: Path, folder: Path) -> Path:
-    """A FHIR export without the labels by which every node refuses it; only tests can want one."""
-    folder.mkdir(parents=True)
-    for path in export.glob("*.ndjson"):
-        if path.stem != "Provenance":
-            resources = [json.loads(line) for line in path.read_bytes().splitlines()]
-            lines = [json.dumps({k: v for k, v in r.items() if k != "meta"}) for r in resources]
-            (folder / path.name).write_text("\n".join(lines) + "\n")
-    return folder
+    """A FHIR export without the marks by which every node refuses it; only tests can want one."""
+    return fhir_with_one_mark(export, folder, keep="")
 
 
 def cdm_without_marks(cdm: Path, folder: Path, *, keep: str = "") -> Path:
@@ -72,4 +80,22 @@ def cdm_without_marks(cdm: Path, folder: Path, *, keep: str = "") -> Path:
         if path.stem == "person" and keep != "person":
             table = table.drop_columns(["person_source_value"])
         parquet.write_table(table, folder / path.name)
+    return folder
+
+
+def fhir_with_one_mark(export: Path, folder: Path, *, keep: str) -> Path:
+    """A FHIR export without its marks, but one: a "tag" or the "label" of one resource, "identifier", or "Provenance"."""
+    folder.mkdir(parents=True)
+    for path in export.glob("*.ndjson"):
+        resources = [json.loads(line) for line in path.read_bytes().splitlines()]
+        for number, resource in enumerate(resources):
+            meta, last = resource.pop("meta"), number == len(resources) - 1
+            if last and keep == f"tag of {path.stem}":
+                resource["meta"] = {"tag": meta["tag"][:1]}
+            if last and keep == f"label of {path.stem}":
+                resource["meta"] = {"security": meta["security"]}
+            if path.stem == "Patient" and not (last and keep == "identifier"):
+                del resource["identifier"], resource["name"]
+        if path.stem != "Provenance" or "Provenance" in keep:
+            (folder / path.name).write_text("".join(json.dumps(resource) + "\n" for resource in resources))
     return folder

@@ -25,6 +25,13 @@ from gemel.twins.installed import installed
 SHAPES = Path(__file__).with_name("health_dcat_shapes.ttl")
 HEALTH = Namespace("http://healthdataportal.eu/ns/health#")
 DPV = Namespace("https://w3id.org/dpv#")
+PEER = Path(__file__).resolve().parents[3] / ".peers" / "croissant" / "bin" / "python"
+READ_CROISSANT = """
+import json, sys, mlcroissant
+dataset = mlcroissant.Dataset(jsonld=sys.argv[1])
+patients = [row["patients/virtual_patient"].decode() for row in dataset.records(record_set="patients")]
+print(json.dumps({"issues": dataset.metadata.ctx.issues.report(), "patients": patients}))
+"""
 PUBLISHER = Publisher(
     "Clinic of Somewhere", "mailto:data@clinic.example", "https://w3id.org/dpv/legal/eu/gdpr#A6-1-e"
 )
@@ -122,6 +129,24 @@ def test_croissant_names_every_file_and_every_column_and_is_linked_data(exported
     assert [float(value) for value in graph.objects(None, epsilon)] == [drawn.provenance.whole.epsilon]
     field_class = URIRef("http://mlcommons.org/croissant/Field")
     assert len(list(graph.subjects(None, field_class))) == len(columns)
+
+
+@pytest.mark.skipif(not PEER.exists(), reason="mlcroissant is not installed as a peer: `make peers`")
+def test_the_reference_reader_of_croissant_finds_nothing_to_say_and_reads_every_patient(
+    exported: Path, drawn: Any
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    told = subprocess.run(
+        [PEER, "-c", READ_CROISSANT, exported / "croissant.json"],
+        env=environment,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    found = json.loads(told.stdout)
+    assert found["issues"] == ""
+    assert found["patients"] == parquet.read_table(exported / "cohort.parquet")["virtual_patient"].to_pylist()
+    assert len(found["patients"]) == len(drawn)
 
 
 def test_table_csv_and_manifest_agree(exported: Path, drawn: Any) -> None:

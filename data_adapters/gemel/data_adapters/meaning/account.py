@@ -93,7 +93,7 @@ class FactsAccount(msgspec.Struct, frozen=True, kw_only=True):
         patients: Patients in the table `person`.
         merged: Patients whom another one replaces (`Patient.link`): their records are the other's.
         sampled: Observations that hold sampled data, which `inputs.read` reads (in all lines).
-        synthetic: Lines with the HTEST label (in all lines).
+        synthetic: Lines that say that they are synthetic (in all lines).
         excluded: Lines that say of themselves that they do not count, as "Type: reason" (in all lines).
         superseded, deleted: Lines that a newer version replaces, and of resources that the export deletes, by type.
         orphans: Accepted lines whose patient is not in the export, by type.

@@ -116,7 +116,7 @@ def require_usable(account: FactsAccount) -> None:
             f"The export is believed to be FHIR {account.fhir_version} ({seen}); R4, R4B or R5 are read.",
         )
     if account.synthetic:
-        raise GemelError("GEM211", f"{account.synthetic} resources carry the HTEST label.")
+        raise GemelError("GEM211", f"{account.synthetic} resources say that they are synthetic.")
     if not account.patients:
         held_back = f"; {account.withheld.patients} patients withheld" if account.withheld.patients else ""
         raise GemelError(

@@ -15,7 +15,7 @@ class Tallies:
     Attributes:
         excluded: Lines that say of themselves that they do not count, by (type, reason).
         sampled: Lines that count and hold sampled data.
-        synthetic: Lines with the HTEST security label.
+        synthetic: Lines that say that they are synthetic.
         versions: Lines with an element that only one FHIR version has, by (version, type).
         unmapped: Codes that no concept of the programme knows, by (system, code).
         implausible, absent: Values left out, by concept: outside its bounds, or not there.

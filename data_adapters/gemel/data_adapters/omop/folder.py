@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gemel.core.errors import GemelError
-from gemel.data_adapters.meaning.labels import LABEL
 from gemel.data_adapters.omop.source import BATCH_ROWS, Damage, Only
 from gemel.data_adapters.omop.tables import KNOWN_TABLES
 from gemel.data_adapters.reading.shape import quote_name, quote_text
+from gemel.data_adapters.sources.bundles import LABEL
 
 _FILE_NAME = re.compile(r"(?P<table>[a-z_]+)\.(?P<kind>csv|csv\.gz|tsv|tsv\.gz|parquet)", flags=re.IGNORECASE)
 _NAMES = ".csv, .csv.gz, .tsv, .tsv.gz or .parquet"

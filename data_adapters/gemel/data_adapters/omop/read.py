@@ -15,7 +15,6 @@ from gemel.core.programme import Programme
 from gemel.data_adapters.meaning.concepts import ConceptIndex
 from gemel.data_adapters.meaning.dates import FIRST_YEAR, LAST_YEAR
 from gemel.data_adapters.meaning.facts import Facts
-from gemel.data_adapters.meaning.labels import LABEL
 from gemel.data_adapters.meaning.opt_out import Entry, OptOutList
 from gemel.data_adapters.meaning.site_mapping import NO_MAPPING, SiteMapping
 from gemel.data_adapters.omop.account import OmopAccount
@@ -26,6 +25,7 @@ from gemel.data_adapters.omop.tables import CDM_SOURCE, DEATH, EVENTS, PERSON, V
 from gemel.data_adapters.omop.vocabulary import FEMALE, MALE, SEX_OF_CODE, Vocabulary
 from gemel.data_adapters.reading.intake import Fault
 from gemel.data_adapters.reading.shape import quote_name
+from gemel.data_adapters.sources.bundles import LABEL
 
 _ROWS = 16_384
 

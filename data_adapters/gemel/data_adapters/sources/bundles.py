@@ -16,6 +16,8 @@ import msgspec
 _MAX_NESTING = 8
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _DELETED = re.compile(r"(?:.*/)?([A-Za-z]{1,64})/([A-Za-z0-9\-.]{1,64})")
+# The security label of test data, and the systems of what virtual cohorts say of themselves.
+LABEL, OWN_SYSTEM = "HTEST", "urn:gemel:"
 _URN_REFERENCE = re.compile(rb'"reference":"(urn:[^"\\]+)"')
 _LOOKS_LIKE_A_BUNDLE = re.compile(rb'"resourceType"\s*:\s*"Bundle"')
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -32,12 +34,23 @@ class Head(msgspec.Struct):
     id: str | None = None
 
 
+class _Coding(msgspec.Struct):
+    system: object = None
+    code: object = None
+
+
+class _Meta(msgspec.Struct):
+    security: tuple[_Coding, ...] = ()
+    tag: tuple[_Coding, ...] = ()
+
+
 class _Request(msgspec.Struct):
     method: str | None = None
     url: str | None = None
 
 
 _head = msgspec.json.Decoder(Head).decode
+_meta = msgspec.json.Decoder(_Meta).decode
 _request = msgspec.json.Decoder(_Request).decode
 
 
@@ -83,12 +96,32 @@ def unpack(content: bytes, place: str, into: Unpacked, *, depth: int = 0) -> Non
     if members is None or entries is None:
         into.add(small, place)
         return
+    add_marks(members.get("meta"), place, into)
     renamed = renamed_urls(entries)
     latest: set[tuple[str, str]] | None = set() if _word(members.get("type")) == "history" else None
     for number, entry in enumerate(entries):
         add_entry(
             entry, f"{place} entry[{number}]".strip(), into, renamed=renamed, latest=latest, depth=depth
         )
+
+
+def add_marks(meta: msgspec.Raw | None, place: str, into: Unpacked) -> None:
+    """Add a line for what a Bundle says of itself, where that is that its resources are synthetic.
+
+    It is one of a resource that nothing else is made of: a line of a Bundle would be rejected.
+    """
+    if meta is not None and _is_marked(bytes(meta)):
+        into.add(b'{"resourceType":"Basic","id":"bundle","meta":' + bytes(meta) + b"}", place)
+
+
+def _is_marked(meta: bytes) -> bool:
+    try:
+        said = _meta(meta)
+    except NOT_JSON:
+        return False
+    return any(label.code == LABEL for label in said.security) or any(
+        isinstance(tag.system, str) and tag.system.startswith(OWN_SYSTEM) for tag in said.tag
+    )
 
 
 def _entries(members: Mapping[str, msgspec.Raw]) -> list[Entry] | None:

@@ -18,8 +18,10 @@ from gemel.data_adapters.sources.bundles import (
     Entry,
     Unpacked,
     add_entry,
+    add_marks,
     elements_of,
     may_be_bundle,
+    members_of,
     read_entry,
     renamed_urls,
     unpack,
@@ -167,6 +169,10 @@ def _split_document(pieces: Pieces, limits: ReadLimits) -> Iterator[Unpacked]:
         if damage is not None:
             raise DamagedError(damage)
         return
+    if is_bundle:
+        marks = Unpacked()
+        add_marks(_meta(bytes(splitter.rest)), "", marks)
+        yield marks
     latest: set[tuple[str, str]] | None = set() if _HISTORY.search(splitter.rest) else None
     splitter, number = _Splitter(limits.max_line_bytes), 0
     try:
@@ -191,6 +197,14 @@ def _entry(element: bytes) -> Entry:
         return read_entry(msgspec.json.format(element, indent=-1))
     except NOT_JSON:
         return Entry(element.replace(b"\n", b" "))
+
+
+def _meta(rest: bytes) -> msgspec.Raw | None:
+    """What a Bundle without its entries says of itself."""
+    try:
+        return (members_of(msgspec.json.format(rest, indent=-1)) or {}).get("meta")
+    except NOT_JSON:
+        return None
 
 
 def _fault(splitter: _Splitter) -> str | None:

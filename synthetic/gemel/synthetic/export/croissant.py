@@ -39,6 +39,7 @@ _CONTEXT: dict[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -58,6 +59,7 @@ _CONTEXT: dict[str, Any] = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -68,7 +70,7 @@ _CONTEXT: dict[str, Any] = {
 }
 _FORMATS = {
     ".ndjson": "application/fhir+ndjson",
-    ".parquet": "application/vnd.apache.parquet",
+    ".parquet": "application/x-parquet",
     ".csv": "text/csv",
 }
 
@@ -89,6 +91,7 @@ def croissant(cohort: VirtualCohort, files: Mapping[str, str], *, decision: Deci
         "datePublished": provenance.created[:10],
         "license": LICENCE_NOTE,
         "isLiveDataset": False,
+        "citeAs": f"Gemel virtual cohort {cohort.release} of the study {provenance.study!r} (SHA-256 {provenance.study_sha256}).",
         "rai:hasSyntheticData": True,
         "rai:dataCollectionType": ["Synthetic"],
         "rai:dataCollection": f"Sampled from differentially private releases of the study {provenance.study!r}; no record "

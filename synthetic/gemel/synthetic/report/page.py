@@ -23,6 +23,10 @@ BLOCKS: Mapping[str, tuple[str, str]] = {
     "singling out": ("Singling out", "Does a cohort point at one person whom nothing else would point at?"),
     "linkability": ("Linkability", "Does a cohort join what is known of a person in two places?"),
     "inference": ("Inference", "Does a cohort tell of a counted person what it would not tell of any other?"),
+    "evidence": (
+        "The patients of this report",
+        "Are they those who were counted? Attacks on anybody else find nothing, whatever a cohort gives away.",
+    ),
     "pairs": (
         "Columns, alone and in pairs",
         "Are shares as in patients, as far as chance lets any two groups agree?",
