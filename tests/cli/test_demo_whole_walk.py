@@ -171,6 +171,32 @@ def test_the_virtual_cohort_is_valid_fhir_marked_as_such_and_may_not_train(
         build(out / "virtual_cohort" / "fhir", PROGRAMME, pseudonym_key=bytes(32))
 
 
+def test_the_virtual_cohort_left_by_the_gate_or_by_name_and_all_of_it_verifies(
+    demo: tuple[Path, dict[str, Any]],
+) -> None:
+    out, summary = demo
+    gate = summary["synthetic"]["gate"]
+    manifest = json.loads((out / "virtual_cohort" / "cohort.json").read_bytes())
+    assert bool(gate["failed"] or gate["untested"]) == (manifest["decision"]["override"] is not None)
+    if manifest["decision"]["override"]:
+        assert manifest["decision"]["override"]["by"] == gate["by"] == "gemel demo"
+        assert "The release gate refused this cohort" in (out / "report.html").read_text()
+    for name, kind in ((summary["synthetic"]["model"], "cohort_model"), ("virtual_cohort", "virtual_cohort")):
+        checked = subprocess.run(
+            [*GEMEL, "verify", str(out / name), "--format", "json"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(checked.stdout)["kind"] == kind
+    certificate = read_signed((out / summary["certificate"]["file"]).read_bytes(), kind="certificate")
+    assert manifest["provenance"]["certificate_sha256"] == certificate.payload_sha256
+    internal = json.loads((out / summary["synthetic"]["internal_report"]).with_suffix(".json").read_bytes())
+    assert internal["model_sha256"] == manifest["decision"]["model_sha256"]
+    told = {row["block"] for row in internal["findings"] if row["verdict"] == "pass"}
+    assert {"statement", "survival", "evidence"} <= told, "the patients are those who were counted"
+
+
 def test_the_report_opens_offline_and_names_every_hospital(demo: tuple[Path, dict[str, Any]]) -> None:
     out, summary = demo
     page = (out / "report.html").read_text()

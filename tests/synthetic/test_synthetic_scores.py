@@ -111,7 +111,9 @@ def test_hospitals_scores_add_up_to_those_of_one_table_however_unlike_they_are()
 def test_what_goes_together_is_strong_and_what_does_not_is_nothing() -> None:
     codes = _population(20_000)
     scoring = _scoring(codes)
-    strength = dict(zip(ALL, scoring.strengths(_levels(codes), scoring.count(codes), 200.0), strict=True))
+    strength = dict(
+        zip(ALL, scoring.strengths(_levels(codes), scoring.count(codes), 200.0).edges, strict=True)
+    )
     together = {("number", "everybodys"), ("number", "many"), ("everybodys", "many")}
     assert min(strength[pair] for pair in together) > 1000
     # Chance alone moves a sum of 20,000 products by some 141.
@@ -122,7 +124,7 @@ def test_a_hospital_that_dropped_out_after_the_levels_makes_no_association() -> 
     codes = _population(20_000)
     scoring = _scoring(codes)
     stayed = scoring.count({name: levels[:12_000] for name, levels in codes.items()})
-    strength = dict(zip(ALL, scoring.strengths(_levels(codes), stayed, 200.0), strict=True))
+    strength = dict(zip(ALL, scoring.strengths(_levels(codes), stayed, 200.0).edges, strict=True))
     assert strength["number", "many"] > 1000
     assert max(strength["yes or no", "onset"], strength["number", "yes or no"]) < 300
 
@@ -130,7 +132,7 @@ def test_a_hospital_that_dropped_out_after_the_levels_makes_no_association() -> 
 def test_nobody_scores_nothing() -> None:
     empty = _codes(np.zeros((0, len(DOMAIN.names)), int))
     scoring = _scoring(empty)
-    assert not scoring.strengths(_levels(empty), scoring.count(empty), 1.0).any()
+    assert not scoring.strengths(_levels(empty), scoring.count(empty), 1.0).edges.any()
 
 
 def test_a_number_is_marked_by_its_halves_and_by_whether_it_is_there() -> None:
@@ -196,6 +198,28 @@ def test_the_hub_is_the_only_root_and_what_goes_together_most_with_all_others() 
     scores = np.array([1 + 50 * ("c" in pair) for pair in PAIRS])
     parent = choose_tree(PAIRS, scores, hubs=("b", "c"))
     assert set(parent) == set(COLUMNS) - {"c"}
+
+
+def test_a_column_of_nearly_one_level_is_weighed_less_as_an_edge_than_as_a_hub() -> None:
+    generator = np.random.default_rng(0)
+    rare = generator.random(20_000) < 0.05
+    rows = np.stack([rare, rare, np.zeros(20_000, bool)], axis=1).astype(int)
+    three = table_domain([(name, YES_NO, Role.FEATURE) for name in "xyz"])
+    codes = _codes(rows, three)
+    scoring = _scoring(codes, three)
+    found = scoring.strengths(_levels(codes, three), scoring.count(codes), 10.0)
+    apart = 4 * 20_000 * rare.mean() * (1 - rare.mean())  # of marks that are 1 or -1
+    variety = 2 * rare.mean() * (1 - rare.mean())
+    assert found.edges[0] == pytest.approx(variety * apart, rel=0.02)
+    assert found.hubs[0] == pytest.approx(variety**0.25 * apart, rel=0.02)
+    assert found.edges[1:].tolist() == found.hubs[1:].tolist() == [0, 0]
+
+
+def test_what_pulls_chooses_the_hub_alone() -> None:
+    scores = np.array([1 + 50 * ("c" in pair) for pair in PAIRS])
+    pull = np.array([1 + 50 * ("b" in pair) for pair in PAIRS])
+    parent = choose_tree(PAIRS, scores, hubs=("b", "c"), pull=pull)
+    assert set(parent) == set(COLUMNS) - {"b"}
 
 
 @pytest.mark.parametrize("factor", [1, 3])

@@ -39,7 +39,7 @@ from gemel.synthetic.anchored_tree import (
     tree_of,
 )
 from gemel.synthetic.anchored_tree.plan import most_pair_cells
-from gemel.synthetic.anchored_tree.scores import Scoring
+from gemel.synthetic.anchored_tree.scores import Scores
 from gemel.synthetic.domain import Codes, Domain
 
 _FIRST, _SECOND, _THIRD = ROUNDS
@@ -199,7 +199,8 @@ def cohort_model(
     """
     third = _measured(domain, whole=_whole(study, int(measured["hospitals"][-1])))
     queries, tables = released_tables(study, domain, measured)
-    return fit(third, _tree(third, measured), queries, tables, potentials=potentials)
+    scores = released_scores(study, domain, measured)
+    return fit(third, _tree(third, measured), queries, tables, scores=scores, potentials=potentials)
 
 
 def released_tables(study: Study, domain: Domain, measured: Arrays) -> tuple[tuple[Query, ...], Tables]:
@@ -210,19 +211,11 @@ def released_tables(study: Study, domain: Domain, measured: Arrays) -> tuple[tup
     return (*first.one_ways, *queries), tables
 
 
-def released_scores(
-    study: Study, domain: Domain, measured: Arrays
-) -> tuple[Scoring, list[NDArray[np.int64]], float]:
-    """The second round as the third led to it: what was scored, the noisy sums of each two columns, and their sigma.
-
-    The sigma is that of a sum of sensitivity one; `Scoring.sigmas` gives each pair's.
-    """
+def released_scores(study: Study, domain: Domain, measured: Arrays) -> Scores:
+    """The second round as the third led to it."""
     plan = _measured(domain, whole=_whole(study, int(measured["hospitals"][1])))
-    return (
-        scoring(plan, _by_name(plan, measured["levels"])),
-        _scores(plan, measured["scores"]),
-        plan.score_sigma,
-    )
+    scored = scoring(plan, _by_name(plan, measured["levels"]))
+    return Scores(scored, _scores(plan, measured["scores"]), plan.score_sigma)
 
 
 def _measured(domain: Domain, *, whole: float) -> MeasurePlan:

@@ -13,6 +13,7 @@ from gemel.cli.synth_steps import Wanted, draw, examine, write_reports
 from gemel.core.dataset import Dataset
 from gemel.core.errors import GemelError
 from gemel.core.programme import DAYS_PER_YEAR
+from gemel.core.signing import SigningKey
 from gemel.synthetic.model_file import CohortModel, fit_run, write_model
 from gemel.synthetic.report import Audience, Decision, Override, decide
 from gemel.synthetic.report.attacks import QUICK
@@ -49,7 +50,7 @@ def virtual_cohort(
     pages = write_reports(report, out / REPORTS, internal=True)
     document = report.document(Audience.INTERNAL)
     decision = _decide(document, model)
-    wanted = Wanted(patients, (seed,), {})
+    wanted = Wanted(patients, (seed,), {}, key=SigningKey.generate())
     ((cohort, files, _),) = draw(model, decision, wanted, out / COHORT)
     return {
         "patients": len(cohort),

@@ -3,38 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemel.synthetic.anchored_tree.inference import Beliefs, Floats, infer, minimise
 from gemel.synthetic.anchored_tree.queries import Query
+from gemel.synthetic.anchored_tree.scores import Scores
+from gemel.synthetic.anchored_tree.shrinkage import weight_of
 from gemel.synthetic.anchored_tree.structure import Reading, Structure
+from gemel.synthetic.columns import Role
 
 # How much entropy counts against the fit. At 1 it would be a prior of as many uniform patients as there are real ones;
 # small enough, a table misses its noisy counts by less than a hundredth of the noise for each unit of log association.
-_ENTROPY = 0.01
+_ENTROPY = 0.003
 _MOST_STEPS = 400
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One noisy table as the fit takes it: how it is read off the marginals, its counts, their sigma, entropy's weight."""
+
+    reading: Reading
+    counts: NDArray[np.integer]
+    sigma: float
+    entropy: float = _ENTROPY
+
+
+def measured_tables(
+    structure: Structure, queries: Sequence[Query], tables: Mapping[str, NDArray[np.integer]], total: float
+) -> list[Measured]:
+    """The noisy tables of rounds 1 and 3.
+
+    Where the clock or the hub is counted, trends are what matters, and none is shrunk. Elsewhere a table counts by how far
+    its associations exceed its noise.
+    """
+    levels = {q.columns[0]: np.asarray(tables[q.name]) for q in queries if q.name.startswith("levels/")}
+    hubs = (a.column for a in structure.anchors if structure.domain.column(a.column).role is Role.FEATURE)
+    trends = {structure.anchors[0].column, *hubs}
+    found = []
+    for query in queries:
+        table, entropy = np.asarray(tables[query.name]), _ENTROPY
+        if len(query.columns) == 2 and trends.isdisjoint(query.columns):
+            entropy = weight_of(query, table, levels, total)
+        found.append(Measured(structure.reading(query), table, query.sigma, entropy))
+    return found
+
+
+def measured_scores(structure: Structure, scores: Scores) -> list[Measured]:
+    """The sums of round 2 of those two columns that share a clique: how they go together in few numbers, and paid for already."""
+    noise = scores.scoring.sigmas(scores.sigma)
+    found = []
+    for pair, sums, sigma in zip(scores.scoring.pairs, scores.sums, noise, strict=True):
+        marks = [scores.scoring.marks[name].of_level.astype(np.float64) for name in pair]
+        reading = structure.reading_of_marks(pair, marks)
+        if reading is not None:
+            found.append(Measured(reading, sums, sigma))
+    return found
+
+
 def fit_potentials(
-    structure: Structure,
-    queries: Sequence[Query],
-    tables: Mapping[str, NDArray[np.integer]],
-    total: float,
-    *,
-    entropy: float = _ENTROPY,
-    most_steps: int = _MOST_STEPS,
+    structure: Structure, measured: Sequence[Measured], total: float, *, most_steps: int = _MOST_STEPS
 ) -> tuple[dict[str, Floats], Floats, dict[str, Floats], int]:
     """Potentials of members with the state, of the state, and of members with parents: what `infer` takes; and steps.
 
-    Minimises sum over cells of (noisy - expected)^2 / (2 sigma^2) less `entropy` times the entropy of `total` patients,
-    through its dual: one multiplier a cell, convex without constraints, noise weighted.
+    Minimises sum over cells of (noisy - expected)^2 / (2 sigma^2) less entropy (by its weight) of `total` patients, through
+    its dual: one multiplier a cell, convex without constraints, noise weighted.
     """
     forest = structure.forest
-    readings = [structure.reading(query) for query in queries]
-    sigmas = [query.sigma / np.sqrt(total) for query in queries]
-    wanted = [np.asarray(tables[q.name], np.float64) / total for q in queries]
+    readings = [one.reading for one in measured]
+    sigmas = [one.sigma / np.sqrt(total) for one in measured]
+    wanted = [np.asarray(one.counts, np.float64) / total for one in measured]
+    entropy = np.concatenate([np.full(one.counts.size, one.entropy) for one in measured])
     ends = np.cumsum([table.size for table in wanted])
 
     def split(point: Floats) -> list[Floats]:
@@ -45,7 +86,7 @@ def fit_potentials(
     def dual(point: Floats) -> tuple[float, Floats]:
         potentials = split(point)
         beliefs = infer(forest, *gather(structure, readings, potentials))
-        value = beliefs.log_total + 0.5 * entropy * float(point @ point)
+        value = beliefs.log_total + 0.5 * float(entropy @ point**2)
         slopes = []
         for reading, table, potential, sigma in zip(readings, wanted, potentials, sigmas, strict=True):
             value -= float((table * potential).sum())

@@ -20,7 +20,7 @@ from gemel.synthetic.domain import Domain
 Noisy = Mapping[str, NDArray[Any]]
 Groups = tuple[int, ...] | None
 
-_FEATURE_GROUPS, _EVENT_GROUPS = 8, 6
+_FEATURE_GROUPS, _EVENT_GROUPS = 8, 10
 # Groups are so few that cells would have so many times their noise were patients spread evenly, but no fewer than three of a
 # column. With the clock more of them pay: what is asked of those tables are sums along the clock.
 _NOISES_A_CELL, _NOISES_A_CLOCK_CELL, _FEWEST = 8.0, 3.0, 3

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# What a level pair that cannot be gets: e^-60 is nothing, and stays finite.
-IMPOSSIBLE = -60.0
+# What a level pair that cannot be gets: beyond what any table of few noisy patients can outweigh, and finite.
+IMPOSSIBLE = -400.0
 _TINY = 1e-300
 
 

@@ -15,7 +15,7 @@ from gemel.core.mechanism import Mechanism, noisy_tables
 from gemel.privacy.accounting import epsilon as epsilon_of
 from gemel.privacy.noise import NoiseSource
 from gemel.privacy.statistics import noisy_counts
-from gemel.synthetic.anchored_tree.fitting import fit_potentials
+from gemel.synthetic.anchored_tree.fitting import fit_potentials, measured_scores, measured_tables
 from gemel.synthetic.anchored_tree.model import TreeModel
 from gemel.synthetic.anchored_tree.plan import (
     MeasurePlan,
@@ -25,7 +25,7 @@ from gemel.synthetic.anchored_tree.plan import (
     structure_of,
 )
 from gemel.synthetic.anchored_tree.queries import Query, Table, check_table, total_of
-from gemel.synthetic.anchored_tree.scores import Scoring, choose_tree, scoring_of
+from gemel.synthetic.anchored_tree.scores import Scores, Scoring, choose_tree, scoring_of
 from gemel.synthetic.domain import Codes, Domain
 
 # The accountant rounds up, by less than this.
@@ -71,7 +71,7 @@ def tree_of(
     """
     by_column = _by_column(plan, levels)
     strengths = scoring(plan, levels).strengths(by_column, sums, plan.score_sigma)
-    return choose_tree(plan.score_pairs, strengths, hubs=hubs_of(plan))
+    return choose_tree(plan.score_pairs, strengths.edges, hubs=hubs_of(plan), pull=strengths.hubs)
 
 
 def fit(
@@ -80,15 +80,17 @@ def fit(
     queries: tuple[Query, ...],
     tables: Mapping[str, NDArray[Any]],
     *,
+    scores: Scores | None = None,
     potentials: Mapping[str, NDArray[Any]] | None = None,
 ) -> TreeModel:
-    """The model of noisy tables, those of round 1 and of round 3 together. Post-processing: it sees no patient.
+    """The model of what the three rounds released together. Post-processing: it sees no patient.
 
     Args:
         plan: What was fixed beforehand.
         tree: The parent of each column that has one.
         queries: `plan.one_ways` and `pair_queries(...)`.
         tables: By query name, summed over hospitals.
+        scores: Those that chose the tree: of two columns that share a clique they are counts like others.
         potentials: `TreeModel.potentials` of an earlier fit to these tables: nothing is fitted anew.
 
     Raises GEM701 for a table that does not answer its query, GEM763 for potentials of another model.
@@ -100,7 +102,10 @@ def fit(
     structure, total = structure_of(plan, tree), total_of(tables, queries)
     if potentials is not None:
         return TreeModel.with_potentials(structure, potentials, total=total, queries=queries)
-    with_state, state, with_parent, _ = fit_potentials(structure, queries, tables, total)
+    measured = measured_tables(structure, queries, tables, total)
+    if scores is not None:
+        measured += measured_scores(structure, scores)
+    with_state, state, with_parent, _ = fit_potentials(structure, measured, total)
     return TreeModel(structure, state, with_state, with_parent, total, queries)
 
 
@@ -114,14 +119,16 @@ def fit_private(
     plan = plan_for(domain, epsilon=epsilon, delta=delta)
     levels = add_noise(plan.one_ways, count(plan.one_ways, domain, codes), noise)
     tree: dict[str, str] = {}
+    scores = None
     if plan.score_pairs:
         scored = scoring(plan, levels)
         pairs = zip(scored.count(codes), scored.sigmas(plan.score_sigma), strict=True)
-        tree = tree_of(plan, levels, [noisy_counts(s, noise_multiplier=z, noise=noise) for s, z in pairs])
+        sums = [noisy_counts(s, noise_multiplier=z, noise=noise) for s, z in pairs]
+        scores, tree = Scores(scored, sums, plan.score_sigma), tree_of(plan, levels, sums)
     queries = pair_queries(plan, levels, tree, multiplier=plan.whole_multiplier)
     tables = add_noise(queries, count(queries, domain, codes), noise)
     released = {**levels, **tables}
-    model = fit(plan, tree, (*plan.one_ways, *queries), released)
+    model = fit(plan, tree, (*plan.one_ways, *queries), released, scores=scores)
     mechanisms = (*plan.mechanisms((1, 2)), *charged(queries))
     return PrivateFit(model, plan, mechanisms, epsilon_of(mechanisms, delta=delta), delta, released)
 

@@ -20,7 +20,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,14 @@ class Marks:
 
 
 @dataclass(frozen=True)
+class Strengths:
+    """How strongly each two columns go together (pairs,), as edges of the tree and as what draws a column to be its hub."""
+
+    edges: Whole
+    hubs: Whole
+
+
+@dataclass(frozen=True)
 class Scoring:
     """The marks by which each two of some columns are scored."""
 
@@ -65,11 +73,12 @@ class Scoring:
         """The parameter of the discrete Gaussian on each pair's sums, where a count of sensitivity one has `sigma`."""
         return [sigma * math.sqrt(self.marks[a].most * self.marks[b].most) for a, b in self.pairs]
 
-    def strengths(self, levels: Mapping[str, NDArray[Any]], sums: Sequence[Whole], sigma: float) -> Whole:
-        """How strongly each two columns go together, (pairs,), about in patients: 0 where half the noise explains it all.
+    def strengths(self, levels: Mapping[str, NDArray[Any]], sums: Sequence[Whole], sigma: float) -> Strengths:
+        """How strongly each two columns go together, about in patients: 0 where half the noise explains it all.
 
-        Times the geometric mean of the two columns' variety (how likely two people differ): where nearly everybody is alike there
-        is little to go together, and what is seen is the noise of many marks.
+        Where nearly everybody is alike there is little to go together, and what is seen is the noise of many marks: an edge is weighed
+        by the geometric mean of its two columns' variety (how likely two people differ), a hub, whose noise is a mean of many, by
+        the fourth root of that.
 
         Args:
             levels: The noisy levels by column name.
@@ -83,14 +92,16 @@ class Scoring:
         variety = {name: _variety(levels[name]) for name in self.marks}
         weights = [1.0 / (self.marks[a].most * self.marks[b].most) for a, b in self.pairs]
         people = _people_in(sums, apart, weights)
-        found = []
+        edges, hubs = [], []
         each = zip(self.pairs, sums, apart, weights, self.sigmas(sigma), strict=True)
         for (a, b), table, expected, weight, noise in each:
             square = 0.0
             for seen, share in zip(table.ravel().tolist(), expected, strict=True):
                 square += max(abs(seen - people * share) - noise / 2, 0.0) ** 2
-            found.append(round(math.sqrt(square * weight * variety[a] * variety[b])))
-        return np.array(found, np.int64)
+            strength, varied = math.sqrt(square * weight), math.sqrt(variety[a] * variety[b])
+            edges.append(round(strength * varied))
+            hubs.append(round(strength * math.sqrt(math.sqrt(varied))))
+        return Strengths(np.array(edges, np.int64), np.array(hubs, np.int64))
 
     def _independent(self, levels: Mapping[str, NDArray[Any]]) -> list[list[float]]:
         """What one patient would bring to each sum of each pair on average, were columns independent."""
@@ -102,6 +113,14 @@ class Scoring:
         flat = np.bincount(codes[first] * columns + codes[second], minlength=rows * columns)
         table = flat.astype(np.int64).reshape(rows, columns)
         return self.marks[first].of_level.T @ table @ self.marks[second].of_level
+
+
+class Scores(NamedTuple):
+    """What round 2 led to: what was scored, the noisy sums of each two columns, and the sigma of a sum of sensitivity one."""
+
+    scoring: Scoring
+    sums: Sequence[Whole]
+    sigma: float
 
 
 def scoring_of(domain: Domain, pairs: Sequence[Pair], levels: Mapping[str, NDArray[Any]]) -> Scoring:
@@ -131,7 +150,11 @@ def marks_of(column: Column, noisy: NDArray[Any]) -> Marks:
 
 
 def choose_tree(
-    pairs: Sequence[Pair], scores: NDArray[np.integer], *, hubs: Collection[str] = ()
+    pairs: Sequence[Pair],
+    scores: NDArray[np.integer],
+    *,
+    hubs: Collection[str] = (),
+    pull: NDArray[np.integer] | None = None,
 ) -> dict[str, str]:
     """The parent of each column that has one: a hub, and among the others a maximum spanning forest (Chow & Liu 1968).
 
@@ -142,10 +165,11 @@ def choose_tree(
         pairs: Two columns each.
         scores: How strongly each two go together (`Scoring.strengths`). A pair whose score is not above nothing is no edge.
         hubs: The columns that may be the hub.
+        pull: What is summed over the others to choose it; the scores when None.
     """
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     weight = dict.fromkeys(names, 0.0)
-    for pair, score in zip(pairs, scores, strict=True):
+    for pair, score in zip(pairs, scores if pull is None else pull, strict=True):
         for name in pair:
             weight[name] += float(score)
     hub = max((name for name in names if name in hubs), key=lambda name: weight[name], default=None)
@@ -207,13 +231,23 @@ def _variety(noisy: NDArray[Any]) -> float:
 
 
 def _people_in(sums: Sequence[Whole], shares: Sequence[Sequence[float]], weights: Sequence[float]) -> float:
-    """The number of patients by which independence comes nearest to the sums: least squares, weighted by precision."""
-    both = square = 0.0
+    """The number of patients by which independence comes nearest to most sums: least absolute deviations over their noise.
+
+    The weighted median of sum over share: the few pairs that go together strongly do not move it.
+    """
+    found = []
     for table, expected, weight in zip(sums, shares, weights, strict=True):
         for seen, share in zip(table.ravel().tolist(), expected, strict=True):
-            both += weight * seen * share
-            square += weight * share * share
-    return max(both / square, 0.0) if square > 0 else 0.0
+            if share != 0:
+                found.append((seen / share, abs(share) * math.sqrt(weight)))
+    found.sort()
+    half = math.fsum(weight for _, weight in found) / 2
+    reached = 0.0
+    for people, weight in found:
+        reached += weight
+        if reached >= half:
+            return max(people, 0.0)
+    return 0.0
 
 
 def _rooted(near: Mapping[str, Sequence[str]]) -> dict[str, str]:

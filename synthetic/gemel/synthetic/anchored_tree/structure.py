@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -143,6 +143,20 @@ class Structure:
             rest = [*rest, place]
         return Reading(child, parent is not None, other, own, tuple(rest), shape)
 
+    def reading_of_marks(self, pair: tuple[str, str], marks: Sequence[Floats]) -> Reading | None:
+        """How sums of products of marks (levels, marks) of two columns are read; None where no clique of the model holds both."""
+        for i, (member, other) in enumerate((pair, pair[::-1])):
+            axis = self.axis(other)
+            if self.parent.get(member) == other:
+                factor = marks[1 - i]
+            elif axis is not None and self.anchors[axis].groups is None and self.axis(member) is None:
+                factor = marks[1 - i][self.groups_of[axis]]
+            else:
+                continue
+            shape = (marks[0].shape[1], marks[1].shape[1])
+            return Reading(member, self.parent.get(member) == other, factor, marks[i], (1 - i, i), shape)
+        return None
+
     def _is_function_of_state(self, column: str, groups: tuple[int, ...] | None) -> bool:
         axis = self.axis(column)
         if axis is None:
@@ -173,7 +187,7 @@ class Reading:
     Attributes:
         member: Whose marginal it reads; None for the state's own.
         with_parent: Whether the marginal with the parent, else the one with the state.
-        other: 0 or 1 (states or levels of the parent, cells). own: (levels of the member, cells), or None.
+        other: (states or levels of the parent, cells): 0 or 1, or marks. own: (levels of the member, cells) likewise, or None.
         order: Which of the query's axes the cells of `other`, then those of `own`, are. shape: The query's.
     """
 
