@@ -65,78 +65,67 @@ def clocked(work: Callable[[int], Any]) -> dict[str, float]:
     return {"a core": processor, "two cores": processor / CORES, "two workers": wall}
 
 
+META = {
+    "security": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}],
+    "tag": [{"system": "urn:gemel:tag", "code": "synthetic"}],
+}
+CODES = [{"coding": [{"system": "http://loinc.org", "code": f"{n}-1"}], "text": "a title"} for n in range(9)]
+
+
+def dictionaries(number: str) -> list[dict[str, Any]]:
+    """The twelve resources of a patient."""
+    subject = {"reference": f"Patient/{number}"}
+    visit = {
+        "status": "finished",
+        "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"},
+        "subject": subject,
+        "period": {"start": "2000-01-01", "end": "2000-01-01"},
+    }
+    category = [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category"}]}]
+    unit = {"unit": "mg/dL", "system": "http://unitsofmeasure.org", "code": "mg/dL"}
+    diagnosis = {"code": CODES[0], "subject": subject, "onsetDateTime": "2000-01-01"}
+    return [
+        {"resourceType": "Patient", "id": number, "meta": META, "gender": "male", "birthDate": "1950-01-01"},
+        {"resourceType": "Encounter", "id": f"{number[:30]}-e", "meta": META, **visit},
+        {"resourceType": "Condition", "id": f"{number[:30]}-c", "meta": META, **diagnosis},
+        *(
+            {
+                "resourceType": "Observation",
+                "id": f"{number[:30]}-{n}",
+                "meta": META,
+                "status": "final",
+                "category": category,
+                "code": CODES[n],
+                "subject": subject,
+                "effectiveDateTime": "2000-01-01",
+                "valueQuantity": {"value": 17.5 + n, **unit},
+            }
+            for n in range(OBSERVATIONS)
+        ),
+    ]
+
+
 def by_orjson(bundles: int) -> tuple[float, float]:
     """Bundles a second, and bytes a bundle, of dictionaries that are written and not checked."""
     import uuid
 
     import orjson
 
-    meta = {
-        "security": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}],
-        "tag": [{"system": "urn:gemel:tag", "code": "synthetic"}],
-    }
-    ids = [str(uuid.uuid4()) for _ in range(bundles)]
-    codes = [
-        {"coding": [{"system": "http://loinc.org", "code": f"{n}-1"}], "text": "a title"} for n in range(9)
-    ]
+    numbers = [str(uuid.uuid4()) for _ in range(bundles)]
     start, size = time.process_time(), 0
-    for number in ids:
-        subject = {"reference": f"Patient/{number}"}
-        resources: list[dict[str, Any]] = [
-            {
-                "resourceType": "Patient",
-                "id": number,
-                "meta": meta,
-                "gender": "male",
-                "birthDate": "1950-01-01",
-            },
-            {
-                "resourceType": "Encounter",
-                "id": f"{number[:30]}-e",
-                "meta": meta,
-                "status": "finished",
-                "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"},
-                "subject": subject,
-                "period": {"start": "2000-01-01", "end": "2000-01-01"},
-            },
-            {
-                "resourceType": "Condition",
-                "id": f"{number[:30]}-c",
-                "meta": meta,
-                "code": codes[0],
-                "subject": subject,
-                "onsetDateTime": "2000-01-01",
-            },
-        ]
-        for n in range(OBSERVATIONS):
-            unit = {"unit": "mg/dL", "system": "http://unitsofmeasure.org", "code": "mg/dL"}
-            resources.append(
-                {
-                    "resourceType": "Observation",
-                    "id": f"{number[:30]}-{n}",
-                    "meta": meta,
-                    "status": "final",
-                    "category": [
-                        {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category"}]}
-                    ],
-                    "code": codes[n],
-                    "subject": subject,
-                    "effectiveDateTime": "2000-01-01",
-                    "valueQuantity": {"value": 17.5 + n, **unit},
-                }
-            )
+    for number in numbers:
         entries = [
             {
                 "fullUrl": f"https://virtual-patients.invalid/fhir/{r['resourceType']}/{r['id']}",
                 "resource": r,
                 "request": {"method": "PUT", "url": f"{r['resourceType']}/{r['id']}"},
             }
-            for r in resources
+            for r in dictionaries(number)
         ]
         bundle = {
             "resourceType": "Bundle",
             "id": number,
-            "meta": meta,
+            "meta": META,
             "type": "transaction",
             "entry": entries,
         }
