@@ -193,7 +193,7 @@ class ReleaseChecker:
         equal = lines == wording.text
         if equal.all():
             return some[:0]
-        others = some[~equal.all(axis=1)]
+        others: Places = some[~equal.all(axis=1)]
         fields.forget(others)
         return others
 
