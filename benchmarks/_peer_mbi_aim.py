@@ -1,6 +1,8 @@
 """AIM (McKenna, Mullins, Sheldon & Miklau 2022) on mbi 2.0, in 2-way marginals: run by that environment's Python.
 
 Usage: python _peer_mbi_aim.py TABLE.npz OUT.npz RHO SEED. A lab's noise: rounded normals, to compare usefulness only.
+
+At most 40 rounds and a model of 1 MB; after 300 s of processor time one last round spends what is left of the budget.
 """
 
 from __future__ import annotations
@@ -8,10 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+import time
 
 import numpy as np
 
-ROUNDS, MEGABYTES = 40, 1.0
+ROUNDS, MEGABYTES, SECONDS = 40, 1.0, 300
 
 
 def counts(of: dict[str, np.ndarray], clique: tuple[str, ...], sizes: dict[str, int]) -> np.ndarray:
@@ -60,7 +63,8 @@ def main() -> None:
     model = fit.estimate(domain, found, iters=200)
     last = False
     while not last:
-        if rho - used < 2 * (0.5 / sigma**2 + epsilon**2 / 8):
+        late = time.process_time() > SECONDS
+        if late or rho - used < 2 * (0.5 / sigma**2 + epsilon**2 / 8):
             sigma, epsilon, last = math.sqrt(1 / (1.8 * (rho - used))), math.sqrt(0.8 * (rho - used)), True
         used += 0.5 / sigma**2 + epsilon**2 / 8
         drawn = {k: np.asarray(v) for k, v in model.synthetic_data(rows=20_000).to_dict().items()}

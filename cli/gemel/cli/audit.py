@@ -48,9 +48,9 @@ def audit(
 ) -> None:
     """Attack what this node promises, and say what held.
 
-    Sensitivity, noise, sampling, accounting, canaries, membership, inversion, differencing, virtual cohorts,
-    replay and forgery. On
-    made-up patients: a hospital's budget is never spent, its ledger never written. Exit code 1 says a promise is broken.
+    Sensitivity, noise, sampling, accounting, canaries, membership, inversion, differencing, virtual cohorts, replay and
+    forgery. On made-up patients: a hospital's budget is never spent, its ledger never written. Exit code 1 says a promise
+    is broken.
     """
     with failures(output):
         from gemel.client_node.home import NodeHome

@@ -36,16 +36,16 @@ def measured_tables(
 ) -> list[Measured]:
     """The noisy tables of rounds 1 and 3.
 
-    Where the clock or the hub is counted, trends are what matters, and none is shrunk. Elsewhere a table counts by how far
-    its associations exceed its noise.
+    Those of targets, treatments and other outcomes count by how far their associations exceed their noise. Those with the
+    clock, the hub and along the tree are in groups well above their noise already, and shrinking them would flatten hazards.
     """
     levels = {q.columns[0]: np.asarray(tables[q.name]) for q in queries if q.name.startswith("levels/")}
-    hubs = (a.column for a in structure.anchors if structure.domain.column(a.column).role is Role.FEATURE)
-    trends = {structure.anchors[0].column, *hubs}
+    clock, *anchors = (anchor.column for anchor in structure.anchors)
+    shrunk = {name for name in anchors if structure.domain.column(name).role is not Role.FEATURE}
     found = []
     for query in queries:
         table, entropy = np.asarray(tables[query.name]), _ENTROPY
-        if len(query.columns) == 2 and trends.isdisjoint(query.columns):
+        if len(query.columns) == 2 and clock not in query.columns and shrunk.intersection(query.columns):
             entropy = weight_of(query, table, levels, total)
         found.append(Measured(structure.reading(query), table, query.sigma, entropy))
     return found

@@ -33,10 +33,10 @@ _SHARES = {
     "levels": 0.08,
     "scores": 0.06,
     "anchors": 0.09,
-    "clock": 0.45,
-    "others": 0.06,
-    "hub": 0.12,
-    "tree": 0.14,
+    "clock": 0.42,
+    "others": 0.12,
+    "hub": 0.10,
+    "tree": 0.13,
 }
 _MOST_STATES, _MOST_JOINT_CELLS = 4096, 64
 # In the joint state the ends of follow-up are in so many runs.
