@@ -1,6 +1,7 @@
 """Virtual cohorts over hospitals that are unlike each other, beside one table of all: distance, selection, bytes.
 
-Usage: python benchmarks/synthetic_federated.py [--quick] [--json FILE] [--data DIR] [--seeds N] [--hospitals N] [--selection]
+Usage: python benchmarks/synthetic_federated.py [--quick] [--json FILE] [--data DIR] [--seeds N] [--hospitals N]
+       [--part all|selection|distances]
 Patients of SUPPORT2 are dealt to hospitals by diagnosis and age with a Dirichlet distribution: 0.2 is a strong skew, 0.6 some, none none.
 "Information kept" is asked of three more tables too, dealt by what their people differ in. Noise is seeded, for it is a
 benchmark. Every figure is the median over seeds of dealing and noise: N of them (10 if not told), of what is kept three times as many.
@@ -156,19 +157,21 @@ def measure(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[d
     everybody, fewer = _by_diagnosis_and_age(training), _by_diagnosis_and_age(some)
     epsilons, skews = ((1.0,), ("Dirichlet 0.2",)) if arguments.quick else ((1.0, 3.0), tuple(SKEWS))
     rows: list[dict[str, Any]] = []
-    for epsilon in epsilons:
-        rows += _selection("SUPPORT2", everybody, skews, epsilon, arguments)
-    rows += _selection("SUPPORT2 less hold-out", fewer, skews, 1.0, arguments, ways=(SHARES,))
-    for name, read in TABLES.items() if not arguments.quick else ():
-        rows += _selection(name, read(arguments.data), skews, 1.0, arguments, ways=(SHARES,))
-    names = ("SUPPORT2", "SUPPORT2 less hold-out")
-    dealt = [f"kept, {name}, {skew}, epsilon 1" for name, skew in itertools.product(names, skews)]
-    worst = min(r["value"] for r in rows if r["case"] in dealt and r["side"] == SHARES)
-    bars = [bar("information kept at epsilon 1, worst skew", worst, 0.90, "min")]
+    bars = []
+    if arguments.part != "distances":
+        for epsilon in epsilons:
+            rows += _selection("SUPPORT2", everybody, skews, epsilon, arguments)
+        rows += _selection("SUPPORT2 less hold-out", fewer, skews, 1.0, arguments, ways=(SHARES,))
+        for name, read in TABLES.items() if not arguments.quick else ():
+            rows += _selection(name, read(arguments.data), skews, 1.0, arguments, ways=(SHARES,))
+        names = ("SUPPORT2", "SUPPORT2 less hold-out")
+        dealt = [f"kept, {name}, {skew}, epsilon 1" for name, skew in itertools.product(names, skews)]
+        worst = min(r["value"] for r in rows if r["case"] in dealt and r["side"] == SHARES)
+        bars.append(bar("information kept at epsilon 1, worst skew", worst, 0.90, "min"))
     sent = sum(4 * spec.shape[0] for task in ROUNDS for spec in declared_tables(task, SUPPORT2).values())
     rows.append(row("sent in three rounds", "32-bit words", sent / 1000, "KB a hospital"))
     bars.append(bar("KB sent by a hospital", sent / 1000, 50, "max"))
-    for epsilon in () if arguments.selection else epsilons:
+    for epsilon in epsilons if arguments.part != "selection" else ():
         found, ratio = _distances(everybody, training, skews, epsilon, arguments)
         rows += found
         bars.append(
@@ -263,7 +266,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--selection", action="store_true", help="only what is kept, not the distances")
+    parser.add_argument("--part", choices=("all", "selection", "distances"), default="all")
     parser.add_argument("--hospitals", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.quick:
