@@ -278,6 +278,7 @@ def test_verify_of_a_model_names_the_coordinator_and_fits_again(
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(900)
 def test_without_patients_nothing_internal_is_written_and_the_report_does_not_pass(
     model: Path, tmp_path: Path
 ) -> None:
@@ -289,6 +290,7 @@ def test_without_patients_nothing_internal_is_written_and_the_report_does_not_pa
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(900)
 def test_with_patients_the_officers_page_is_written_for_their_eyes_only(
     model: Path, federation: Federation, tmp_path: Path
 ) -> None:

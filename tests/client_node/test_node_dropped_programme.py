@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from dropped_programme import dropped_programme
@@ -17,9 +18,9 @@ from gemel.client_node.audit.studies import usual_study
 from gemel.client_node.audit.throwaway import signed, throwaway_node
 from gemel.core.arrays import Arrays, check_arrays, unpack_arrays
 from gemel.core.dataset import Dataset
-from gemel.core.messages import Status
+from gemel.core.messages import HELLO, Status
 from gemel.core.programme import Programme, TargetKind
-from gemel.core.study import Study
+from gemel.core.study import Study, parse_study
 from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.noise import NoiseSource
 from gemel.synthetic.cohort import VirtualCohort, sample
@@ -28,12 +29,20 @@ from gemel.synthetic.export import write
 from gemel.synthetic.protocol import Summed, cohort_model, outcome
 from gemel.synthetic.releases import declared_inputs, declared_release, starting_model
 from gemel.synthetic.study_provenance import provenance_of_study
+from gemel.synthetic.trajectory.study_rounds import trajectory_plan
 from gemel.twins.installed import installed, make_twin
 from gemel.twins.metrics import Score, metrics_from_tables
 from gemel.twins.recalibration import recalibrate, recalibrate_locally
 from gemel.twins.scores import is_risk
 
 PATIENTS = 400
+VISITS = msgspec.structs.replace(
+    trajectory_plan(patients=60, epsilon=1.0, hospitals=1),
+    rounds=2,
+    local_steps=2,
+    noise_multiplier=30.0,
+    strata_noise_multiplier=30.0,
+)
 
 
 @pytest.fixture
@@ -148,3 +157,40 @@ def test_a_node_that_allows_it_releases_every_task_and_refuses_another_number_of
         node.ask(short, "count")
         reply, _ = node.ask(short, "evaluate")
         assert (reply.status, reply.code) == (Status.REFUSED, "GEM307")
+
+
+def test_a_node_releases_what_trajectories_need_as_declared_and_refuses_what_is_not_theirs(
+    dropped: Programme,
+) -> None:
+    programme = dropped
+    with throwaway_node(programme) as node:
+        study = usual_study(programme)
+        dearer = msgspec.structs.replace(study.privacy, epsilon=3.5)
+        document = signed(node.study(study, study_id="visits", trajectories=VISITS, privacy=dearer))
+        study = parse_study(document.payload)
+        node.approve(document)
+        for task in ("count", "visits/1", "visits/2", "strata"):
+            reply, got = node.ask(document, task)
+            assert reply.status is Status.RELEASED, (task, reply.code)
+            unpack_arrays(got.payload, declared_release(task, programme, study=study))
+        with node.home.open_ledger() as ledger:
+            charged = ledger.charged(study.sha256, "visits/1")
+            assert charged is not None
+            reserved = ledger.reserved(study.sha256)
+            assert reserved is not None
+            assert reserved.charges == study.charges()
+        other = signed(node.study(usual_study(programme), study_id="other"))
+        node.approve(other)
+        node.ask(other, "count")
+        reply, got = node.send(node.envelope(other, "visits/2", b""))
+        assert (reply.status, reply.code, got.payload) == (Status.REFUSED, "GEM404", b"")
+        with node.home.open_ledger() as ledger:
+            assert ledger.charged(other.payload_sha256, "visits/2") is None
+
+
+def test_a_study_of_visits_is_refused_by_a_node_whose_programme_has_none() -> None:
+    programme = next(one for one in installed() if one.visits is None)
+    with throwaway_node(programme) as node:
+        document = signed(node.study(usual_study(programme), trajectories=VISITS))
+        reply, _ = node.send(node.envelope(document, HELLO))
+        assert (reply.status, reply.code) == (Status.REFUSED, "GEM730")

@@ -27,6 +27,7 @@ from gemel.synthetic.export.fhir import HTEST, resources_of
 from gemel.synthetic.export.fhir_check import Checker, ucum_units
 from gemel.synthetic.export.ids import identify, numbers_within, patient_ids, patient_numbers, spelt
 from gemel.synthetic.export.records import Records, records_of
+from gemel.synthetic.export.release_check import ReleaseChecker
 from gemel.twins.installed import installed
 
 Resource = dict[str, Any]
@@ -224,6 +225,20 @@ def test_a_resource_that_fails_leaves_nothing_behind(
     with pytest.raises(GemelError, match="GEM703"):
         write(drawn, tmp_path / "out", provenance=provenance, decision=PASSED)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bundled", [True, False])
+def test_each_patient_alone_is_spelt_as_among_others(drawn: Any, bundled: bool) -> None:
+    visits = Visits(
+        np.array([4, 4, 9]), np.array([3, 8, 5]), {"body_mass_index": np.array([25.0, 26.0, 27.0])}
+    )
+    alive = dataclasses.replace(drawn, event=np.where(drawn.event == 1, 0, drawn.event).astype(np.int8))
+    records = records_of(alive, visits)
+    whole = resources_of(records, bundled=bundled)
+    for place in range(len(drawn)):
+        alone = resources_of(records.part(place, place + 1), bundled=bundled)
+        assert alone.of_patient(0) == whole.of_patient(place)
+        ReleaseChecker().check(alone)
 
 
 def test_many_patients_are_several_files_and_the_number_of_workers_changes_nothing(

@@ -185,6 +185,12 @@ def test_people_who_do_not_fit_the_public_columns_are_refused(fault, ward_column
         Evidence(ward_columns, people, make_ward(30, 2))
 
 
+def test_sites_that_are_not_as_many_as_the_patients_are_refused(ward_columns, make_ward):
+    sites = (np.full(30, "north"), np.full(29, "north"))
+    with pytest.raises(GemelError, match="GEM757"):
+        Evidence(ward_columns, make_ward(30, 1), make_ward(30, 2), sites)
+
+
 def test_a_salt_keeps_the_hash_of_a_report_from_telling_its_numbers():
     made = [Report("a ward", "ab" * 32, (), {}, {}) for _ in range(2)]
     hashes = {report.document(Audience.PUBLIC)["gate"]["internal_report_sha256"] for report in made}

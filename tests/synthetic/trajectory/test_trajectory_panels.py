@@ -137,6 +137,7 @@ def test_rules_follow_from_public_numbers_and_stay_small() -> None:
     steps = [one.learning_rate * one.max_grad_norm for one in rules]
     assert steps == sorted(steps)
     assert [one.local_steps for one in rules] == [20, 20, 5, 5]
+    assert [one.hidden for one in rules] == [1, 1, 16, 16]
     largest = rules_for(patients=10**6, epsilon=3.0)
     panel = Panel(50, tuple(Field(f"f{i}", tuple(map(float, range(10)))) for i in range(10)), 20, 30)
     network = VisitNetwork(panel, classes=largest.classes, hidden=largest.hidden)
@@ -150,7 +151,7 @@ def test_rules_follow_from_public_numbers_and_stay_small() -> None:
 def test_a_fit_costs_what_it_was_given_and_no_more(tier: str, epsilon: float) -> None:
     noise = NoiseSource.for_tests(4)
     if tier == "network":
-        model = fit_network(people(60), patients=60, epsilon=epsilon, delta=1e-5, noise=noise)
+        model = fit_network(people(40), patients=3000, epsilon=epsilon, delta=1e-5, noise=noise)
     else:
         model = fit_markov(people(60), epsilon=epsilon, delta=1e-5, noise=noise)
     stated = model.statement()

@@ -29,9 +29,11 @@ from gemel.core.errors import GemelError
 from gemel.core.messages import HELLO, Envelope, Reply, Request, Status, read_reply, sign_request
 from gemel.core.programme import Programme
 from gemel.core.signing import SignedDocument, SigningKey, sign_document
-from gemel.core.study import AggregationPlan, Study
+from gemel.core.study import AggregationPlan, Study, parse_study
 from gemel.core.synthesis_plan import ROUNDS
+from gemel.core.trajectory_plan import is_visits
 from gemel.synthetic.releases import declared_inputs
+from gemel.synthetic.trajectory.study_rounds import arrays_of, start_network
 from gemel.twins.installed import make_twin
 
 SITE, STEWARD = "audit", "audit steward"
@@ -66,10 +68,12 @@ class Throwaway:
         """The node's patients, as it reads them itself."""
         return patients.load(self.home, self.programme)
 
-    def inputs(self, task: str) -> bytes:
-        """What a coordinator sends with a task: the twin at its public start, what to count, or nothing."""
-        if not declared_inputs(task, self.programme):
+    def inputs(self, task: str, study: Study | None = None) -> bytes:
+        """What a coordinator sends with a task: a model at its public start, what to count, or nothing."""
+        if not declared_inputs(task, self.programme, study=study):
             return b""
+        if study is not None and is_visits(task):
+            return pack_arrays(arrays_of(start_network(study, self.programme)))
         if task in ROUNDS:
             return pack_arrays(a_choice(self.programme, task))
         return pack_arrays(make_twin(self.programme).to_arrays())
@@ -88,7 +92,7 @@ class Throwaway:
 
     def ask(self, study: SignedDocument, task: str) -> tuple[Reply, Envelope]:
         """Ask for a task with what belongs to it."""
-        return self.send(self.envelope(study, task, self.inputs(task)))
+        return self.send(self.envelope(study, task, self.inputs(task, parse_study(study.payload))))
 
     def approve(self, study: SignedDocument, decision: Decision = Decision.APPROVED) -> None:
         """Propose a study and let the steward decide on it. Raises what the node says when it is refused."""

@@ -36,16 +36,19 @@ def measured_tables(
 ) -> list[Measured]:
     """The noisy tables of rounds 1 and 3.
 
-    Those of targets, treatments and other outcomes count by how far their associations exceed their noise. Those with the
-    clock, the hub and along the tree are in groups well above their noise already, and shrinking them would flatten hazards.
+    Those of members with targets, treatments and other outcomes count by how far their associations exceed their noise. Those
+    with the clock, the hub and along the tree are in groups well above their noise already, and shrinking them would flatten
+    hazards; those of anchors with each other hold what a treatment does.
     """
     levels = {q.columns[0]: np.asarray(tables[q.name]) for q in queries if q.name.startswith("levels/")}
     clock, *anchors = (anchor.column for anchor in structure.anchors)
     shrunk = {name for name in anchors if structure.domain.column(name).role is not Role.FEATURE}
+    whole = {clock, *anchors}
     found = []
     for query in queries:
         table, entropy = np.asarray(tables[query.name]), _ENTROPY
-        if len(query.columns) == 2 and clock not in query.columns and shrunk.intersection(query.columns):
+        with_member = len(query.columns) == 2 and not whole.issuperset(query.columns)
+        if with_member and clock not in query.columns and shrunk.intersection(query.columns):
             entropy = weight_of(query, table, levels, total)
         found.append(Measured(structure.reading(query), table, query.sigma, entropy))
     return found

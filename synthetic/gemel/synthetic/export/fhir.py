@@ -177,7 +177,8 @@ class _Spelling:
         for encounter in encounters.values():
             self._add_encounters(encounter)
         for statement in records.statements:
-            self._add_statement(statement, encounters)
+            if len(statement.rows):
+                self._add_statement(statement, encounters)
 
     def content(self, size: int) -> Bytes:
         """Room for so many bytes."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,6 +95,30 @@ class _Fields:
         days = [np.zeros((lines, 10), np.uint8) for _ in range(2)]
         return cls(ids[0], ids[1], ids[2], days[0], days[1], np.zeros(lines, np.int8), np.zeros(lines, bool))
 
+    def put(self, lines: Places, found: Mapping[str, Bytes], kind: int) -> None:
+        """Note what stands in the fields (l, width) of lines (l,), and whether their forms are right."""
+        for name in ("id", "subject", "encounter"):
+            if name in found:
+                getattr(self, name)[lines, :ID_LENGTH] = found[name]
+        for name in ("day", "later"):
+            if name in found:
+                getattr(self, name)[lines] = found[name]
+        wrong = np.zeros(len(lines), bool)
+        for name in ("address", "request"):
+            if name in found:
+                wrong |= (found[name] != found["id"]).any(axis=1)
+        for name in ("number", "row"):
+            if name in found:
+                wrong |= ~_are_numbers(found[name])
+        if "short" in found:
+            wrong |= (_CLASSES[found["short"]] != 1).any(axis=1)
+        self.kind[lines], self.wrong[lines] = kind, wrong
+
+    def forget(self, lines: Places) -> None:
+        """Take back what was noted of lines."""
+        for noted in (self.id, self.subject, self.encounter, self.day, self.later, self.kind, self.wrong):
+            noted[lines] = 0
+
 
 class ReleaseChecker:
     """Checks the resources of a release, some patients at a time; the units and codes of `concepts` may stand there too."""
@@ -163,31 +187,14 @@ class ReleaseChecker:
             wording = self._sound[text]
         else:
             new.setdefault(text, (wording, int(resources.places[some[0]])))
-        found = {name: lines[:, place].copy() for name, place in wording.fields.items()}
+        fields.put(some, {name: lines[:, place] for name, place in wording.fields.items()}, wording.kind)
         for place in wording.fields.values():
             lines[:, place] = _BLANK
-        equal, others = lines == wording.text, some[:0]
-        if not equal.all():
-            same = equal.all(axis=1)
-            others, some = some[~same], some[same]
-            found = {name: field[same] for name, field in found.items()}
-        fields.kind[some] = wording.kind
-        for name in ("id", "subject", "encounter"):
-            if name in found:
-                getattr(fields, name)[some, :ID_LENGTH] = found[name]
-        for name in ("day", "later"):
-            if name in found:
-                getattr(fields, name)[some] = found[name]
-        wrong = np.zeros(len(some), bool)
-        for name in ("address", "request"):
-            if name in found:
-                wrong |= (found[name] != found["id"]).any(axis=1)
-        for name in ("number", "row"):
-            if name in found:
-                wrong |= ~_are_numbers(found[name])
-        if "short" in found:
-            wrong |= (_CLASSES[found["short"]] != 1).any(axis=1)
-        fields.wrong[some] = wrong
+        equal = lines == wording.text
+        if equal.all():
+            return some[:0]
+        others: Places = some[~equal.all(axis=1)]
+        fields.forget(others)
         return others
 
 

@@ -43,6 +43,7 @@ BLOCKS: Mapping[str, tuple[str, str]] = {
     "fairness": ("Fairness", "Is a cohort as good for women, the old, each hospital?"),
     "trajectories": ("Courses over time", "Do patients change from visit to visit as real ones do?"),
     "analysis": ("Analyses of several cohorts", "Are intervals as wide as they must be?"),
+    "released tables": ("Beside what was released", "Do virtual patients follow the noisy tables?"),
     "telling apart": ("Telling apart", "How well can a classifier tell virtual patients from real ones?"),
     "smoke test": ("Smoke test", "Notices a copy; proves nothing when it notices none."),
     "provenance": ("Where it comes from", "Is everything on record?"),

@@ -120,8 +120,8 @@ class Statement:
         )
         yield (
             f"The limit may fail with a probability of 1 in {1 / whole.delta:,.0f} (δ). It holds for all records of a {whole.unit} "
-            f"together ({whole.neighbouring}), also of one who is a patient at {self.sites_of_a_person} of the "
-            f"{self.hospitals} hospitals."
+            f"of one hospital together ({whole.neighbouring}); that of the cohort's tables also for who is a patient at "
+            f"{self.sites_of_a_person} of the {self.hospitals} hospitals."
         )
         if self.honest_hospitals == 0:
             yield "Nobody has to be trusted: each hospital's release is private by itself."

@@ -27,8 +27,8 @@ from gemel.synthetic.trajectory.policy import Policy
 # Of the precision of all releases (the sum of 1/sigma^2), what the table of strata gets; training has the rest.
 _STRATA_SHARE = 0.05
 _BISECTIONS = 24
-# Patients times epsilon from which there is much to learn.
-_MUCH = 9000
+# Patients times epsilon from which there is enough to learn for fewer, bolder steps.
+_MUCH = 2500
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def rules_for(*, patients: int, epsilon: float) -> NetworkRules:
     much = strength >= _MUCH
     return NetworkRules(
         classes=5,
-        hidden=16 if much else 4 if strength >= 2500 else 1,
+        hidden=16 if strength >= 9000 else 4 if much else 1,
         rounds=20,
         local_steps=5 if much else 20,
         learning_rate=min(max(strength / 7000, 0.05), 4.0) * (1 if much else 2),

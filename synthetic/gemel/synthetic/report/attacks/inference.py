@@ -34,6 +34,7 @@ def attack(
     """A row for each attacker, who has the columns in one of `knowledge` and wants `secret`."""
     generator = np.random.default_rng(seed)
     wanted = training.names.index(secret)
+    title = secret.rsplit("/", 1)[-1].replace("_", " ")
     guessed = draws[0].rows(generator.integers(len(draws[0]), size=len(control)))
     chance = float(_found(guessed.values[:, wanted], control, wanted).mean())
     folds = generator.permutation(len(control)) % 2
@@ -54,7 +55,7 @@ def attack(
         if len(control) >= _FEWEST_OTHERS:
             usual = _usual(training, control, folds, known, wanted)
         attacked = Attacked(successes[0], successes[1], chance, usual)
-        measure = f"{secret} inferred from {len(known)} columns (attacker {number}): excess over control"
+        measure = f"{title} inferred from {len(known)} columns (attacker {number}): excess over control"
         yield excess_finding(BLOCK, measure, attacked, control=positive)
 
 
