@@ -41,8 +41,6 @@ _SHARES = {
 _MOST_STATES, _MOST_JOINT_CELLS = 4096, 64
 # In the joint state the ends of follow-up are in so many runs.
 _ENDS_IN_STATE = 4
-# Stands for the groups of the clock, which follow from the noisy levels.
-_AROUND: tuple[int, ...] = (-1,)
 
 _Table = tuple[str, tuple[str, ...], tuple[Groups, ...]]
 
@@ -161,10 +159,7 @@ def pair_queries(
     around = groups_of_clock(domain, clock.column, levels, noise=noise.get("clock", 0.0))
     hub = hub_of(plan, tree)
     kept = {anchor.column: anchor.groups for anchor in plan.anchors} | ({} if hub is None else {hub: None})
-    found = [
-        ("anchors", name, columns, tuple(around if group is _AROUND else group for group in groups))
-        for name, columns, groups in alone
-    ]
+    found = [("anchors", *table) for table in alone]
     for kind, some in pairs.items():
         for pair in some:
             if kind == "clock":
@@ -235,7 +230,7 @@ def _tables_of_anchors(plan: MeasurePlan, tree: Mapping[str, str]) -> list[_Tabl
         if len(some) > 1
     ]
     tables += [
-        (f"when/{a.column}", (a.column, clock.column), (None, _AROUND))
+        (f"when/{a.column}", (a.column, clock.column), (None, _outline(plan.domain.column(clock.column))))
         for a in anchors[1:]
         if a.groups is not None
     ]
