@@ -94,6 +94,8 @@ class Process:
                 break
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        # Its end is in the log before whoever stopped it goes on to the next line.
+        self._thread.join(timeout=1.0)
 
     def _supervise(self) -> None:
         wait_s = RESTART_S
