@@ -52,7 +52,16 @@ def main() -> None:
     query = context.query(rho=0.999 * rho)
     released = query.contingency_table(keys=keys, algorithm=algorithm).release()
     drawn = released.synthesize(rows=len(next(iter(rows.values()))), method="sample")
-    np.savez(out, **{key: drawn[key].to_numpy() for key in sizes})
+    # Its tables have a cell for "none of the keys" too, and rows drawn from it are empty: they get another row's level.
+    random = np.random.default_rng(0)
+    levels = {}
+    for key in sizes:
+        column = drawn[key]
+        there = column.drop_nulls().to_numpy()
+        levels[key] = np.where(
+            column.is_null(), random.choice(there, len(column)), column.fill_null(0).to_numpy()
+        )
+    np.savez(out, **levels)
 
 
 if __name__ == "__main__":

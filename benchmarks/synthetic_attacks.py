@@ -80,9 +80,9 @@ def on_mechanism(*, quick: bool) -> Iterator[Finding]:
 
 def on_trajectories(*, quick: bool) -> Iterator[Finding]:
     """Membership in models of visits of rwm5yr, a quarter of whose persons is held out."""
-    from trajectories import real_panel
+    from _panels import rwm5yr
 
-    everybody = real_panel()
+    everybody = rwm5yr()
     order = np.random.default_rng(0).permutation(len(everybody))
     training, holdout = (everybody.take(part) for part in np.split(order, [3 * len(order) // 4]))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from gemel.cli.demo import results
 from gemel.cli.demo.comparison import compare, pool
@@ -86,6 +87,8 @@ def run_demo(definition: TwinDefinition, out: Path, settings: Settings) -> dict[
     `out` is made anew; a folder that is not an earlier demo's is refused (GEM803).
     """
     started = time.monotonic()
+    # The models here are small: where other work runs beside, more threads wait for each other most of the time.
+    torch.set_num_threads(1)
     _prepare(out)
     walked = _walk(definition, out, settings)
     with step(4, "The same patients, four ways: federated, pooled, each hospital alone, age and sex"):
