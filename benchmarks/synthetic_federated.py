@@ -24,7 +24,7 @@ from _support2 import domain, training_and_holdout
 from _synthetic_scores import pair_distances
 from numpy.typing import NDArray
 
-from gemel.core.study import SCHEMA, AggregationPlan, Masking, PrivacyPlan, Study, TrainingPlan
+from gemel.core.study import AggregationPlan, Masking, Study
 from gemel.core.synthesis_plan import ROUNDS
 from gemel.privacy.noise import NoiseSource
 from gemel.privacy.secure_aggregation.plan import as_added
@@ -37,8 +37,8 @@ from gemel.synthetic.protocol import (
     declared_tables,
     outcome,
     release,
-    synthesis_plan,
 )
+from gemel.synthetic.report.attacks.federation import study_of_synthesis
 
 DELTA = 1e-5
 SUPPORT2 = domain()
@@ -56,36 +56,13 @@ def study_of(
     asked: Domain, hospitals: int, *, epsilon: float, aggregation: AggregationPlan, persons: int = 1
 ) -> Study:
     """A study of synthesis alone at (epsilon, 1e-5)."""
-    return Study(
-        schema=SCHEMA,
-        study_id="benchmark",
-        title="benchmark",
-        purpose="benchmark",
-        programme="none",
-        programme_version="1",
-        training=TrainingPlan(
-            rounds=1,
-            local_steps=1,
-            learning_rate=1.0,
-            momentum=0.0,
-            max_grad_norm=1.0,
-            sample_rate=1.0,
-            noise_multiplier=1e6,
-        ),
-        privacy=PrivacyPlan(
-            epsilon=epsilon,
-            delta=DELTA,
-            count_noise_multiplier=1e4,
-            metrics_noise_multiplier=1e4,
-            synthesis_noise_multiplier=plan_for(asked, epsilon=epsilon, delta=DELTA).whole_multiplier,
-        ),
-        metrics_tables=1,
-        synthesis=synthesis_plan(asked, sites_of_a_person=persons),
-        minimum_patients=1,
-        quorum=1,
-        round_timeout_s=60.0,
-        sites={f"hospital{i}": f"{i:064x}" for i in range(hospitals)},
+    return study_of_synthesis(
+        asked,
+        epsilon=epsilon,
+        delta=DELTA,
+        hospitals=hospitals,
         aggregation=aggregation,
+        sites_of_a_person=persons,
     )
 
 

@@ -228,19 +228,8 @@ def test_an_officers_signed_public_report_counts_for_who_believes_that_key(
 ) -> None:
     key = SigningKey.load(officer)
     signed = public / "report.signed.json"
-    arguments = (
-        "synth",
-        "sample",
-        model,
-        "--report",
-        signed,
-        "-o",
-        tmp_path / "out",
-        "--patients",
-        20,
-        "--as",
-        "csv",
-    )
+    drawing = ("-o", tmp_path / "out", "--patients", 20, "--as", "csv")
+    arguments = ("synth", "sample", model, "--report", signed, *drawing)
     assert _json(*arguments, code=3)["error"]["code"] == "GEM102"
     assert _json(*arguments, "--officer", "ab" * 32, code=3)["error"]["code"] == "GEM102"
     assert _json(*arguments, "--officer", fingerprint(key.public_hex), code=3)["error"]["code"] == "GEM755"
@@ -248,19 +237,7 @@ def test_an_officers_signed_public_report_counts_for_who_believes_that_key(
     document["gate"] |= {"passed": True, "failed": [], "untested": []}
     signed = tmp_path / "signed.json"
     signed.write_bytes(sign_document("cohort_report", document, key, role="officer").to_bytes())
-    arguments = (
-        "synth",
-        "sample",
-        model,
-        "--report",
-        signed,
-        "-o",
-        tmp_path / "out",
-        "--patients",
-        20,
-        "--as",
-        "csv",
-    )
+    arguments = ("synth", "sample", model, "--report", signed, *drawing)
     told = _json(*arguments, "--officer", key.public_hex)
     assert told["decision"]["report_sha256"] == document["gate"]["internal_report_sha256"]
 

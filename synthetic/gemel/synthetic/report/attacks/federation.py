@@ -227,15 +227,34 @@ def subject_for(
 
 def study_for(domain: Domain, *, epsilon: float, delta: float, shared: bool, sites: int) -> Study:
     """A study whose rounds of measuring cost (epsilon, delta), and which does nothing else."""
-    nodes = sites + _DROPOUTS + _COLLUDERS if shared else max(_HOSPITALS, sites)
-    aggregation = AggregationPlan(
+    shares = AggregationPlan(
         masking=Masking.SECURE, distributed_noise=True, dropouts=_DROPOUTS, colluders=_COLLUDERS
     )
+    return study_of_synthesis(
+        domain,
+        epsilon=epsilon,
+        delta=delta,
+        hospitals=sites + _DROPOUTS + _COLLUDERS if shared else max(_HOSPITALS, sites),
+        aggregation=shares if shared else AggregationPlan(),
+        sites_of_a_person=sites,
+    )
+
+
+def study_of_synthesis(
+    domain: Domain,
+    *,
+    epsilon: float,
+    delta: float,
+    hospitals: int,
+    aggregation: AggregationPlan,
+    sites_of_a_person: int,
+) -> Study:
+    """A study of virtual cohorts alone, over made-up hospitals: all else in it has so much noise that it costs next to nothing."""
     return Study(
         schema=SCHEMA,
-        study_id="attacked",
-        title="Rounds under attack",
-        purpose="To attack what is released.",
+        study_id="synthesis-alone",
+        title="Virtual cohorts alone",
+        purpose="To look at what is released for virtual cohorts.",
         programme="made-up",
         programme_version="1",
         training=TrainingPlan(
@@ -255,12 +274,12 @@ def study_for(domain: Domain, *, epsilon: float, delta: float, shared: bool, sit
             synthesis_noise_multiplier=plan_for(domain, epsilon=epsilon, delta=delta).whole_multiplier,
         ),
         metrics_tables=1,
-        synthesis=protocol.synthesis_plan(domain, sites_of_a_person=sites),
+        synthesis=protocol.synthesis_plan(domain, sites_of_a_person=sites_of_a_person),
         minimum_patients=1,
         quorum=1,
         round_timeout_s=60.0,
-        sites={f"site{number}": f"{number:064x}" for number in range(1, nodes + 1)},
-        aggregation=aggregation if shared else AggregationPlan(),
+        sites={f"site{number}": f"{number:064x}" for number in range(1, hospitals + 1)},
+        aggregation=aggregation,
     )
 
 
