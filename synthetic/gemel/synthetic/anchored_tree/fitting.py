@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gemel.synthetic.anchored_tree.inference import Beliefs, Floats, infer, minimise
+from gemel.synthetic.anchored_tree.inference import Floats, infer, minimise
 from gemel.synthetic.anchored_tree.queries import Query
 from gemel.synthetic.anchored_tree.scores import Scores
 from gemel.synthetic.anchored_tree.shrinkage import weight_of
@@ -119,10 +119,3 @@ def gather(
         else:
             with_state[reading.member] += spread
     return state, with_state, with_parent
-
-
-def beliefs_of(
-    structure: Structure, state: Floats, with_state: Mapping[str, Floats], with_parent: Mapping[str, Floats]
-) -> Beliefs:
-    """Exact marginals."""
-    return infer(structure.forest, state, with_state, with_parent)
